@@ -1,0 +1,91 @@
+"""Fit a whole Pareto front of LoRA adapters for one language model in one run.
+
+Every public name is here and loaded at first use, so that `import pareto_align` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Choice": "result",
+    "ConfigError": "errors",
+    "Credit": "learning",
+    "Estimate": "front",
+    "Explorer": "discovery",
+    "FrontFileError": "errors",
+    "Grid": "discovery",
+    "Member": "result",
+    "ModelError": "errors",
+    "Objective": "objectives",
+    "ObjectiveError": "errors",
+    "ParetoAlignError": "errors",
+    "ParetoAlignWarning": "errors",
+    "ParetoAligner": "aligner",
+    "ParetoArchive": "front",
+    "ParetoFront": "result",
+    "Preference": "front",
+    "PreferenceError": "errors",
+    "PromptError": "errors",
+    "Signal": "weighting",
+    "TrainingError": "errors",
+    "Weighting": "weighting",
+}
+
+__all__ = [
+    "Choice",
+    "ConfigError",
+    "Credit",
+    "Estimate",
+    "Explorer",
+    "FrontFileError",
+    "Grid",
+    "Member",
+    "ModelError",
+    "Objective",
+    "ObjectiveError",
+    "ParetoAlignError",
+    "ParetoAlignWarning",
+    "ParetoAligner",
+    "ParetoArchive",
+    "ParetoFront",
+    "Preference",
+    "PreferenceError",
+    "PromptError",
+    "Signal",
+    "TrainingError",
+    "Weighting",
+]
+
+if TYPE_CHECKING:
+    from pareto_align.aligner import ParetoAligner
+    from pareto_align.discovery import Explorer, Grid
+    from pareto_align.errors import (
+        ConfigError,
+        FrontFileError,
+        ModelError,
+        ObjectiveError,
+        ParetoAlignError,
+        ParetoAlignWarning,
+        PreferenceError,
+        PromptError,
+        TrainingError,
+    )
+    from pareto_align.front import Estimate, ParetoArchive, Preference
+    from pareto_align.learning import Credit
+    from pareto_align.objectives import Objective
+    from pareto_align.result import Choice, Member, ParetoFront
+    from pareto_align.weighting import Signal, Weighting
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,178 @@
+"""Talking to a member of a front, and switching to another in the middle."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pareto_align.cli.output import print_json, say
+from pareto_align.errors import ParetoAlignError, PreferenceError, PromptError
+from pareto_align.result import Member, ParetoFront
+
+__all__ = ["chat"]
+
+_HELP = """Write a prompt, or
+  /prefer NAME=WEIGHT ...   switch to the member that serves this preference
+  /member ID                switch to a member by name
+  /forget                   start a new conversation (with --remember)
+  /quit                     end"""
+
+
+def chat(arguments: argparse.Namespace) -> None:
+    """Answer one prompt, or as many as are given line by line.
+
+    Raises:
+        PreferenceError: Both a preference and a member were given, or there is no such member.
+        PromptError: A system message or a conversation is asked for, and the model has no chat template.
+    """
+    if arguments.member is not None and (arguments.prefer or arguments.at_least or arguments.at_most):
+        raise PreferenceError("Give --member or a preference with its limits, not both.")
+    front = ParetoFront.load(arguments.run)
+    talk = _Conversation(front, arguments)
+    if arguments.member is not None:
+        talk.take(arguments.member)
+    else:
+        talk.prefer(arguments.prefer)
+    try:
+        if arguments.prompt is not None:
+            talk.answer(arguments.prompt)
+        else:
+            _loop(talk)
+    finally:
+        front.close()
+
+
+def _loop(talk: _Conversation) -> None:
+    person = sys.stdin.isatty()
+    if person:
+        print(f"{talk.introduction()}\n{_HELP}", file=sys.stderr)
+    while True:
+        try:
+            line = input(f"{talk.member.id}> " if person else "").strip()
+        except EOFError:
+            return
+        if line in ("/quit", "/exit"):
+            return
+        try:
+            talk.line(line)
+        except ParetoAlignError as error:
+            if not person:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # a slip is no reason to load the model again
+
+
+class _Conversation:
+    """A member at hand, how it samples, and what was said so far."""
+
+    member: Member
+
+    def __init__(self, front: ParetoFront, arguments: argparse.Namespace) -> None:
+        self.front = front
+        self.json = arguments.json
+        self.limits = {"rule": arguments.rule, "at_least": arguments.at_least, "at_most": arguments.at_most}
+        self.options = _sampling(front, arguments)
+        self.seed = arguments.seed
+        self.remember = arguments.remember
+        self.system = _shared_system(front) if arguments.system is None else arguments.system
+        self.said: list[dict[str, str]] = []
+
+    def take(self, name: str) -> None:
+        """Switch to a member by name."""
+        try:
+            self.member = self.front[name]
+        except KeyError:
+            ids = [member.id for member in self.front]
+            near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
+            hint = f"Did you mean {near[0]!r}? It has {', '.join(ids)}." if near else "It has none."
+            raise PreferenceError(f"This front has no member {name!r}. {hint}") from None
+
+    def prefer(self, preference: dict[str, float] | None) -> None:
+        """Switch to the member that serves a preference."""
+        self.member = self.front.select(preference, **self.limits).member
+
+    def introduction(self) -> str:
+        """Who answers, and under which system message."""
+        lines = [repr(self.member).removeprefix("<Member ").removesuffix(">")]
+        if self.system:
+            lines.append(f"System message: {self.system}")
+        return "\n".join(lines)
+
+    def line(self, text: str) -> None:
+        """What a line asks for: a command, or an answer."""
+        word, _, rest = text.partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "/prefer": lambda rest: self.prefer(_weights(rest)),
+            "/member": lambda rest: self.take(rest.strip()),
+            "/forget": lambda rest: self.said.clear(),
+            "/help": lambda rest: print(_HELP, file=sys.stderr),
+        }
+        if word in commands:
+            commands[word](rest)
+            if word in ("/prefer", "/member"):
+                print(self.introduction(), file=sys.stderr)
+        elif text:
+            self.answer(text)
+
+    def answer(self, prompt: str) -> None:
+        """Print the member's answer to a prompt."""
+        turn = {"role": "user", "content": prompt}
+        history = self.said if self.remember else []
+        opening = [{"role": "system", "content": self.system}] if self.system else []
+        asked: Any = [*opening, *history, turn] if opening or self.remember else prompt
+        if not prompt.strip():
+            raise PromptError("The prompt is empty.")
+        if self.seed is not None:
+            import torch
+
+            torch.manual_seed(self.seed)
+        completion = self.member.generate([asked], **self.options)[0]
+        if self.remember:
+            self.said += [turn, {"role": "assistant", "content": completion}]
+        if self.json:
+            print_json({"member": self.member.id, "prompt": prompt, "completion": completion}, indent=None)
+        else:
+            say(completion.strip())
+
+
+def _sampling(front: ParetoFront, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of `generate`: those that the members were measured under, unless others are asked for."""
+    config = front.record.config
+    temperature = config.get("temperature", 1.0) if arguments.temperature is None else arguments.temperature
+    options: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        # transformers would otherwise take what the model's own generation config says
+        options |= {
+            "temperature": float(temperature),
+            "top_k": config.get("top_k") or 0,
+            "top_p": config.get("top_p") or 1.0,
+        }
+    if arguments.max_new_tokens is not None:
+        options["max_new_tokens"] = arguments.max_new_tokens
+    return options
+
+
+def _shared_system(front: ParetoFront) -> str:
+    """The system message that all recorded prompts begin with; "" where they have none or several."""
+    found = set()
+    for member in front:
+        for sample in member.samples:
+            prompt = sample.get("prompt")
+            first = prompt[0] if isinstance(prompt, list) and prompt else {}
+            found.add(str(first.get("content", "")) if first.get("role") == "system" else "")
+    return found.pop() if len(found) == 1 else ""
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights = {}
+    for pair in text.split():
+        name, _, number = pair.rpartition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            raise PreferenceError(f"{pair!r} is not of the form name=number.") from None
+    if not weights:
+        raise PreferenceError("Write /prefer name=number, for one or more objectives.")
+    return weights

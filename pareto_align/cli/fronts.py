@@ -1,0 +1,104 @@
+"""The commands that look at a finished front: `front`, `select`, `plot` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pareto_align.cli.output import front_json, print_front, print_json, say
+from pareto_align.cli.parser import KINDS
+from pareto_align.errors import ConfigError
+from pareto_align.report.export import folder_names
+from pareto_align.result import ParetoFront
+
+__all__ = ["export", "front", "plot", "select"]
+
+_DPI = 160
+
+
+def front(arguments: argparse.Namespace) -> None:
+    """Print the table of a front and its hypervolume."""
+    loaded = ParetoFront.load(arguments.run)
+    if arguments.json:
+        print_json(front_json(loaded))
+    else:
+        print_front(loaded)
+
+
+def select(arguments: argparse.Namespace) -> None:
+    """Print the member that serves a preference, and how sure that is."""
+    loaded = ParetoFront.load(arguments.run)
+    choice = loaded.select(
+        arguments.prefer, rule=arguments.rule, at_least=arguments.at_least, at_most=arguments.at_most
+    )
+    second = None if choice.runner_up is None else choice.runner_up.id
+    if arguments.json:
+        found: dict[str, Any] = choice.member.to_dict()
+        found["member"] = found.pop("id")
+        found |= {
+            "regret": choice.regret,
+            "runner_up": second,
+            "probability_best": choice.probability_best,
+            "feasible": choice.feasible,
+            "reason": choice.reason,
+        }
+        print_json(found)
+        return
+    shown = repr(choice.member).removeprefix("<Member ").removesuffix(">")
+    say(shown)
+    say(choice.reason)
+    say(f"Regret:           {choice.regret:.4f} of the objectives' range, expected from noise")
+    say(f"Runner-up:        {second or 'none'}")
+    say(f"Probability best: {choice.probability_best:.2f}")
+    say(f"Adapter:          {choice.adapter_path}")
+
+
+def plot(arguments: argparse.Namespace) -> None:
+    """Draw figures of a front, one PNG file a kind.
+
+    Raises:
+        ConfigError: `--out` cannot be written.
+    """
+    loaded = ParetoFront.load(arguments.run)
+    kinds = _possible(loaded) if arguments.kind == "all" else [arguments.kind]
+    draw = {
+        "front": loaded.plot,
+        "history": loaded.plot_history,
+        "weights": loaded.plot_weights,
+        "tradeoff": loaded.plot_tradeoff,
+    }
+    out = arguments.out or (loaded.path if loaded.path.is_dir() else loaded.folder)
+    figures = {kind: draw[kind]() for kind in kinds}
+    files = {kind: out / f"{kind}.png" for kind in kinds}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for kind, figure in figures.items():
+            figure.savefig(files[kind], dpi=_DPI)
+    except OSError as error:
+        raise ConfigError(f"Cannot write figures to {out}: {error.strerror or error}. Try --out DIR.") from error
+    if arguments.json:
+        print_json(files)
+    else:
+        for file in files.values():
+            say(str(file))
+
+
+def _possible(loaded: ParetoFront) -> list[str]:
+    """The kinds of figure that this front has something for."""
+    steps = any(event.get("event") == "step" for event in loaded.history)
+    objectives = sum(objective.role == "optimize" for objective in loaded.record.objectives)
+    left_out = (set() if steps else {"history", "weights"}) | (set() if objectives > 1 else {"tradeoff"})
+    return [kind for kind in KINDS if kind not in left_out]
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Copy the adapters to a new folder."""
+    loaded = ParetoFront.load(arguments.run)
+    folder = loaded.export(arguments.out, format=arguments.format)
+    names = folder_names({member.id: member.adapter_path for member in loaded})
+    if arguments.json:
+        print_json({"folder": folder, "adapters": {member: folder / name for member, name in names.items()}})
+        return
+    say(f"{len(names)} adapter{'' if len(names) == 1 else 's'} in {folder}")
+    if arguments.format == "vllm":
+        say(f"README.md there says how to start vLLM with {folder / 'lora_modules.json'}")

@@ -1,0 +1,81 @@
+"""How results are printed: JSON for programs, text that the terminal can show for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pareto_align.report.export import journal_path
+from pareto_align.report.units import INTERVAL, reference_measured
+
+if TYPE_CHECKING:
+    from pareto_align.result import ParetoFront
+
+__all__ = ["front_json", "print_front", "print_json", "say"]
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout; numbers that are not finite become null."""
+    print(json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def say(text: str) -> None:
+    """A line of text on stdout, in the characters that stdout can encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def print_front(front: ParetoFront) -> None:
+    """The table of a front, and where things are."""
+    text = front.summary(unicode=_shows_unicode())
+    say(text)
+    say(f"\nAdapters: {front.folder / 'members'}  (stock PEFT folders)")
+    if front.history:
+        say(f"Journal:  {journal_path(front.path)}")
+
+
+def _shows_unicode() -> bool:
+    try:
+        "±↑↓─".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def front_json(front: ParetoFront) -> dict[str, Any]:
+    """A front as plain values, in the user's units."""
+    value, low, high = front.hypervolume(confidence=0.95)
+    reference = reference_measured(front.record)
+    untrained = None
+    if reference is not None:
+        rows = {"values": reference.values[0], "stderr": reference.halfwidth[0] / INTERVAL}
+        untrained = {key: dict(zip(front.names, map(float, row), strict=True)) for key, row in rows.items()}
+    return {
+        "run": str(front.path),
+        "front": str(front.folder),
+        "base": front.record.base,
+        "split": front.record.split,
+        "objectives": [
+            {"name": o.name, "role": o.role, "maximize": o.maximize, "bounds": o.bounds}
+            for o in front.record.objectives
+        ],
+        "hypervolume": {"value": value, "low": low, "high": high, "confidence": 0.95},
+        "members": [member.to_dict() for member in front],
+        "untrained": untrained,
+        "problems": front.problems,
+        "cost": front.record.cost,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

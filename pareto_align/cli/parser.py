@@ -1,0 +1,237 @@
+"""The arguments of every command. Nothing heavy is imported here, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pareto_align
+
+__all__ = ["KINDS", "build_parser"]
+
+KINDS = ("front", "history", "weights", "tradeoff")
+_RULES = ("linear", "chebyshev", "knee")
+_FORMATS = ("peft", "vllm")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose epilog may be made when help is asked for."""
+
+    epilog_maker: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.epilog_maker is not None:
+            self.epilog = self.epilog_maker()
+        return super().format_help()
+
+
+class _Pairs(argparse.Action):
+    """Collects `name=number` arguments in a dict; a name that is given twice is an error."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        found = dict(getattr(namespace, self.dest) or {})
+        for name, number in values:
+            if name in found:
+                parser.error(f"argument {option}: {name!r} is given twice")
+            found[name] = number
+        setattr(namespace, self.dest, found)
+
+
+def _pair(text: str) -> tuple[str, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (equals and name and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number")
+    return name, value
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _temperature(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `pareto-align` with all its commands."""
+    parser = _Parser(
+        prog="pareto-align",
+        description="Fit a whole Pareto front of LoRA adapters for one language model, look at it, and choose from it.",
+        epilog="`pareto-align COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"pareto-align {pareto_align.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks, and warnings of other libraries")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, help: str, description: str, json: str) -> _Parser:
+        lines = [textwrap.fill(line, _width()) for line in description.splitlines()]
+        added: _Parser = commands.add_parser(
+            name, help=help, description="\n".join(lines), formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        # given before or after the command; unless suppressed, the default here would undo the former
+        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+        added.add_argument("--json", action="store_true", help=json)
+        return added
+
+    demo = command(
+        "demo",
+        "fit a front on a small real model",
+        "Fit a front between a positive tone and brevity on SmolLM2-135M-Instruct: about 12 minutes on 2 cores.",
+        "print one JSON object instead of text",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seeds everything (default 0)")
+    demo.add_argument("--output-dir", type=Path, metavar="DIR", help="the run folder (default: new in pareto_runs/)")
+    demo.add_argument("--steps", type=_count, metavar="N", help="training steps, fewer for a quick look")
+    demo.add_argument("--population", type=_count, metavar="K", help="policies trained side by side")
+
+    fit = command(
+        "fit",
+        "fit a front as a YAML file describes it",
+        "Fit a front as a YAML file describes it. Any key can be overridden.",
+        "print the front as one JSON object instead of a table",
+    )
+    fit.epilog_maker = _config_keys
+    fit.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
+    fit.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="sets a key, dotted where it is nested: steps=20 lora.r=16 'objectives.0.bounds=[0, 1]'",
+    )
+
+    front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
+    _add_run(front)
+
+    select = command(
+        "select",
+        "choose the adapter that serves a preference",
+        "Choose the adapter that serves a preference, and say how sure that is.",
+        "print one JSON object",
+    )
+    _add_run(select)
+    _add_preference(select)
+    _add_limits(select)
+
+    plot = command(
+        "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
+    )
+    _add_run(plot)
+    plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
+    plot.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN)")
+
+    chat = command(
+        "chat",
+        "talk to a member of a front",
+        "Talk to the member that serves a preference, or to one by name.\n"
+        "Each line is a prompt of its own, as in training, unless --remember is given.",
+        "print a JSON object for each answer, one a line",
+    )
+    _add_run(chat)
+    _add_preference(chat)
+    _add_limits(chat)
+    chat.add_argument("--member", metavar="ID", help="the member with this name, instead of a preference")
+    chat.add_argument("--prompt", metavar="TEXT", help="answer this and end, instead of asking for prompts")
+    chat.add_argument(
+        "--system", metavar="TEXT", help="system message (default: the one all prompts of the run had, if any)"
+    )
+    chat.add_argument("--remember", action="store_true", help="send the conversation so far along with each line")
+    chat.add_argument("--max-new-tokens", type=_count, metavar="T", help="longest answer (default: the run's)")
+    chat.add_argument(
+        "--temperature", type=_temperature, help="0 takes the likeliest token each time (default: the run's)"
+    )
+    chat.add_argument("--seed", type=int, help="seeds the sampling")
+
+    export = command(
+        "export",
+        "copy the adapters for use elsewhere",
+        "Copy the adapters to a new folder, as PEFT or vLLM take them.",
+        "print the folder and those of the members as JSON",
+    )
+    _add_run(export)
+    export.add_argument("--out", type=Path, metavar="DIR", required=True, help="the new folder")
+    export.add_argument(
+        "--format", choices=_FORMATS, default="peft", help="vllm adds a lora_modules.json (default: peft)"
+    )
+
+    command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the front folder in it")
+
+
+def _add_preference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefer",
+        nargs="+",
+        action=_Pairs,
+        type=_pair,
+        metavar="NAME=WEIGHT",
+        help="how much each objective matters, scaled to sum 1; what is left out counts nothing (default: all equal)",
+    )
+    parser.add_argument("--rule", choices=_RULES, default="linear", help="what a preference means (default: linear)")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for option, side in (("--at-least", "lower limits of maximized"), ("--at-most", "upper limits of minimized")):
+        parser.add_argument(
+            option,
+            nargs="+",
+            action=_Pairs,
+            type=_pair,
+            metavar="NAME=VALUE",
+            help=f"{side} objectives, in your own units; come before the preference",
+        )
+
+
+def _config_keys() -> str:
+    """Every key of a config, each with its default and meaning."""
+    from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, settings_rows
+
+    settings = [(name, f"{meaning} (default {default})") for name, default, meaning in settings_rows()]
+    return "\n\n".join(
+        [
+            _listing("sections of CONFIG:", list(SECTIONS.items())),
+            _listing("keys of an objective:", list(OBJECTIVE_KEYS.items())),
+            _listing("settings, at the top level of CONFIG:", settings),
+        ]
+    )
+
+
+def _width() -> int:
+    """Columns of a help text, as argparse counts them."""
+    return max(shutil.get_terminal_size().columns - 2, 20)
+
+
+def _listing(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    margin = 2 + max(len(name) for name, _ in rows) + 2
+    width = max(_width(), margin + 20)
+    lines = [title]
+    for name, meaning in rows:
+        head = f"  {name}".ljust(margin)
+        lines += textwrap.wrap(meaning, width, initial_indent=head, subsequent_indent=" " * margin)
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""From the values of a config to the aligner and the prompts that they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pareto_align.aligner import ParetoAligner
+from pareto_align.config.keys import SECTIONS, check_keys, check_type, value_types
+from pareto_align.config.lookup import build, find, reward_function
+from pareto_align.config.prompt_files import read_prompt_file
+from pareto_align.config.reading import DEFAULT_NAMES, read_config
+from pareto_align.discovery.explorers import Explorer, make_explorer
+from pareto_align.discovery.settings import Settings, settings_help
+from pareto_align.errors import ConfigError
+from pareto_align.objectives import Objective
+from pareto_align.weighting import Weighting, make
+
+if TYPE_CHECKING:
+    from pareto_align.result import ParetoFront
+
+__all__ = ["RunConfig", "load_config"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunConfig:
+    """A run that is ready to start.
+
+    Attributes:
+        aligner: Built from the settings; it has loaded no model yet.
+        prompts: The prompts to train on.
+        eval_prompts: The held-out prompts, or None to take them from `prompts`.
+        values: The config as read, overrides included.
+    """
+
+    aligner: ParetoAligner
+    prompts: list[Any]
+    eval_prompts: list[Any] | None
+    values: dict[str, Any]
+
+    def fit(self) -> ParetoFront:
+        """Fit the front."""
+        return self.aligner.fit(self.prompts, eval_prompts=self.eval_prompts)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) -> RunConfig:
+    """Build the run that a config file describes.
+
+    The file's folder becomes importable, for reward functions that lie beside it.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` each, see `read_config`.
+        **more: Keywords of `ParetoAligner` that no config holds: `callbacks`, `progress`.
+
+    Raises:
+        ConfigError: A key is unknown or missing, a value is of the wrong kind or out of range, or a reward function
+            cannot be found.
+        ObjectiveError: The objectives do not make a problem.
+        PromptError: A prompt file cannot be read.
+    """
+    values = read_config(path, overrides)
+    folder = Path(path).absolute().parent
+    for key in ("model", "prompts", "objectives"):
+        if not values.get(key):
+            raise ConfigError(f"The config {path} needs `{key}`: {SECTIONS[key]}.")
+    held_out, count = _held_out(values.get("eval_prompts"))
+    keywords = {key: value for key, value in values.items() if key in value_types() and key != "eval_prompts"}
+    if count is not None:
+        keywords["eval_prompts"] = count
+    types = value_types()
+    for key, value in keywords.items():
+        check_type(key, value, types[key])
+    Settings(**{key: value for key, value in keywords.items() if key in settings_help()})  # ranges, before any import
+    for key in ("model", "tokenizer"):
+        if (keywords.get(key) or "").startswith((".", "~")):
+            keywords[key] = str((folder / Path(keywords[key]).expanduser()).resolve())
+    objectives = [_objective(number, spec, folder) for number, spec in enumerate(values["objectives"])]
+    if values.get("weighting") is not None:
+        keywords["weighting"] = _named("weighting", values["weighting"], folder, make, Weighting)
+    if values.get("explorer") is not None:
+        keywords["explorer"] = _named("explorer", values["explorer"], folder, make_explorer, Explorer)
+    if keywords.get("learner") is None:
+        keywords.pop("learner", None)
+    else:
+        from pareto_align.learning.credit import Credit, make_credit
+
+        keywords["learner"] = _named("learner", keywords["learner"], folder, make_credit, Credit)
+    prompts = _prompts("prompts", values["prompts"], folder)
+    eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
+    if values.get("lora") is not None:
+        keywords["lora"] = _lora(values["lora"])
+    return RunConfig(ParetoAligner(objectives=objectives, **keywords, **more), prompts, eval_prompts, values)
+
+
+def _held_out(value: Any) -> tuple[Any, Any]:
+    """Held-out prompts as written, and how many of them each split takes: `eval_prompts` may say either or both."""
+    if isinstance(value, dict):
+        return value.get("path"), value.get("count")
+    return (value, None) if isinstance(value, str | list) else (None, value)
+
+
+def _prompts(key: str, value: Any, folder: Path) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"`{key}` must be the path of a file or a list of prompts. Found {value!r}.")
+    return read_prompt_file(folder / Path(value).expanduser())
+
+
+def _objective(number: int, spec: Mapping[str, Any], folder: Path) -> Objective:
+    for key in ("name", "reward"):
+        if not isinstance(spec.get(key), str):
+            raise ConfigError(f"`objectives.{number}` needs a `{key}`, as text. Found {spec.get(key)!r}.")
+    reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}")
+    keywords = {key: value for key, value in spec.items() if key not in ("name", "reward", "args")}
+    return Objective(spec["name"], reward, **keywords)
+
+
+def _named(section: str, spec: Any, folder: Path, registered: Callable[[str], Any], base: type) -> Any:
+    """An instance from `name` or `{name: ..., settings}`; a name with a colon leads to a class of the user's own."""
+    settings = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    name = settings.pop("name", DEFAULT_NAMES.get(section))
+    if not isinstance(name, str):
+        raise ConfigError(f"`{section}` must be a name, or a mapping with a `name`. Found {spec!r}.")
+    cls = find(name, folder, f"`{section}`") if ":" in name else type(registered(name))
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"`{section}`: {name} is no subclass of {base.__name__}.")
+    return build(cls, settings, f"`{section}` {name!r}")
+
+
+def _lora(spec: Any) -> Any:
+    """A `peft.LoraConfig`; what is left out is as in `default_lora_config`, lora_alpha in proportion to the rank."""
+    from peft import LoraConfig
+
+    from pareto_align.policies.population import default_lora_config
+
+    check_keys(spec, [field.name for field in dataclasses.fields(LoraConfig)], "`lora`")
+    default = default_lora_config()
+    r = spec.get("r", default.r)
+    check_type("lora.r", r, int)
+    if r < 1:
+        raise ConfigError(f"`lora.r` must be at least 1. Found {r}.")
+    settings = {
+        "r": r,
+        "lora_alpha": r * default.lora_alpha // default.r,
+        "target_modules": sorted(default.target_modules),
+        "task_type": default.task_type,
+    }
+    return build(LoraConfig, settings | spec, "`lora`")

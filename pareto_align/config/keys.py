@@ -1,0 +1,104 @@
+"""The keys a config may have: their names, meanings and kinds of value."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pareto_align.discovery.settings import Settings, settings_help
+from pareto_align.errors import ConfigError
+
+__all__ = ["OBJECTIVE_KEYS", "SECTIONS", "check_keys", "check_type", "nearest", "settings_rows", "value_types"]
+
+SECTIONS: dict[str, str] = {
+    "model": "hub id, folder, GGUF file or pypi:<distribution>; one that starts with . is relative to the config file",
+    "prompts": "a .txt, .jsonl, .json or .csv file, relative to the config file, or a list of prompts",
+    "eval_prompts": "instead of a number: held-out prompts, a file or a list; or both, {path: ..., count: ...}",
+    "objectives": "a list of objectives, each with a name and a reward",
+    "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, or module:Class",
+    "explorer": "grid, or {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
+    "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
+    "tokenizer": "hub id or folder, where it does not come with the model",
+    "use_chat_template": "whether plain-text prompts become user turns; by default where there is a template",
+    "gguf_file": "name of a GGUF file within the repository or folder of the model",
+    "device": "auto, cpu, cuda, cuda:1 or mps",
+    "dtype": "auto, float32, bfloat16 or float16",
+    "trust_remote_code": "true runs code that comes with the model; false by default",
+    "output_dir": "the run folder, relative to the current folder; by default a new one under pareto_runs/",
+}
+"""The keys beside the fields of `Settings`, each with its meaning."""
+
+OBJECTIVE_KEYS: dict[str, str] = {
+    "name": "how it is called in tables, figures and preferences",
+    "reward": "a reward function by dotted path, module:attribute or module.attribute",
+    "args": "what a class or a maker is called with, or arguments to fix for a function",
+    "bounds": "[lowest, highest] reward possible, in your own units",
+    "role": "optimize (default), constrain or audit",
+    "maximize": "false where less is better",
+    "at_least": "with role constrain: the mean must not fall below this",
+    "at_most": "with role constrain: the mean must not rise above this",
+}
+"""The keys of one objective, each with its meaning."""
+
+_VALUE_TYPES: dict[str, Any] = {
+    "model": str, "learner": str | None, "tokenizer": str | None, "gguf_file": str | None, "device": str, "dtype": str,
+    "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
+}  # fmt: skip
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def settings_rows() -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every field of `Settings`, the default as a config writes it."""
+    return [
+        (name, "null" if field.default is None else str(field.default), str(field.metadata["help"]))
+        for name, field in settings_help().items()
+    ]
+
+
+def value_types() -> dict[str, Any]:
+    """Type of every key whose value is a plain one; sections of their own are not among them."""
+    return {**_VALUE_TYPES, **typing.get_type_hints(Settings)}
+
+
+def nearest(key: Any, known: Iterable[str]) -> str:
+    """The known name that is most like `key`."""
+    return difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.0)[0]
+
+
+def check_keys(found: Any, known: Iterable[str], where: str) -> None:
+    """Refuse what is no mapping, or has a key that is not known.
+
+    Raises:
+        ConfigError: Naming the nearest known key.
+    """
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where} must map keys to values. Found {found!r}.")
+    known = list(known)
+    for key in found:
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} in {where}. Did you mean {nearest(key, known)!r}?")
+
+
+def check_type(key: str, value: Any, hint: Any) -> None:
+    """Refuse a value of the wrong kind.
+
+    Raises:
+        ConfigError: Naming the key, what it takes, and what was found.
+    """
+    kinds = typing.get_args(hint) or (hint,)
+    if not any(_is_of(value, kind) for kind in kinds):
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
+        raise ConfigError(f"`{key}` must be {wanted}. Found {value!r}.")
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:  # to Python, true is a whole number as well
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)

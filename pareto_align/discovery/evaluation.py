@@ -1,0 +1,117 @@
+"""Paired measurement on held-out prompts: every policy answers the same prompts with the same random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from torch import Tensor
+
+from pareto_align.discovery.seeds import seed_for
+from pareto_align.front import Estimate
+from pareto_align.learning.rollouts import PromptRow, score
+from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import SamplingParams, sample
+
+__all__ = ["Evaluator", "Measurement"]
+
+PROMPTS_AT_ONCE = 16  # fixed, so that a policy's random numbers do not depend on how many are measured with it
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What one policy does on a split.
+
+    Attributes:
+        estimate: Means of all M objectives with their covariance; one independent unit a prompt.
+        rewards: `[n, G, M]` the scores behind it, maximised.
+        texts: The first completion of each of the n prompts.
+        length: Mean completion length in tokens.
+    """
+
+    estimate: Estimate
+    rewards: np.ndarray
+    texts: list[str]
+    length: float
+
+
+class Evaluator:
+    """Measures policies on a fixed set of prompts.
+
+    Args:
+        population: Owns the model that runs the policies.
+        objectives: What is measured.
+        rows: n prompts.
+        group_size: Completions per prompt.
+        params: How to sample; the same as in training unless told otherwise.
+        seed: The same seed gives every policy the same random numbers.
+        rows_at_once: Rows of one decoding batch.
+    """
+
+    def __init__(
+        self,
+        population: PolicyPopulation,
+        objectives: ObjectiveSet,
+        rows: Sequence[PromptRow],
+        group_size: int,
+        params: SamplingParams,
+        seed: int,
+        *,
+        rows_at_once: int = 256,
+    ) -> None:
+        self.population = population
+        self.objectives = objectives
+        # neighbours of like length share a batch: less padding
+        self.rows = sorted(rows, key=lambda row: len(row.ids))
+        self.group_size = group_size
+        self.params = params
+        self.seed = seed
+        self.rows_at_once = rows_at_once
+        self.tokens = 0
+
+    def measure(self, policies: Tensor, *, check: bool = False) -> list[Measurement]:
+        """Measure policies `[k, M]`; `[0, M]` measures the reference policy.
+
+        Args:
+            policies: Parameters of any policies.
+            check: Also look for objectives that cannot be traded, as before training.
+        """
+        count = max(policies.shape[0], 1)
+        width = max(1, self.rows_at_once // (min(PROMPTS_AT_ONCE, len(self.rows)) * self.group_size))
+        found: list[Measurement] = []
+        for start in range(0, count, width):
+            found += self._measure(policies[start : start + width], check)
+        return found
+
+    def _measure(self, policies: Tensor, check: bool) -> list[Measurement]:
+        count, group = max(policies.shape[0], 1), self.group_size
+        texts: list[list[str]] = [[] for _ in range(count)]
+        ids: list[list[list[int]]] = [[] for _ in range(count)]
+        lengths = np.zeros(count)
+        for start in range(0, len(self.rows), PROMPTS_AT_ONCE):
+            part = self.rows[start : start + PROMPTS_AT_ONCE]
+            seeds = [seed_for(self.seed, "evaluation", start)] * count
+            prompts = [list(row.ids) for row in part]
+            drawn = sample(self.population, prompts, group, self.params, seeds, rows=policies)
+            lengths += drawn.lengths.sum((1, 2)).numpy()
+            for position, tokens in enumerate(drawn.token_lists()):
+                policy = position // (len(part) * group)
+                ids[policy].append(tokens)
+                texts[policy].append(self.population.base.decode(tokens))
+        self.tokens += int(lengths.sum())
+        # one reward call an objective for everything that was said
+        everything, all_ids = list(chain.from_iterable(texts)), list(chain.from_iterable(ids))
+        scores = score(self.objectives, self.rows, group, count, everything, all_ids, training=False, check=check)
+        number = range(len(self.rows))
+        return [
+            Measurement(
+                estimate=Estimate.from_samples(scores[k], prompt_ids=number),
+                rewards=scores[k],
+                texts=texts[k][::group],
+                length=float(lengths[k]) / (len(number) * group),
+            )
+            for k in range(count)
+        ]

@@ -1,0 +1,305 @@
+"""The front-discovery loop: train, measure, archive, until the steps are done; then report on untouched prompts."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from pareto_align.discovery.evaluation import Evaluator, Measurement
+from pareto_align.discovery.journal import Journal
+from pareto_align.discovery.prompts import Splits
+from pareto_align.discovery.publishing import Publisher
+from pareto_align.discovery.seeds import seed_for
+from pareto_align.discovery.settings import Settings
+from pareto_align.discovery.stalls import StallMonitor, choose_parent
+from pareto_align.errors import ParetoAlignError, TrainingError
+from pareto_align.front import Estimate, ParetoArchive
+from pareto_align.learning.learner import Learner, StepReport
+from pareto_align.learning.rollouts import PromptRow, Rollouts, roll_out
+from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import SamplingParams
+from pareto_align.weighting import Signal, Weighting
+
+__all__ = ["FrontDiscovery"]
+
+
+class FrontDiscovery:
+    """Trains a population under a dynamic weighting and keeps the archive of what was found.
+
+    Args:
+        population: K policies.
+        objectives: What is optimized, constrained and audited.
+        learner: Steps the population.
+        weighting: Turns the state of the population into weights `[K, m]`.
+        preferences: `[K, m]` what each slot pursues.
+        splits: Prompts to train on, to select on, to report on.
+        scale: The frozen scale of the objectives.
+        evaluator: Measures on the select split.
+        reference: The untrained model, as `evaluator` measured it.
+        settings: How long, how many, how often.
+        publisher: Writes the front folder.
+        journal: Records every event.
+    """
+
+    def __init__(
+        self,
+        *,
+        population: PolicyPopulation,
+        objectives: ObjectiveSet,
+        learner: Learner,
+        weighting: Weighting,
+        preferences: np.ndarray,
+        splits: Splits,
+        scale: RewardScale,
+        evaluator: Evaluator,
+        reference: Measurement,
+        settings: Settings,
+        publisher: Publisher,
+        journal: Journal,
+    ) -> None:
+        self.population = population
+        self.objectives = objectives
+        self.learner = learner
+        self.weighting = weighting
+        self.preferences = preferences
+        self.splits = splits
+        self.scale = scale
+        self.reference = reference
+        self.settings = settings
+        self.publisher = publisher
+        self.journal = journal
+        self.params = SamplingParams(
+            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
+        )
+        self.archive = self._new_archive()
+        self.stalls = StallMonitor(population.size, settings.stall_patience)
+        self.train_tokens = self.rollouts = self.report_tokens = 0
+        self.started = time.monotonic()
+        self.measured: np.ndarray | None = None
+        self.select = evaluator
+        self._next_entry = 0
+
+    def run(self) -> None:
+        """Train, measure and publish. Whatever stops it, the front found so far is on disk.
+
+        Raises:
+            ParetoAlignError: A reward function misbehaved in the middle of the run; the front on disk still loads.
+        """
+        self._publish_selected(0)
+        spread = np.ones(self.population.size)
+        step = 0
+        try:
+            for step in range(self.settings.steps):
+                report = self._train(step)
+                spread = report.spread
+                last = step + 1 == self.settings.steps
+                if (step + 1) % self.settings.eval_every == 0 or last:
+                    self._measure(step + 1, spread)
+                if not last:
+                    self._restart_stalled(step + 1, spread)
+            self._report(self.settings.steps)
+        except BaseException as error:
+            self.journal.write("stopped", step=step, error=f"{type(error).__name__}: {error}")
+            if isinstance(error, ParetoAlignError):
+                error.add_note(f"The front found up to step {step} is in {self.publisher.path}.")
+            raise
+        self.journal.write("end", step=self.settings.steps, cost=self._cost())
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def _train(self, step: int) -> StepReport:
+        started = time.monotonic()
+        settings = self.settings
+        seeds = [seed_for(settings.seed, "rollout", step, k) for k in range(self.population.size)]
+        rollouts = roll_out(
+            self.population, self.objectives, self._batch(step), settings.group_size, self.params, seeds
+        )
+        self.train_tokens += rollouts.token_count
+        self.rollouts += len(rollouts.texts)
+        values = _mean_rewards(rollouts)
+        weights = self.weighting(
+            Signal(
+                step=step,
+                steps=settings.steps,
+                values=self.scale.normalize(values)[:, list(self.objectives.axes)],
+                preferences=self.preferences,
+                measured=self.measured,
+            )
+        )
+        report = self.learner.step(rollouts, weights, self._learning_rate(step), applies_to=self.weighting.applies_to)
+        if not np.isfinite(report.grad_norm).any():
+            raise TrainingError(f"At step {step} no policy had a finite gradient. Lower the learning rate.")
+        self.journal.write(
+            "step",
+            step=step + 1,
+            values=self.objectives.to_user(values),
+            weights=weights,
+            kl=report.kl,
+            entropy=report.entropy,
+            spread=report.spread,
+            grad_norm=report.grad_norm,
+            length=rollouts.completions.lengths.float().mean((1, 2)).numpy(),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return report
+
+    def _batch(self, step: int) -> list[PromptRow]:
+        """The step's N prompts: whole passes over the training prompts, each in an order of its own."""
+        rows, size = self.splits.train, self.settings.prompts_per_step
+        batch = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, index = divmod(position, len(rows))
+            order = np.random.default_rng(seed_for(self.settings.seed, "order", epoch)).permutation(len(rows))
+            batch.append(rows[order[index]])
+        return batch
+
+    def _learning_rate(self, step: int) -> float:
+        left = 1 - step / self.settings.steps
+        factor = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}
+        return self.settings.learning_rate * factor[self.settings.lr_schedule]
+
+    def _restart_stalled(self, step: int, spread: np.ndarray) -> None:
+        """A policy in which nothing varies any more goes on from an archived one that serves its preference better."""
+        for slot in self.stalls.update(spread):
+            parent = None
+            if self.measured is not None and np.isfinite(self.measured[slot]).all():
+                parent = choose_parent(self.archive, self._frame, self.preferences[slot], self.measured[slot])
+            if parent is None:
+                reason = "not measured yet" if self.measured is None else "nothing archived serves it better"
+                self.journal.write("stalled", step=step, policy=slot, action=f"left as it is: {reason}")
+                continue
+            self.population.load(slot, parent.adapter)
+            self.learner.optimizer.reset(slot)
+            self.weighting.reset(slot)
+            self.stalls.reset(slot)
+            assert self.measured is not None  # a parent was chosen by it
+            self.measured[slot] = np.nan  # the old tenant's measurement is not the newcomer's
+            self.journal.write("stalled", step=step, policy=slot, action="started again", parent=parent.id)
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _measure(self, step: int, spread: np.ndarray) -> None:
+        """Measure the population on the select split and offer every policy to the archive."""
+        found = self.select.measure(self.population.parameters)
+        self.measured = np.stack([self._frame(m.estimate) for m in found])
+        statuses = []
+        for slot, measurement in enumerate(found):
+            name = f"m{self._next_entry:04d}"
+            self._next_entry += 1
+            provenance = {
+                "step": step,
+                "policy": slot,
+                "preference": self.preferences[slot].tolist(),
+                "spread": float(spread[slot]),
+                "length": round(measurement.length, 2),
+            }
+            statuses.append(
+                str(self.archive.offer(name, measurement.estimate, provenance, self.population.snapshot(slot)))
+            )
+        self._publish_selected(step)
+        value, low, high = self.publisher.hypervolume([e.estimate for e in self.archive.members()])
+        self.journal.write(
+            "evaluation",
+            step=step,
+            values=self.objectives.to_user(np.stack([m.estimate.mean for m in found])),
+            stderr=np.stack([m.estimate.stderr for m in found]),
+            hypervolume=value,
+            hypervolume_low=low,
+            hypervolume_high=high,
+            members=len(self.archive.members()),
+            statuses=statuses,
+        )
+
+    def _report(self, step: int) -> None:
+        """Measure the members and the untrained model once on the report split, and publish what holds there."""
+        members = self.archive.members()
+        evaluator = Evaluator(
+            self.population,
+            self.objectives,
+            self.splits.report,
+            self.settings.eval_group_size,
+            self.params,
+            seed_for(self.settings.seed, "report"),
+        )
+        nobody = torch.zeros(0, self.population.parameter_count)
+        reference = evaluator.measure(nobody)[0]
+        confirmed = self._new_archive()
+        texts: dict[str, list[str]] = {}
+        if members:
+            rows = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
+            for entry, measurement in zip(members, evaluator.measure(rows), strict=True):
+                confirmed.offer(entry.id, measurement.estimate, entry.provenance, entry.adapter)
+                texts[entry.id] = measurement.texts
+        self.report_tokens = evaluator.tokens
+        fallen = [e for e in self.archive.entries.values() if e.id not in texts]
+        self.publisher.publish(
+            confirmed,
+            split="report",
+            fallen=[e for e in confirmed.entries.values() if e not in confirmed.members()] + fallen,
+            reference=reference.estimate,
+            cost=self._cost() | {"steps": step},
+            prompts=[row.prompt for row in evaluator.rows],
+            texts=texts,
+        )
+        value, low, high = self.publisher.hypervolume([e.estimate for e in confirmed.members()])
+        base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])
+        self.journal.write(
+            "report",
+            step=step,
+            members=len(confirmed.members()),
+            hypervolume=value,
+            hypervolume_low=low,
+            hypervolume_high=high,
+            reference_hypervolume=base_value,
+            reference_hypervolume_low=base_low,
+            reference_hypervolume_high=base_high,
+        )
+
+    def _publish_selected(self, step: int) -> None:
+        """Write the front as it stands on the select split, so that a stop at any time leaves a front that loads."""
+        self.publisher.publish(
+            self.archive,
+            split="select",
+            fallen=[e for e in self.archive.entries.values() if e not in self.archive.members()],
+            reference=self.reference.estimate,
+            cost=self._cost() | {"steps": step},
+        )
+
+    def _cost(self) -> dict[str, Any]:
+        """What the run has spent so far."""
+        return {
+            "train_tokens": self.train_tokens,
+            "eval_tokens": self.select.tokens + self.report_tokens,
+            "rollouts": self.rollouts,
+            "reward_calls": self.objectives.reward_calls,
+            "reward_seconds": round(self.objectives.reward_seconds, 2),
+            "seconds": round(time.monotonic() - self.started, 1),
+        }
+
+    def _new_archive(self) -> ParetoArchive:
+        axes, scale = list(self.objectives.axes), self.scale
+        return ParetoArchive(
+            axes,
+            reference=np.zeros(len(axes)),
+            scale_lower=scale.lower[axes],
+            scale_upper=scale.upper[axes],
+            capacity=self.settings.archive_capacity,
+            constraints=self.objectives.constraints,
+            resolution=self.settings.resolution,
+        )
+
+    def _frame(self, estimate: Estimate) -> np.ndarray:
+        framed: np.ndarray = self.scale.frame(estimate.mean)[list(self.objectives.axes)]
+        return framed
+
+
+def _mean_rewards(rollouts: Rollouts) -> np.ndarray:
+    """Mean score `[K, M]` of each policy over its completions, NaN where an objective never applied."""
+    rewards = rollouts.rewards.reshape(rollouts.rewards.shape[0], -1, rollouts.rewards.shape[-1])
+    seen = np.isfinite(rewards).sum(1)
+    return np.where(seen > 0, np.nansum(rewards, 1) / np.maximum(seen, 1), np.nan)

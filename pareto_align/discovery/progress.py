@@ -1,0 +1,38 @@
+"""A progress bar for a run: on a terminal only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """Follows the events of a run on stderr; silent where stderr is no terminal.
+
+    Args:
+        steps: Training steps of the run.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.bar: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == "start":
+            self.bar = tqdm(total=self.steps, desc="fitting the front", unit="step", disable=None)
+        if self.bar is None:
+            return
+        if kind == "step":
+            self.bar.update()
+        elif kind == "evaluation":
+            self.bar.set_postfix(hypervolume=f"{event['hypervolume']:.3f}", members=event["members"])
+        elif kind == "stalled":
+            self.bar.write(f"policy {event['policy']} stalled at step {event['step']}: {event['action']}")
+        elif kind in ("end", "stopped"):
+            self.bar.close()

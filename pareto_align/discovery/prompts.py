@@ -1,0 +1,107 @@
+"""From what the user calls prompts to rows of tokens, and the three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pareto_align.discovery.seeds import seed_for
+from pareto_align.errors import PromptError
+from pareto_align.learning.rollouts import PromptRow
+from pareto_align.policies.base import Base
+
+__all__ = ["Splits", "read_prompts", "split_prompts"]
+
+RESERVED = ("prompts", "completions", "completion_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Prompts to train on, to decide on, and to publish on; the last are read once, at the end.
+
+    Attributes:
+        train: Policies learn on these.
+        select: The archive decides on these.
+        report: Only what is published is measured on these.
+    """
+
+    train: list[PromptRow]
+    select: list[PromptRow]
+    report: list[PromptRow]
+
+
+def read_prompts(prompts: Any, base: Base, max_new_tokens: int) -> list[PromptRow]:
+    """Prompts as token rows.
+
+    Args:
+        prompts: Texts, chat messages, or mappings (also the rows of a `datasets.Dataset`) with a `prompt` and any
+            further columns, which are forwarded to the reward functions by name.
+        base: The model whose tokenizer and context length count.
+        max_new_tokens: T, which must fit into the context behind the prompt.
+
+    Raises:
+        PromptError: There are no prompts, one is of the wrong form or too long, or rows differ in their columns.
+    """
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+        raise PromptError(f"`prompts` must be a list of prompts. Found a {type(prompts).__name__}.")
+    rows: list[PromptRow] = []
+    for number, item in enumerate(prompts):
+        columns: dict[str, Any] = {}
+        if isinstance(item, Mapping):
+            if "prompt" not in item:
+                raise PromptError(f"Prompt {number} is a mapping without a 'prompt'. Its keys: {', '.join(item)}.")
+            columns = {key: value for key, value in item.items() if key != "prompt"}
+            item = item["prompt"]
+        if bad := [name for name in RESERVED if name in columns]:
+            raise PromptError(f"Prompt {number} has a column {bad[0]!r}, a name that reward functions already use.")
+        if rows and columns.keys() != rows[0].columns.keys():
+            raise PromptError(
+                f"Prompt {number} has the columns {sorted(columns)}, the first one has {sorted(rows[0].columns)}."
+            )
+        try:
+            ids = base.encode(item)
+        except PromptError as error:
+            raise PromptError(f"Prompt {number}: {error}") from None
+        if len(ids) + max_new_tokens > base.context_length:
+            raise PromptError(
+                f"Prompt {number} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} it exceeds the model's "
+                f"context of {base.context_length}."
+            )
+        rows.append(PromptRow(item, tuple(ids), columns))
+    if not rows:
+        raise PromptError("There are no prompts.")
+    return rows
+
+
+def split_prompts(rows: list[PromptRow], held_out: list[PromptRow] | None, count: int, seed: int) -> Splits:
+    """Three splits without overlap; fewer than four rows without `held_out` are too few and serve as all three.
+
+    Args:
+        rows: The prompts given to train on.
+        held_out: Prompts given for evaluation, cut in halves for select and report; None takes them from `rows`.
+        count: Prompts of the select split, and as many of the report split. Where `rows` are few, each of the two
+            takes a quarter of them at most.
+        seed: Decides which prompts are held out.
+
+    Raises:
+        PromptError: `held_out` has fewer than two prompts.
+    """
+    if held_out is not None:
+        if len(held_out) < 2:
+            raise PromptError(
+                f"`eval_prompts` must hold at least 2 prompts, to select on and to report on. Found {len(held_out)}."
+            )
+        order = np.random.default_rng(seed_for(seed, "splits")).permutation(len(held_out))
+        half = min(count, len(held_out) // 2)
+        return Splits(rows, [held_out[i] for i in order[:half]], [held_out[i] for i in order[half : 2 * half]])
+    each = min(count, len(rows) // 4)
+    if each < 1:
+        # a handful of prompts (a bandit has one): nothing can be held out, so all three splits are the same prompts
+        return Splits(rows, list(rows), list(rows))
+    order = np.random.default_rng(seed_for(seed, "splits")).permutation(len(rows))
+    parts = order[:each], order[each : 2 * each], order[2 * each :]
+    select, report, train = ([rows[i] for i in sorted(part)] for part in parts)
+    return Splits(train, select, report)

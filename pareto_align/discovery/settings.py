@@ -1,0 +1,89 @@
+"""The settings of a run, each with its meaning; the command line reads the help from here."""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from pareto_align.errors import ConfigError
+
+__all__ = ["Settings", "settings_help"]
+
+LR_SCHEDULES = ("linear", "cosine", "constant")
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a front is fitted. Every field is a keyword of `ParetoAligner`.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    population: int = _setting(8, "K, policies trained side by side on one base model")
+    steps: int = _setting(100, "training steps of the whole population")
+    prompts_per_step: int = _setting(8, "N, prompts every policy answers in a step")
+    group_size: int = _setting(8, "G, completions of each prompt and policy")
+    max_new_tokens: int = _setting(128, "T, tokens of the longest completion")
+    temperature: float = _setting(1.0, "sampling temperature, in training and evaluation")
+    top_k: int | None = _setting(None, "sample from this many likeliest tokens only")
+    top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
+    learning_rate: float = _setting(2e-4, "of AdamW, at the first step")
+    lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
+    weight_decay: float = _setting(0.0, "of AdamW")
+    max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
+    kl_coef: float = _setting(0.0, "price of one nat of KL to the untrained model per completion, in scaled reward")
+    kl: str = _setting("k1", "KL estimator: k1 (charged to the advantage) or k3 (a loss term, as GRPO)")
+    clip: float = _setting(0.2, "PPO clip range; felt from the second update of a rollout on")
+    updates_per_rollout: int = _setting(1, "optimizer steps on each batch of completions")
+    aggregation: str = _setting("constant", "how token losses add up: constant, token or sequence")
+    eval_every: int = _setting(10, "steps between measurements of the population on the select split")
+    eval_prompts: int = _setting(64, "prompts of the select split, and as many of the report split")
+    eval_group_size: int = _setting(1, "completions per held-out prompt")
+    archive_capacity: int | None = _setting(None, "most members the archive keeps")
+    resolution: float = _setting(
+        2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"
+    )
+    stall_patience: int = _setting(5, "steps without any variation in a policy's rewards before it is started again")
+    micro_batch_tokens: int = _setting(4096, "tokens of one forward and backward pass")
+    seed: int = _setting(0, "seeds everything")
+
+    def __post_init__(self) -> None:
+        for name in (
+            "population", "steps", "prompts_per_step", "group_size", "max_new_tokens", "updates_per_rollout",
+            "eval_every", "eval_prompts", "eval_group_size", "stall_patience", "micro_batch_tokens",
+        ):  # fmt: skip
+            _require_count(name, getattr(self, name))
+        for name in ("top_k", "archive_capacity"):
+            if getattr(self, name) is not None:
+                _require_count(name, getattr(self, name))
+        if not self.temperature > 0:
+            raise ConfigError(
+                f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"`top_p` must lie in (0, 1]. Found {self.top_p!r}.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"`learning_rate` must be positive. Found {self.learning_rate!r}.")
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ConfigError(f"`lr_schedule` must be one of {', '.join(LR_SCHEDULES)}. Found {self.lr_schedule!r}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"`weight_decay` must be 0 or more. Found {self.weight_decay!r}.")
+        if not self.resolution >= 0:
+            raise ConfigError(f"`resolution` must be 0 or more. Found {self.resolution!r}.")
+
+
+def _require_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"`{name}` must be a whole number of at least 1. Found {name}={value!r}.")
+
+
+def settings_help() -> dict[str, Field[Any]]:
+    """The fields of `Settings` by name; `field.metadata["help"]` says what each is for."""
+    return {f.name: f for f in fields(Settings)}

@@ -1,0 +1,322 @@
+"""How well is a policy known: mean, covariance of the mean, and number of measurements.
+
+The independent unit is the *prompt*: the G samples of one prompt share its difficulty, so they are averaged first, and
+two policies measured on the same prompts are compared prompt by prompt.
+
+Everything here rests on one decomposition. Let x_p be the units of an estimate and c_j the number of units that have
+objective j. Row p of the *residuals* is (x_p - mean) / sqrt(c_j (c_j - 1)), zero where the value is missing, so that
+
+    covariance of the mean                 =  R^T R
+    covariance of a difference of means    =  sum over all prompts of (R_a - R_b)^T (R_a - R_b)
+
+where a prompt that only one of the two has seen counts with the other's residual zero. Both are positive semidefinite
+by construction, for any pattern of missing values and any overlap of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_align.errors import ConfigError
+
+__all__ = ["Estimate", "bootstrap_hypervolume", "difference", "mean_residuals", "paired_difference", "pool"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A measured reward vector and its uncertainty, in maximised units.
+
+    Attributes:
+        mean: [m] mean of each objective; NaN where nothing was measured.
+        covariance: [m, m] covariance *of the mean*. It is always finite; a single measurement says nothing about its
+            own noise, so its covariance is zero and `n == 1` is the sign not to trust it.
+        n: Number of independent units behind the mean: distinct prompts, or samples where there is one prompt only.
+        samples: [rows, m] what was measured, one row for each prompt and measurement (NaN = objective did not apply).
+        prompt_ids: One id a row of `samples`; rows with the same id were measured on the same prompt.
+    """
+
+    mean: Floats
+    covariance: Floats
+    n: int
+    samples: Floats | None = None
+    prompt_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        mean = np.array(self.mean, dtype=float)
+        covariance = np.array(self.covariance, dtype=float)
+        if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+            raise ConfigError(
+                "An estimate needs a mean [m] and a covariance [m, m]. "
+                f"Found shapes {mean.shape} and {covariance.shape}."
+            )
+        if not np.isfinite(covariance).all():
+            raise ConfigError("The covariance of an estimate must be finite; use zero where nothing is known.")
+        samples = None if self.samples is None else np.array(self.samples, dtype=float)
+        if samples is not None and (samples.ndim != 2 or samples.shape[1] != mean.size):
+            raise ConfigError(f"Samples must have shape [rows, {mean.size}]. Found {samples.shape}.")
+        ids = None if self.prompt_ids is None else tuple(int(i) for i in self.prompt_ids)
+        if ids is not None and (samples is None or len(ids) != len(samples)):
+            rows = "no samples" if samples is None else f"{len(samples)} rows of samples"
+            raise ConfigError(f"Found {len(ids)} prompt ids for {rows}; there must be one a row.")
+        for array in (mean, covariance, samples):
+            if array is not None:
+                array.flags.writeable = False  # estimates are shared between archive, records and results
+        for name, value in (("mean", mean), ("covariance", covariance), ("samples", samples), ("prompt_ids", ids)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_samples(cls, values: ArrayLike, prompt_ids: Sequence[int] | None = None) -> Estimate:
+        """Estimate the mean reward vector from measured rewards.
+
+        Args:
+            values: [N, G, m] or [N, m] rewards in maximised units; NaN (objective did not apply) is left out.
+            prompt_ids: [N] identity of each prompt. A repeated id is the same prompt measured again. Without ids the
+                prompts count as distinct and the estimate cannot be paired with another.
+
+        Returns:
+            The estimate. With a single prompt its samples are the independent units: that prompt is then all there is.
+
+        Raises:
+            ConfigError: If the shape is wrong, nothing was measured, a value is infinite, or ids and prompts differ
+                in number.
+        """
+        array = np.array(values, dtype=float)
+        if array.ndim == 2:
+            array = array[:, None, :]
+        if array.ndim != 3 or 0 in array.shape:
+            raise ConfigError(f"Measured rewards must have shape [N, G, m] or [N, m]. Found {np.shape(values)}.")
+        if np.isinf(array).any():
+            raise ConfigError("Measured rewards must not be infinite.")
+        ids = None if prompt_ids is None else tuple(int(i) for i in prompt_ids)
+        if ids is not None and len(ids) != len(array):
+            raise ConfigError(f"Found {len(ids)} prompt ids for {len(array)} prompts.")
+        if len(array) == 1:
+            rows, ids = array[0], None if ids is None else ids * array.shape[1]
+        else:
+            rows = _nanmean(array, axis=1)
+        _, units = _units(rows, ids)
+        residuals = mean_residuals(units)
+        return cls(_nanmean(units, axis=0), residuals.T @ residuals, len(units), rows, ids)
+
+    @property
+    def stderr(self) -> Floats:
+        """[m] standard error of the mean."""
+        return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=float)
+
+    def take(self, columns: Sequence[int]) -> Estimate:
+        """Keep only some objectives, in the given order."""
+        index = list(columns)
+        samples = None if self.samples is None else self.samples[:, index]
+        return Estimate(self.mean[index], self.covariance[np.ix_(index, index)], self.n, samples, self.prompt_ids)
+
+    def scaled(self, factors: ArrayLike) -> Estimate:
+        """Multiply objective j by `factors[j]` ([m]); factors of -1 turn minimised objectives over."""
+        f = np.asarray(factors, dtype=float)
+        if f.shape != self.mean.shape:
+            raise ConfigError(f"Found {f.size} factors for an estimate of {self.mean.size} objectives.")
+        samples = None if self.samples is None else self.samples * f + 0.0
+        # adding 0.0 turns -0.0 into 0.0, which reads better in files and tables
+        return Estimate(self.mean * f + 0.0, self.covariance * np.outer(f, f) + 0.0, self.n, samples, self.prompt_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers for JSON; NaN becomes None, nothing is rounded."""
+        return {
+            "mean": _plain(self.mean),
+            "covariance": _plain(self.covariance),
+            "n": self.n,
+            "samples": None if self.samples is None else _plain(self.samples),
+            "prompt_ids": None if self.prompt_ids is None else list(self.prompt_ids),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
+        """Inverse of `to_dict`, to the last bit."""
+        samples, ids = data.get("samples"), data.get("prompt_ids")
+        mean = np.array(data["mean"], dtype=float)
+        return cls(
+            mean,
+            np.array(data["covariance"], dtype=float),
+            int(data["n"]),
+            None if samples is None else np.array(samples, dtype=float).reshape(-1, mean.size),
+            None if ids is None else tuple(ids),
+        )
+
+    @cached_property
+    def pairing(self) -> tuple[NDArray[np.int64], Floats, Floats] | None:
+        """Sorted distinct prompt ids [u], units [u, m] and residuals [u, m]; None where pairing is impossible."""
+        if self.samples is None or self.prompt_ids is None:
+            return None
+        ids, units = _units(self.samples, self.prompt_ids)
+        return None if ids is None else (ids, units, mean_residuals(units))
+
+
+def pool(estimates: Sequence[Estimate]) -> Estimate:
+    """Combine several measurements of the *same* policy into one estimate.
+
+    With samples on all sides the rows are put together and a prompt that was measured twice is still one unit, so the
+    order of pooling does not matter. Without samples the means are weighted by n as independent measurements.
+
+    Raises:
+        ConfigError: If there is nothing to pool or the numbers of objectives differ.
+    """
+    if not estimates:
+        raise ConfigError("Nothing to pool: the list of estimates is empty.")
+    if len({e.mean.size for e in estimates}) > 1:
+        raise ConfigError(f"Estimates of {sorted({e.mean.size for e in estimates})} objectives cannot be pooled.")
+    if len(estimates) == 1:
+        return estimates[0]
+    samples = [e.samples for e in estimates if e.samples is not None]
+    ids = [e.prompt_ids for e in estimates if e.prompt_ids is not None]
+    if len(samples) == len(estimates) and len(ids) in (0, len(estimates)):
+        joined = tuple(i for part in ids for i in part) if ids else None
+        return Estimate.from_samples(np.concatenate(samples), joined)
+    means = np.stack([e.mean for e in estimates])
+    weights = np.where(np.isnan(means), 0.0, np.array([[e.n] for e in estimates], dtype=float))
+    total = weights.sum(axis=0)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    mean = np.where(total > 0, (weights * np.nan_to_num(means)).sum(axis=0), np.nan)
+    covariance = sum(e.covariance * np.outer(w, w) for e, w in zip(estimates, weights, strict=True))
+    return Estimate(mean, np.asarray(covariance), sum(e.n for e in estimates))
+
+
+def difference(a: Estimate, b: Estimate) -> tuple[Floats, Floats]:
+    """Difference of two policies' means and its covariance.
+
+    Prompts that both were measured on are compared pairwise, which removes what is common to them; the rest counts as
+    independent. With no common prompts, or fewer than two on one side, the two covariances add up.
+
+    Returns:
+        mean of a minus mean of b, [m], and its covariance, [m, m].
+    """
+    mean = a.mean - b.mean
+    if a.pairing is None or b.pairing is None:
+        return mean, a.covariance + b.covariance
+    (ids_a, _, rows_a), (ids_b, _, rows_b) = a.pairing, b.pairing
+    if len(ids_a) == len(ids_b) and bool((ids_a == ids_b).all()):
+        rows = rows_a - rows_b
+    else:
+        ids = np.union1d(ids_a, ids_b)
+        rows = np.zeros((len(ids), mean.size))
+        rows[np.searchsorted(ids, ids_a)] += rows_a
+        rows[np.searchsorted(ids, ids_b)] -= rows_b
+    return mean, rows.T @ rows
+
+
+def paired_difference(a: Estimate, b: Estimate) -> tuple[Floats, Floats]:
+    """Difference of two policies' means [m] and its standard error [m]; see `difference`."""
+    mean, covariance = difference(a, b)
+    return mean, np.sqrt(np.diag(covariance))
+
+
+def bootstrap_hypervolume(
+    estimates: Sequence[Estimate],
+    axes: Sequence[int],
+    ref: ArrayLike,
+    *,
+    scale_lower: ArrayLike,
+    scale_upper: ArrayLike,
+    n_boot: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float, float]:
+    """Hypervolume of measured members with a bootstrap interval.
+
+    Prompts are drawn with replacement, the same ones for every member, so what the members share cancels as it should.
+    Where members cannot be paired their means are drawn from their normal approximation instead.
+
+    A front over noisy means is a maximum over luck and its hypervolume is biased upwards, and a bootstrap replicate is
+    biased once more. The interval is therefore the reflected one, (2v - q_high, 2v - q_low), which takes the bias off;
+    it is widened to contain v where necessary.
+
+    Args:
+        estimates: The n members, each over all objectives, maximised.
+        axes: Columns that span the front, m of them.
+        ref: [m] reference point, in normalised units.
+        scale_lower: [m] value of each axis that becomes 0.
+        scale_upper: [m] value of each axis that becomes 1.
+        n_boot: Number of bootstrap replicates.
+        seed: Seed of the replicates.
+        confidence: Coverage aimed at.
+
+    Returns:
+        The hypervolume of the means, and the ends of its interval.
+    """
+    from pareto_align.front.indicators import hypervolume  # here, since dominance and indicators build on this module
+
+    lower, upper = np.asarray(scale_lower, dtype=float), np.asarray(scale_upper, dtype=float)
+    columns = list(axes)
+    members = [e.take(columns) for e in estimates]
+    if not members:
+        return 0.0, 0.0, 0.0
+
+    def volume(points: Floats) -> float:
+        return hypervolume((points - lower) / (upper - lower), ref)
+
+    means = np.stack([e.mean for e in members])
+    value = volume(means)
+    replicates = _bootstrap_means(members, means, n_boot, np.random.default_rng(seed))
+    volumes = np.array([volume(points) for points in replicates])
+    tail = 50 * (1 - confidence)
+    q_low, q_high = np.percentile(volumes, [tail, 100 - tail])
+    return value, min(value, max(0.0, 2 * value - float(q_high))), max(value, 2 * value - float(q_low))
+
+
+def _bootstrap_means(members: list[Estimate], means: Floats, n_boot: int, rng: np.random.Generator) -> Floats:
+    """[n_boot, n, m] replicates of the members' means [n, m]."""
+    pairings = [e.pairing for e in members]
+    if any(p is None for p in pairings):
+        noise = [rng.multivariate_normal(np.zeros(means.shape[1]), e.covariance, size=n_boot) for e in members]
+        return means + np.stack(noise, axis=1)
+    known = [p for p in pairings if p is not None]
+    ids = np.unique(np.concatenate([p[0] for p in known]))
+    units = np.full((len(ids), *means.shape), np.nan)
+    for k, (own, values, _) in enumerate(known):
+        units[np.searchsorted(ids, own), k] = values
+    flat = units.reshape(len(ids), -1)
+    weights = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_boot).astype(float)
+    count = weights @ (~np.isnan(flat))
+    total = weights @ np.nan_to_num(flat)
+    fallback = np.broadcast_to(means.ravel(), total.shape).copy()
+    np.divide(total, count, out=fallback, where=count > 0)
+    return fallback.reshape(n_boot, *means.shape)
+
+
+def _units(rows: Floats, ids: tuple[int, ...] | None) -> tuple[NDArray[np.int64] | None, Floats]:
+    """Average the rows of each prompt; with no ids, or one prompt only, every row is a unit of its own."""
+    distinct, inverse = np.unique(np.array(ids or (), dtype=np.int64), return_inverse=True)
+    if len(distinct) < 2:
+        return None, rows
+    total = np.zeros((len(distinct), rows.shape[1]))
+    count = np.zeros_like(total)
+    np.add.at(total, inverse, np.nan_to_num(rows))
+    np.add.at(count, inverse, (~np.isnan(rows)).astype(float))
+    return distinct, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def mean_residuals(units: Floats) -> Floats:
+    """[u, m] rows R with R^T R = covariance of the mean of the units [u, m]."""
+    count = (~np.isnan(units)).sum(axis=0)
+    centred = np.nan_to_num(units - _nanmean(units, axis=0))
+    return np.asarray(centred / np.sqrt(np.maximum(count * (count - 1), 1)), dtype=float)
+
+
+def _nanmean(values: Floats, axis: int) -> Floats:
+    """`np.nanmean` that says nothing about empty slices: they are NaN, as intended."""
+    count = (~np.isnan(values)).sum(axis=axis)
+    total = np.nansum(values, axis=axis)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0), dtype=float)
+
+
+def _plain(array: Floats) -> list[Any]:
+    """Nested lists with None for NaN, since JSON has no NaN."""
+    plain = array.astype(object)
+    plain[np.isnan(array)] = None
+    return list(plain.tolist())

@@ -1,0 +1,185 @@
+"""From a preference to a member: which adapter serves this user, how sure is that, and what could it cost.
+
+The choice is made on the measured means. Its risk is what the noise of the measurement leaves open: the true values are
+drawn around the measured ones (flat prior, normal approximation), and the *regret* is the mean utility that the truly
+best member would add.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_align.errors import ConfigError, PreferenceError
+from pareto_align.front.dominance import as_points
+from pareto_align.front.estimates import mean_residuals
+from pareto_align.front.preferences import Preference
+
+__all__ = ["RULES", "Selection", "select"]
+
+Floats = NDArray[np.float64]
+
+RULES = ("linear", "chebyshev", "knee")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The member that serves a preference.
+
+    Attributes:
+        index: Row of the chosen member.
+        score: Its utility under the rule, in normalised units.
+        regret: Expected utility lost because the values are only measured; 0 without noise.
+        runner_up: Row of the second best, None if there is no other.
+        probability_best: Probability that no other eligible member is truly better.
+        feasible: Does it meet its bounds with 95 % confidence each (one-sided)? The mean always does.
+        reason: The choice as a sentence.
+    """
+
+    index: int
+    score: float
+    regret: float
+    runner_up: int | None
+    probability_best: float
+    feasible: bool
+    reason: str
+
+
+def select(
+    values: ArrayLike,
+    stderr: ArrayLike,
+    preference: ArrayLike | Preference,
+    *,
+    rule: str = "linear",
+    lower: ArrayLike,
+    upper: ArrayLike,
+    at_least: Mapping[int, float] | None = None,
+    samples: ArrayLike | None = None,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Selection:
+    """Choose the member that serves a preference best.
+
+    With v the values scaled so that lower is 0 and upper is 1, and w the preference, the utility of a member is
+
+    - "linear": w . v. Only members on the convex hull are ever chosen.
+    - "chebyshev": -max_j w_j (ideal_j - v_j), ideal_j being the best of the members; every member can be chosen.
+    - "knee": m w . v with v scaled to the range of the members instead; with equal weights this is the member that lies
+      farthest above the plane through the ideal corners, where giving up a little of one objective no longer buys much.
+
+    Ties go to the larger w . v, then to the larger sum of v, then to the first. "At least x on a, then the best b" is
+    `at_least={a: x}` with all the weight on b.
+
+    Args:
+        values: [n, m] measured means, maximised. Rows with a NaN are never chosen.
+        stderr: [n, m] their standard errors.
+        preference: [m] weights, any positive scale.
+        rule: One of `RULES`.
+        lower: [m] value that becomes 0.
+        upper: [m] value that becomes 1.
+        at_least: Smallest allowed mean of some columns, maximised.
+        samples: [n, N, m] rewards of all members on the same N prompts; the noise is then drawn jointly, so that what
+            the members share cancels. Without them members and objectives are independent.
+        draws: Number of draws of the true values.
+        seed: Seed of the draws.
+
+    Raises:
+        PreferenceError: If the preference is unusable, there is no member, or none meets `at_least`; the message then
+            says how close the nearest one comes.
+        ConfigError: If the rule is unknown or the shapes do not fit.
+    """
+    points = as_points(values)
+    n, m = points.shape
+    w = (preference if isinstance(preference, Preference) else Preference(np.asarray(preference))).weights
+    low, high = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
+    noise = np.nan_to_num(np.asarray(stderr, dtype=float))
+    if rule not in RULES:
+        near = difflib.get_close_matches(str(rule), RULES, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known rules: {', '.join(RULES)}."
+        raise ConfigError(f"Unknown selection rule {rule!r}. {hint}")
+    if n and (w.shape != (m,) or low.shape != (m,) or high.shape != (m,) or noise.shape != (n, m)):
+        raise ConfigError(
+            f"For values of shape {(n, m)} found {w.size} preference weights, {low.size} lower and {high.size} upper "
+            f"ends and standard errors of shape {noise.shape}."
+        )
+    if (high <= low).any():
+        raise ConfigError(f"lower must be below upper. Found {low.tolist()} and {high.tolist()}.")
+
+    eligible = _eligible(points, dict(at_least or {}))
+    utility = _utility(rule, points[eligible], w, low, high)
+    framed = (points[eligible] - low) / (high - low)
+    score = utility(points[eligible])
+    order = np.lexsort((-np.arange(len(eligible)), framed.sum(axis=1), framed @ w, score))[::-1]
+    best = int(order[0])
+
+    rng = np.random.default_rng(seed)
+    offsets = _noise(
+        noise[eligible], None if samples is None else np.asarray(samples, dtype=float)[eligible], draws, rng
+    )
+    drawn = utility(points[eligible] + offsets)  # [draws, eligible]
+    loss = drawn.max(axis=1) - drawn[:, best]
+    index = int(eligible[best])
+    runner_up = int(eligible[order[1]]) if len(order) > 1 else None
+    feasible = all(points[index, j] - 1.6449 * noise[index, j] >= bound for j, bound in (at_least or {}).items())
+    reason = f"Member {index} has the best {rule} utility, {score[best]:.3f}"
+    if runner_up is not None:
+        reason += f"; member {runner_up} follows with {score[order[1]]:.3f}"
+    return Selection(
+        index=index,
+        score=float(score[best]),
+        regret=float(loss.mean()),
+        runner_up=runner_up,
+        probability_best=float((loss <= 0).mean()),
+        feasible=feasible,
+        reason=reason + ("." if feasible else ". It meets its bounds in the mean, but not with 95% confidence."),
+    )
+
+
+def _eligible(points: Floats, at_least: dict[int, float]) -> NDArray[np.intp]:
+    """Rows that are complete and meet every bound."""
+    complete: NDArray[np.intp] = np.flatnonzero(~np.isnan(points).any(axis=1))
+    if not complete.size:
+        raise PreferenceError("There is no member to choose from.")
+    for column in at_least:
+        if not 0 <= column < points.shape[1]:
+            raise PreferenceError(f"at_least names column {column}, but there are {points.shape[1]} objectives.")
+    columns = list(at_least)
+    short = np.array(list(at_least.values())) - points[complete][:, columns]  # [members, bounds]
+    eligible: NDArray[np.intp] = complete[(short <= 0).all(axis=1)]
+    if not eligible.size:
+        row = int(short.max(axis=1).argmin())
+        missed = "; ".join(
+            f"objective {j} reaches {points[complete[row], j]:.4g} of {at_least[j]:.4g}"
+            for k, j in enumerate(columns)
+            if short[row, k] > 0
+        )
+        raise PreferenceError(f"No member meets the bounds. The nearest is member {complete[row]}: {missed}.")
+    return eligible
+
+
+def _utility(rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats) -> Callable[[Floats], Floats]:
+    """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix."""
+    if rule == "knee":
+        lower, upper = members.min(axis=0), members.max(axis=0)
+        span = np.where(upper > lower, upper - lower, np.inf)  # an axis on which all are equal decides nothing
+        return lambda v: np.asarray(len(w) * ((v - lower) / span) @ w, dtype=float)
+    span = upper - lower
+    if rule == "chebyshev":
+        ideal = members.max(axis=0)
+        return lambda v: np.asarray(-(w * (ideal - v) / span).max(axis=-1), dtype=float)
+    return lambda v: np.asarray((v - lower) / span @ w, dtype=float)
+
+
+def _noise(stderr: Floats, samples: Floats | None, draws: int, rng: np.random.Generator) -> Floats:
+    """[draws, n, m] errors of the measured means."""
+    if samples is None:
+        return np.asarray(rng.standard_normal((draws, *stderr.shape)) * stderr, dtype=float)
+    if samples.ndim != 3 or (len(samples), samples.shape[2]) != stderr.shape:
+        raise ConfigError(f"Samples must have shape [n, N, m]. Found {samples.shape} for {stderr.shape[1]} objectives.")
+    n, prompts, m = samples.shape
+    residuals = mean_residuals(samples.transpose(1, 0, 2).reshape(prompts, n * m))
+    return np.asarray((rng.standard_normal((draws, prompts)) @ residuals).reshape(draws, n, m), dtype=float)

@@ -1,0 +1,98 @@
+"""Policy-gradient losses as a function of a token's log-probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pareto_align.errors import ConfigError
+
+__all__ = ["PolicyLoss"]
+
+AGGREGATIONS = ("constant", "token", "sequence")
+KL_ESTIMATORS = ("k1", "k3")
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """The loss of a sampled token, and how tokens add up.
+
+    On-policy (one update a rollout) this is REINFORCE with the given advantages: the gradient of `-A ratio` at ratio 1
+    is that of `-A log pi`. With several updates it is PPO's clipped surrogate (arXiv 1707.06347).
+
+    Attributes:
+        clip: PPO's clip range; only felt from the second update on.
+        kl_coef: beta, the price of one nat of KL(pi || reference) a completion, in units of the scaled reward.
+        kl: `"k1"` charges `log pi - log ref` of the whole completion to its advantage: the unbiased gradient of the
+            reverse KL. `"k3"` adds `exp(d) - d - 1`, d = log ref - log pi, to each token's loss as GRPO does
+            (arXiv 2402.03300): smoother, but on-policy its gradient is that of the *forward* KL.
+        aggregation: `"constant"` sums a completion's tokens and divides by T (unbiased; Dr. GRPO, arXiv 2503.20783),
+            `"token"` is the mean over all of a policy's tokens, `"sequence"` the mean of each completion's mean.
+
+    Raises:
+        ConfigError: A name is unknown or a number out of range.
+    """
+
+    clip: float = 0.2
+    kl_coef: float = 0.0
+    kl: str = "k1"
+    aggregation: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.kl not in KL_ESTIMATORS:
+            raise ConfigError(f"`kl` must be one of {', '.join(KL_ESTIMATORS)}. Found kl={self.kl!r}.")
+        if self.aggregation not in AGGREGATIONS:
+            raise ConfigError(
+                f"`aggregation` must be one of {', '.join(AGGREGATIONS)}. Found aggregation={self.aggregation!r}."
+            )
+        if not self.kl_coef >= 0:
+            raise ConfigError(f"`kl_coef` must be 0 or more. Found kl_coef={self.kl_coef}.")
+        if not self.clip > 0:
+            raise ConfigError(f"`clip` must be positive. Found clip={self.clip}.")
+
+    def token_weights(self, mask: Tensor) -> Tensor:
+        """Weight `[K, N, G, T]` of every token, so that a policy's loss is the weighted sum of its token losses.
+
+        The weights of one policy never depend on another policy's completions.
+        """
+        real = mask.float()
+        _, prompts, group, length = mask.shape
+        if self.aggregation == "constant":
+            return real / (prompts * group * length)
+        if self.aggregation == "token":
+            return real / real.sum((1, 2, 3), keepdim=True).clamp(min=1)
+        return real / real.sum(3, keepdim=True).clamp(min=1) / (prompts * group)
+
+    def charge_kl(self, advantages: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
+        """Advantages `[K, N, G]` less each completion's KL estimate, centred in its group (for `kl="k1"`).
+
+        With one completion a prompt there is nothing to centre on in the group; the policy's batch takes its place.
+
+        Args:
+            advantages: `[K, N, G]`.
+            logprobs: `[K, N, G, T]` of the policy that sampled, 0 on padding.
+            reference: `[K, N, G, T]` of the reference policy, 0 on padding.
+        """
+        if self.kl != "k1" or self.kl_coef == 0:
+            return advantages
+        spent = (logprobs - reference).sum(-1)
+        peers = (2,) if spent.shape[2] > 1 else (1, 2)
+        return advantages - self.kl_coef * (spent - spent.mean(peers, keepdim=True))
+
+    def token_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, reference: Tensor | None) -> Tensor:
+        """Loss `[n]` of tokens, before their weights.
+
+        Args:
+            logprob: `[n]` log-probabilities under the policy being trained; differentiable.
+            old: `[n]` under the policy that sampled.
+            advantage: `[n]`.
+            reference: `[n]` under the reference policy; only needed for `kl="k3"`.
+        """
+        ratio = (logprob - old).exp()
+        loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        if reference is not None and self.kl == "k3" and self.kl_coef > 0:
+            gap = (reference - logprob).clamp(-10, 10)
+            loss = loss + self.kl_coef * (gap.exp() - gap - 1)
+        return loss

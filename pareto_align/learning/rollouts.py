@@ -1,0 +1,131 @@
+"""Rollouts: what K policies said to N prompts, G times each, and what every objective thinks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.base import Prompt as PromptContent
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import Completions, SamplingParams, sample
+
+__all__ = ["PromptRow", "Rollouts", "roll_out", "score"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRow:
+    """One prompt of the data set.
+
+    Attributes:
+        prompt: Text or chat messages, handed to the rewards as it is.
+        ids: Its tokens.
+        columns: The row's other columns, forwarded to the rewards by name.
+    """
+
+    prompt: PromptContent
+    ids: tuple[int, ...]
+    columns: Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class Rollouts:
+    """Completions of a batch and their rewards.
+
+    Attributes:
+        rows: The N prompts.
+        completions: Tokens, mask and log-probabilities `[K, N, G, T]`.
+        texts: The K*N*G completions as text, policy-major.
+        rewards: `[K, N, G, M]` scores of all M objectives, maximised; NaN where an objective does not apply.
+    """
+
+    rows: list[PromptRow]
+    completions: Completions
+    texts: list[str]
+    rewards: np.ndarray
+
+    @property
+    def token_count(self) -> int:
+        """Generated tokens."""
+        return int(self.completions.mask.sum())
+
+    def text(self, policy: int, prompt: int, sample: int = 0) -> str:
+        """One completion."""
+        _, prompts, group, _ = self.completions.tokens.shape
+        return self.texts[(policy * prompts + prompt) * group + sample]
+
+
+def roll_out(
+    population: PolicyPopulation,
+    objectives: ObjectiveSet,
+    rows: Sequence[PromptRow],
+    group_size: int,
+    params: SamplingParams,
+    seeds: Sequence[int],
+    *,
+    policies: Any = None,
+) -> Rollouts:
+    """Sample and score.
+
+    Args:
+        population: The policies.
+        objectives: What is measured.
+        rows: N prompts.
+        group_size: G.
+        params: How to sample.
+        seeds: One a policy.
+        policies: `[K, M]` parameters to run instead of the population's own slots; `[0, M]` runs the reference policy.
+
+    Raises:
+        ObjectiveError: A reward function misbehaved.
+    """
+    completions = sample(population, [list(row.ids) for row in rows], group_size, params, seeds, rows=policies)
+    count = completions.tokens.shape[0]
+    token_lists = completions.token_lists()
+    texts = [population.base.decode(ids) for ids in token_lists]
+    rewards = score(objectives, rows, group_size, count, texts, token_lists)
+    return Rollouts(list(rows), completions, texts, rewards)
+
+
+def score(
+    objectives: ObjectiveSet,
+    rows: Sequence[PromptRow],
+    group_size: int,
+    policies: int,
+    texts: Sequence[str],
+    token_lists: Sequence[Sequence[int]],
+    *,
+    training: bool = True,
+    check: bool = False,
+) -> np.ndarray:
+    """Rewards `[K, N, G, M]` of K*N*G completions, one call an objective for the whole population.
+
+    As in TRL, a chat prompt's completion is handed over as chat messages, a plain prompt's as text.
+
+    Args:
+        objectives: What is measured.
+        rows: N prompts.
+        group_size: G.
+        policies: K.
+        texts: K*N*G completions, policy-major.
+        token_lists: The same as token ids.
+        training: Off while measuring: rewards with a memory then do not learn from what they see.
+        check: Look for objectives that cannot be traded, as is done once before training.
+    """
+    spread = [row for _ in range(policies) for row in rows for _ in range(group_size)]
+    completions = [
+        text if isinstance(row.prompt, str) else [{"role": "assistant", "content": text}]
+        for row, text in zip(spread, texts, strict=True)
+    ]
+    names = rows[0].columns.keys()
+    columns = {name: [row.columns[name] for row in spread] for name in names}
+    ids = [list(tokens) for tokens in token_lists]
+    prompts = [row.prompt for row in spread]
+    if check:
+        scores = objectives.check(prompts, completions, columns, completion_ids=ids)
+    else:
+        scores = objectives.score(prompts, completions, columns, completion_ids=ids, training=training)
+    return scores.reshape(policies, len(rows), group_size, -1)

@@ -1,0 +1,290 @@
+"""How a reward function is called: TRL's convention, sync and async, and what its answer must look like.
+
+The convention is that of ``trl.GRPOTrainer``: keyword arguments ``prompts``, ``completions``, ``completion_ids``,
+every further dataset column by name (a list with one entry a row), and the trainer's own ``trainer_state``,
+``log_extra`` and ``log_metric``. We differ in one way only: a function without ``**kwargs`` is given just the
+parameters it names, where TRL would fail. So a function that runs in TRL runs here, unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import math
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pareto_align.errors import ObjectiveError
+
+__all__ = ["RewardCall", "StatefulReward", "is_async", "raised_error", "reads_rollouts", "rewards_array", "start_async"]
+
+RewardFunction = Callable[..., Any]
+
+#: Names that hold the rollouts themselves. A dataset column of one of these names would hide them.
+ROLLOUT_NAMES = ("prompts", "completions", "completion_ids")
+#: What TRL's trainer hands to every reward function beside the rollouts and the dataset columns.
+TRAINER_NAMES = ("trainer_state", "log_extra", "log_metric")
+#: Columns TRL holds back, because the rollouts replace them.
+REPLACED_COLUMNS = ("prompt", "completion", "completion_ids")
+
+
+def is_async(reward: RewardFunction) -> bool:
+    """Whether calling `reward` gives a coroutine: an async function, a partial of one, or an async ``__call__``."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    call = getattr(reward, "__call__", None)  # noqa: B004 - the bound method is what says whether it is async
+    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(call)
+
+
+def _parameters(reward: RewardFunction) -> tuple[tuple[inspect.Parameter, ...], bool] | None:
+    """The parameters of `reward` and whether it takes ``**kwargs``; None where Python cannot tell (some builtins)."""
+    try:
+        parameters = tuple(inspect.signature(reward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    return parameters, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def reads_rollouts(reward: RewardFunction) -> bool:
+    """Whether `reward` takes any of the prompts, completions or token ids, so that it can judge an answer at all."""
+    found = _parameters(reward)
+    if found is None:
+        return True
+    parameters, takes_all = found
+    return takes_all or any(p.name in ROLLOUT_NAMES for p in parameters)
+
+
+class StatefulReward(ABC):
+    """Base of reward functions that remember earlier batches, such as one that compares with a running mean.
+
+    Measuring must not move what is remembered, and a resumed run must remember the same; so the memory is only
+    changed while `learning` is true, and is part of a checkpoint.
+    """
+
+    learning: bool = True
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as plain numbers, strings and lists."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what `state_dict` took down."""
+
+
+class RewardCall:
+    """One batch as reward functions see it: the arguments of a call, chosen for each function.
+
+    Args:
+        prompts: B prompts, strings or lists of chat messages.
+        completions: B completions, strings or lists of chat messages.
+        columns: Further dataset columns, each a sequence of B entries.
+        completion_ids: B lists of token ids, or None where nothing was tokenized.
+        trainer_state: What TRL calls ``trainer_state``; passed on as it is.
+        log_extra: ``log_extra(column, values)`` as in TRL; without one, what is logged is dropped.
+        log_metric: ``log_metric(name, value)`` as in TRL; without one, what is logged is dropped.
+
+    Raises:
+        ObjectiveError: The lists differ in length, or a column has the name of something that is always passed.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        trainer_state: Any = None,
+        log_extra: Callable[..., Any] | None = None,
+        log_metric: Callable[..., Any] | None = None,
+    ) -> None:
+        self.prompts = list(prompts)
+        self.completions = list(completions)
+        self.completion_ids = None if completion_ids is None else list(completion_ids)
+        self.columns = {name: list(v) for name, v in (columns or {}).items() if name not in REPLACED_COLUMNS}
+        self._trainer: dict[str, Any] = {
+            "trainer_state": trainer_state,
+            "log_extra": log_extra or _drop,
+            "log_metric": log_metric or _drop,
+        }
+        count = len(self.completions)
+        if len(self.prompts) != count:
+            raise ObjectiveError(
+                f"There are {len(self.prompts)} prompts but {count} completions; give each completion its prompt."
+            )
+        if self.completion_ids is not None and len(self.completion_ids) != count:
+            raise ObjectiveError(
+                f"There are {len(self.completion_ids)} lists of completion ids but {count} completions."
+            )
+        for name, values in self.columns.items():
+            if name in (*ROLLOUT_NAMES, *TRAINER_NAMES):
+                raise ObjectiveError(
+                    f"The dataset column {name!r} has the name of an argument every reward function is given; "
+                    "rename the column."
+                )
+            if len(values) != count:
+                raise ObjectiveError(f"Column {name!r} has {len(values)} entries for {count} completions.")
+
+    def arguments(self, name: str, reward: RewardFunction) -> dict[str, Any]:
+        """The keyword arguments for `reward`, the function of the objective called `name`.
+
+        Every function gets lists of its own, so that one that pops or sorts cannot disturb the next.
+
+        Raises:
+            ObjectiveError: The function requires something that this batch does not have.
+        """
+        given: dict[str, Any] = {"prompts": list(self.prompts), "completions": list(self.completions)}
+        if self.completion_ids is not None:
+            given["completion_ids"] = list(self.completion_ids)
+        given.update({column: list(values) for column, values in self.columns.items()})
+        given.update(self._trainer)
+
+        found = _parameters(reward)
+        if found is None:
+            return given
+        parameters, takes_all = found
+        for parameter in parameters:
+            variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if variable or parameter.default is not parameter.empty:
+                continue
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise ObjectiveError(
+                    f"Objective {name!r}: the reward function takes {parameter.name!r} by position only, but "
+                    "reward functions are called with keyword arguments; drop the '/' from its signature."
+                )
+            if parameter.name not in given:
+                raise ObjectiveError(self._missing(name, parameter.name))
+        if takes_all:
+            return given
+        by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        return {key: value for key, value in given.items() if key in by_keyword}
+
+    def _missing(self, name: str, argument: str) -> str:
+        if argument == "completion_ids":
+            return f"Objective {name!r} needs completion_ids, but the completions came without token ids."
+        have = ", ".join(repr(column) for column in self.columns) or "no further columns"
+        return (
+            f"Objective {name!r} needs the column {argument!r}, which the prompts do not have (they have: {have}). "
+            "A reward function is given prompts, completions, completion_ids and the dataset's columns, by name."
+        )
+
+
+def _drop(*_args: Any, **_kwargs: Any) -> None:
+    """Stand-in for TRL's ``log_extra`` and ``log_metric`` where nobody asked for them."""
+
+
+def rewards_array(name: str, returned: Any, completions: Sequence[Any]) -> NDArray[np.float64]:
+    """Check what a reward function returned and bring it to an array [B]; None becomes NaN.
+
+    Args:
+        name: The objective's name, for the error.
+        returned: What the function returned: a list, tuple, array or tensor of B numbers or None.
+        completions: The B completions it was given.
+
+    Raises:
+        ObjectiveError: Not a list of B finite numbers or None.
+    """
+    count = len(completions)
+    if isinstance(returned, (str, bytes, Mapping)) or not isinstance(returned, Iterable):
+        hint = ""
+        if callable(returned):
+            hint = " The function given seems to make reward functions: call it once when defining the objective."
+        raise ObjectiveError(
+            f"Objective {name!r} returned a {type(returned).__name__} ({_excerpt(returned)}); expected a list of "
+            f"{count} numbers, one a completion.{hint}"
+        )
+    if getattr(returned, "ndim", 1) == 0:  # a 0-d array or tensor calls itself iterable and is not
+        raise ObjectiveError(f"Objective {name!r} returned a single number; expected a list of {count} numbers.")
+    values = list(returned)
+    if len(values) != count:
+        raise ObjectiveError(f"Objective {name!r} returned {len(values)} rewards for {count} completions.")
+
+    rewards = np.full(count, np.nan)
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        number = _number(value)
+        if number is None:
+            raise ObjectiveError(
+                f"Objective {name!r} returned {_excerpt(value)} (a {type(value).__name__}) for completion {row} of "
+                f"{count}; a reward is a number, or None where the objective does not apply."
+            )
+        if not math.isfinite(number):
+            raise ObjectiveError(
+                f"Objective {name!r} returned {number} for completion {row} of {count}, "
+                f"{_excerpt(completions[row])}; return a finite number, or None where the objective does not apply."
+            )
+        rewards[row] = number
+    return rewards
+
+
+def _number(value: Any) -> float | None:
+    """`value` as a float, or None if it is not one number. Text that reads like a number is still text."""
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 0) != 0:
+        return None
+    if hasattr(value, "detach"):  # a tensor still in an autograd graph warns when it is turned into a number
+        value = value.detach()
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def _excerpt(value: Any, length: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def raised_error(name: str, error: Exception, batch: RewardCall) -> ObjectiveError:
+    """The error to raise from one that a reward function raised."""
+    if isinstance(error, ObjectiveError):
+        return ObjectiveError(f"Objective {name!r}: {error}")
+    hint = ""
+    if isinstance(error, TypeError) and "string indices" in str(error) and isinstance(batch.completions[0], str):
+        hint = (
+            " The function seems to expect chat messages, and these completions are plain text, because the prompts "
+            "are; give the prompts as lists of messages."
+        )
+    return ObjectiveError(f"Objective {name!r} raised {type(error).__name__}: {error}.{hint}")
+
+
+class _EventLoopThread:
+    """One event loop on a daemon thread, for the life of the process.
+
+    A loop of its own makes async rewards work where the caller already runs one (notebooks); a *lasting* one lets
+    HTTP clients keep their connections from step to step, since those belong to the loop that opened them.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="pareto-align-rewards", daemon=True).start()
+
+
+_loop_thread: _EventLoopThread | None = None
+_loop_lock = threading.Lock()
+
+
+def start_async(awaitable: Awaitable[Any]) -> Future[Any]:
+    """Run `awaitable` on the background event loop, concurrently with all others there; wait on what is returned."""
+    global _loop_thread
+    with _loop_lock:
+        # Threads do not survive a fork: a child process needs a loop of its own.
+        if _loop_thread is None or _loop_thread.pid != os.getpid():
+            _loop_thread = _EventLoopThread()
+        return asyncio.run_coroutine_threadsafe(_await(awaitable), _loop_thread.loop)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

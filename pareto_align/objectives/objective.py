@@ -1,0 +1,430 @@
+"""What is being optimized: objectives, their direction and bounds, and the scoring of completions.
+
+An `Objective` is a named reward function with a direction, a range and a role; an `ObjectiveSet` scores a batch of
+completions under all of them. Inside the package everything is maximized: a minimized objective is negated here, at
+the door, and `ObjectiveSet.to_user` turns values back into the user's own units.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_align.errors import ObjectiveError, ParetoAlignWarning
+from pareto_align.objectives.calling import (
+    RewardCall,
+    StatefulReward,
+    is_async,
+    raised_error,
+    reads_rollouts,
+    rewards_array,
+    start_async,
+)
+
+__all__ = ["Objective", "ObjectiveSet"]
+
+ROLES = ("optimize", "constrain", "audit")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to care about: a named reward function, its direction, its range and its role.
+
+    Args:
+        name: How it is called in results, figures and preferences.
+        reward: ``reward(prompts, completions, **columns) -> list[float | None]``, TRL's signature, sync or async.
+            It is called with keyword arguments; None means that the objective does not apply to that completion.
+        maximize: Whether more is better.
+        bounds: The lowest and highest reward possible, in the user's units. Known bounds give the objective a scale
+            that does not depend on the model at hand.
+        role: "optimize" (traded against the others), "constrain" (kept at its threshold) or "audit" (measured and
+            reported, never optimized).
+        at_least: With role "constrain": the mean reward must not fall below this, in the user's units.
+        at_most: With role "constrain": the mean reward must not rise above this. The side of the threshold is the
+            direction, so `maximize` becomes False.
+
+    Raises:
+        ObjectiveError: Any of these is not of the form above.
+    """
+
+    name: str
+    reward: Callable[..., Any]
+    _: KW_ONLY
+    maximize: bool = True
+    bounds: tuple[float, float] | None = None
+    role: str = "optimize"
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ObjectiveError(f"An objective's name must be a non-empty string. Found {self.name!r}.")
+        self._check_reward()
+        if not isinstance(self.maximize, bool):
+            raise ObjectiveError(f"Objective {self.name!r}: maximize must be True or False. Found {self.maximize!r}.")
+        if self.role not in ROLES:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: role must be one of {', '.join(ROLES)}. Found {self.role!r}."
+            )
+        if self.bounds is not None:
+            object.__setattr__(self, "bounds", self._checked_bounds(self.bounds))
+        for field in ("at_least", "at_most"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, self._finite(value, field))
+        self._check_threshold()
+
+    def _check_reward(self) -> None:
+        if inspect.isclass(self.reward):
+            raise ObjectiveError(
+                f"Objective {self.name!r}: the reward is the class {self.reward.__name__} itself; create one: "
+                f"{self.reward.__name__}()."
+            )
+        if not callable(self.reward):
+            raise ObjectiveError(
+                f"Objective {self.name!r}: the reward must be a function (prompts, completions, **columns) -> list "
+                f"of numbers. Found {self.reward!r}."
+            )
+        if not reads_rollouts(self.reward):
+            raise ObjectiveError(
+                f"Objective {self.name!r}: the reward function takes none of prompts, completions, completion_ids, "
+                "so it cannot judge a completion. Arguments are passed by these names; if the function makes "
+                "reward functions, call it first."
+            )
+
+    def _finite(self, value: Any, what: str) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, str) or not math.isfinite(number):
+            raise ObjectiveError(f"Objective {self.name!r}: {what} must be a finite number. Found {value!r}.")
+        return number
+
+    def _checked_bounds(self, bounds: Any) -> tuple[float, float]:
+        try:
+            low, high = bounds
+        except (TypeError, ValueError):
+            raise ObjectiveError(
+                f"Objective {self.name!r}: bounds must be a pair (lowest, highest). Found {bounds!r}."
+            ) from None
+        low, high = self._finite(low, "the lower bound"), self._finite(high, "the upper bound")
+        if not low < high:
+            hint = f"did you mean ({high:g}, {low:g})?" if high < low else "an objective of one value cannot be traded."
+            raise ObjectiveError(
+                f"Objective {self.name!r}: bounds must be (lowest, highest), also where less is better. "
+                f"Found ({low:g}, {high:g}); {hint}"
+            )
+        return low, high
+
+    def _check_threshold(self) -> None:
+        thresholds = {f: v for f in ("at_least", "at_most") if (v := getattr(self, f)) is not None}
+        if self.role != "constrain":
+            if thresholds:
+                raise ObjectiveError(
+                    f"Objective {self.name!r}: {' and '.join(thresholds)} needs role='constrain'. To ask for a "
+                    "minimum only when choosing from the finished front, use front.select(..., at_least=...)."
+                )
+            return
+        if not thresholds:
+            raise ObjectiveError(f"Objective {self.name!r}: role 'constrain' needs a threshold, at_least or at_most.")
+        if len(thresholds) == 2:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: give at_least or at_most, not both; for a band, define two objectives "
+                "with the same reward function."
+            )
+        ((field, value),) = thresholds.items()
+        if self.bounds is not None and not self.bounds[0] <= value <= self.bounds[1]:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: {field}={value:g} lies outside the bounds {self.bounds}, so it is "
+                "either always or never met."
+            )
+        if field == "at_least" and not self.maximize:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: maximize=False contradicts at_least={value:g}; a minimized quantity is "
+                "constrained with at_most."
+            )
+        if field == "at_most":
+            object.__setattr__(self, "maximize", False)
+
+    @property
+    def maximized_bounds(self) -> tuple[float, float] | None:
+        """The bounds in the units used inside, where more is better."""
+        if self.bounds is None or self.maximize:
+            return self.bounds
+        return -self.bounds[1], -self.bounds[0]
+
+    @property
+    def maximized_threshold(self) -> float | None:
+        """What a constrained objective must at least reach, in the units used inside; None without a constraint."""
+        if self.at_least is not None:
+            return self.at_least
+        return None if self.at_most is None else -self.at_most
+
+
+class ObjectiveSet(Sequence[Objective]):
+    """All objectives of a run, in the user's order, and the scoring of completions under them.
+
+    Args:
+        objectives: M objectives, at least one of role "optimize", no two of one name.
+
+    Attributes:
+        reward_calls: Completions judged so far, counted once an objective.
+        reward_seconds: Wall-clock seconds spent scoring so far.
+
+    Raises:
+        ObjectiveError: No objectives, something that is no `Objective`, a name twice, or none to optimize.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        if isinstance(objectives, Objective):
+            raise ObjectiveError("Give a list of objectives, also for a single one.")
+        self._objectives = tuple(objectives)
+        for position, objective in enumerate(self._objectives):
+            if not isinstance(objective, Objective):
+                raise ObjectiveError(
+                    f"Objective {position} is {objective!r}; wrap it as Objective(name, reward_function)."
+                )
+        names = [objective.name for objective in self._objectives]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ObjectiveError(f"Two objectives are called {twice[0]!r}; names must differ.")
+        if not self.axes:
+            raise ObjectiveError("At least one objective must have role 'optimize'; otherwise nothing is trained.")
+        self.reward_calls = 0
+        self.reward_seconds = 0.0
+        self._warned_bounds: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._objectives)
+
+    @overload
+    def __getitem__(self, index: int) -> Objective: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Objective, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Objective | tuple[Objective, ...]:
+        return self._objectives[index]
+
+    def __iter__(self) -> Iterator[Objective]:
+        return iter(self._objectives)
+
+    def __repr__(self) -> str:
+        return f"ObjectiveSet({list(self._objectives)!r})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The M names, in the user's order."""
+        return tuple(objective.name for objective in self._objectives)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The m columns that are optimized, among all M."""
+        return tuple(i for i, objective in enumerate(self._objectives) if objective.role == "optimize")
+
+    @property
+    def M(self) -> int:
+        """The number of all objectives."""
+        return len(self._objectives)
+
+    @property
+    def m(self) -> int:
+        """The number of optimized objectives."""
+        return len(self.axes)
+
+    @property
+    def maximize(self) -> NDArray[np.bool_]:
+        """[M], whether more is better in the user's units."""
+        return np.array([objective.maximize for objective in self._objectives], dtype=bool)
+
+    @property
+    def constraints(self) -> tuple[tuple[int, float], ...]:
+        """(column, what it must at least reach) of each constrained objective, maximized units."""
+        pairs = ((i, objective.maximized_threshold) for i, objective in enumerate(self._objectives))
+        return tuple((i, threshold) for i, threshold in pairs if threshold is not None)
+
+    def to_user(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Flip the minimized columns of maximized values [..., M], giving the user's units. Its own inverse.
+
+        Standard errors have no sign and stay as they are.
+        """
+        array = np.asarray(values, dtype=np.float64)
+        if array.ndim == 0 or array.shape[-1] != self.M:
+            raise ObjectiveError(f"Values must have {self.M} columns, one an objective. Found shape {array.shape}.")
+        return np.where(self.maximize, array, -array) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+    def score(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        training: bool = True,
+        trainer_state: Any = None,
+        log_extra: Callable[..., Any] | None = None,
+        log_metric: Callable[..., Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """Score B completions under all objectives.
+
+        Async rewards run concurrently with each other and with the sync ones, which run one after the other in the
+        calling thread (some, such as math_verify's, need the main thread). Works inside a running event loop too.
+
+        Args:
+            prompts: B prompts, strings or lists of chat messages.
+            completions: B completions, strings or lists of chat messages.
+            columns: Further dataset columns by name, B entries each.
+            completion_ids: B lists of token ids.
+            training: False when measuring: rewards with a memory (`conciseness`) then judge but do not learn.
+            trainer_state: Passed on to the reward functions under TRL's name.
+            log_extra: Passed on likewise.
+            log_metric: Passed on likewise.
+
+        Returns:
+            Rewards [B, M], maximized; NaN where an objective returned None.
+
+        Raises:
+            ObjectiveError: A reward function raised, or returned anything but B finite numbers or None.
+        """
+        batch = RewardCall(
+            prompts,
+            completions,
+            columns,
+            completion_ids,
+            trainer_state=trainer_state,
+            log_extra=log_extra,
+            log_metric=log_metric,
+        )
+        count = len(batch.completions)
+        if count == 0:
+            return np.empty((0, self.M))
+        started = time.perf_counter()
+        memories = self._memories().values()
+        learning = [memory.learning for memory in memories]
+        try:
+            for memory, was in zip(memories, learning, strict=True):
+                memory.learning = was and training
+            returned = self._call_all(batch)
+        finally:
+            for memory, was in zip(memories, learning, strict=True):
+                memory.learning = was
+            self.reward_seconds += time.perf_counter() - started
+        rewards = np.stack(
+            [rewards_array(o.name, r, batch.completions) for o, r in zip(self, returned, strict=True)], axis=1
+        )
+        self.reward_calls += rewards.size
+        self._warn_outside_bounds(rewards)
+        return self.to_user(rewards)  # the flip is its own inverse
+
+    def check(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> NDArray[np.float64]:
+        """Score once before training, where a useless objective is still cheap to find; nothing is learned from it.
+
+        Returns:
+            Rewards [B, M] as `score` gives them.
+
+        Raises:
+            ObjectiveError: As `score`; also when an objective applies to none of the completions.
+
+        Warns:
+            ParetoAlignWarning: An optimized objective is the same for all completions.
+        """
+        rewards = self.score(prompts, completions, columns, completion_ids, training=False)
+        if len(rewards) == 0:
+            raise ObjectiveError("There are no completions to check the objectives on.")
+        for objective, column in zip(self, rewards.T, strict=True):
+            measured = column[~np.isnan(column)]
+            if len(measured) == 0:
+                raise ObjectiveError(
+                    f"Objective {objective.name!r} returned None for all {len(column)} completions: it applies to "
+                    "none of these prompts. Check the dataset columns it reads, or leave it out."
+                )
+            if objective.role == "optimize" and len(measured) > 1 and np.ptp(measured) == 0:
+                value = measured[0] if objective.maximize else -measured[0]
+                warnings.warn(
+                    f"Objective {objective.name!r} is {value:g} for all {len(measured)} completions; while it does "
+                    "not vary it cannot be traded against the others.",
+                    ParetoAlignWarning,
+                    stacklevel=2,
+                )
+        return rewards
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rewards with a memory have learned, by objective name; plain numbers."""
+        return {name: memory.state_dict() for name, memory in self._memories().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give the rewards with a memory back what `state_dict` took down.
+
+        Raises:
+            ObjectiveError: The state is of other objectives.
+        """
+        memories = self._memories()
+        if set(state) != set(memories):
+            raise ObjectiveError(
+                f"The state is of the objectives {sorted(state)}, but those with a memory are {sorted(memories)}."
+            )
+        for name, memory in memories.items():
+            memory.load_state_dict(state[name])
+
+    def _memories(self) -> dict[str, StatefulReward]:
+        rewards: dict[str, Any] = {objective.name: objective.reward for objective in self}
+        return {name: reward for name, reward in rewards.items() if isinstance(reward, StatefulReward)}
+
+    def _call_all(self, batch: RewardCall) -> list[Any]:
+        """What each reward function returns, in order. The first one that fails stops the others."""
+        arguments = [batch.arguments(objective.name, objective.reward) for objective in self]
+        returned: list[Any] = [None] * self.M
+        running: dict[int, Future[Any]] = {}
+        # The async ones start first, so that they wait for their servers while the sync ones compute.
+        order = sorted(range(self.M), key=lambda i: not is_async(self[i].reward))
+        failing = order[0]
+        try:
+            for i in order:
+                failing = i
+                returned[i] = self[i].reward(**arguments[i])
+                if inspect.isawaitable(returned[i]):
+                    running[i] = start_async(returned[i])
+            wait(running.values(), return_when=FIRST_EXCEPTION)
+            # Finished ones first: one that failed is found before one that is still running is waited for.
+            for i in sorted(running, key=lambda i: not running[i].done()):
+                failing = i
+                returned[i] = running[i].result()
+        except Exception as error:
+            raise raised_error(self[failing].name, error, batch) from error
+        finally:
+            for future in running.values():
+                future.cancel()  # no effect once done; on Ctrl-C it stops the requests under way
+        return returned
+
+    def _warn_outside_bounds(self, rewards: NDArray[np.float64]) -> None:
+        """Warn, once an objective, of rewards [B, M] (user's units) outside its bounds; they are used as they are."""
+        for objective, column in zip(self, rewards.T, strict=True):
+            if objective.bounds is None or objective.name in self._warned_bounds:
+                continue
+            low, high = objective.bounds
+            slack = 1e-6 * (high - low)  # rewards computed in float32 may miss a bound by rounding
+            outside = column[(column < low - slack) | (column > high + slack)]  # comparisons with NaN are false
+            if len(outside):
+                self._warned_bounds.add(objective.name)
+                warnings.warn(
+                    f"Objective {objective.name!r} returned {outside[0]:g}, outside its bounds ({low:g}, {high:g}). "
+                    "Rewards are not clipped; correct the bounds, which set this objective's scale.",
+                    ParetoAlignWarning,
+                    stacklevel=3,
+                )

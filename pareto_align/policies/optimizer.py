@@ -1,0 +1,93 @@
+"""AdamW over stacked policy slots: one row a policy, each with its own step count, clipping and reset."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["PopulationAdamW"]
+
+
+class PopulationAdamW:
+    """Decoupled Adam on parameters `[K, M]`, every row stepped as if it were alone.
+
+    Adam: arXiv 1412.6980; decoupled weight decay: arXiv 1711.05101. Each row's update equals `torch.optim.AdamW`'s.
+
+    Args:
+        parameters: `[K, M]` float32, updated in place.
+        betas: Decay rates of the two moments.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled decay, multiplied by the learning rate.
+        max_norm: A policy's gradient is scaled down to this L2 norm, its neighbours' are untouched; None turns it off.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_norm: float | None = 1.0,
+    ) -> None:
+        self.parameters = parameters
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.max_norm = max_norm
+        self.mean = torch.zeros_like(parameters)
+        self.square = torch.zeros_like(parameters)
+        self.steps = torch.zeros(parameters.shape[0], 1, dtype=torch.float32, device=parameters.device)
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, learning_rate: float | Tensor) -> Tensor:
+        """Take one step; a policy whose gradient is not finite keeps its parameters and moments.
+
+        Args:
+            grad: `[K, M]` gradient of the loss.
+            learning_rate: One rate, or `[K]` rates.
+
+        Returns:
+            `[K]` gradient norms before clipping; not finite where a policy was skipped.
+        """
+        norms = grad.norm(dim=1, keepdim=True)
+        sound = torch.isfinite(norms)
+        grad = torch.where(sound, grad, torch.zeros_like(grad))
+        if self.max_norm is not None:
+            grad = grad * (self.max_norm / (norms + 1e-6)).clamp(max=1.0).where(sound, torch.ones_like(norms))
+        rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=grad.device).reshape(-1, 1) * sound
+        first, second = self.betas
+        self.steps += sound
+        self.mean.lerp_(grad, (1 - first) * sound.to(grad.dtype))
+        self.square.lerp_(grad * grad, (1 - second) * sound.to(grad.dtype))
+        steps = self.steps.clamp(min=1)
+        scale = (self.square / _bias(second, steps)).sqrt_().add_(self.eps)
+        if self.weight_decay:
+            self.parameters.mul_(1 - rate * self.weight_decay)
+        self.parameters.sub_(rate * (self.mean / _bias(first, steps)) / scale)
+        return norms.squeeze(1)
+
+    @torch.no_grad()
+    def reset(self, slot: int) -> None:
+        """Forget the moments and step count of one policy, as for a freshly made optimizer."""
+        self.mean[slot].zero_()
+        self.square[slot].zero_()
+        self.steps[slot].zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments `[K, M]` and step counts `[K, 1]`."""
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy a saved state into this optimizer."""
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.steps.copy_(state["steps"])
+
+
+def _bias(beta: float, steps: Tensor) -> Tensor:
+    """Adam's bias correction `1 - beta**steps`, where a plain difference loses four digits of float32 at first."""
+    return -torch.expm1(steps * math.log(beta)) if beta > 0 else torch.ones_like(steps)

@@ -1,0 +1,171 @@
+"""Trained adapters on their base model: load one, answer prompts with any.
+
+The base is loaded by the name the run recorded. `Server` keeps one copy and switches adapters on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pareto_align.errors import ConfigError, ModelError
+from pareto_align.policies.base import Base, load_base
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from pareto_align.policies.base import Prompt
+
+__all__ = ["Server", "load_adapter", "recorded_base"]
+
+
+def recorded_base(described: Mapping[str, Any], **load: Any) -> Base:
+    """Load the base model that a front was trained on.
+
+    Args:
+        described: The `base` entry of the front's record.
+        **load: Overrides for `load_base`, such as `device` or `dtype`.
+
+    Raises:
+        ModelError: The run was given a model in memory, so there is no name to load by.
+    """
+    name = described.get("name")
+    if not name:
+        raise ModelError(
+            "The run was given its base model in memory, so the front does not know where to load it from. "
+            "Pass it: load_model(base=...)."
+        )
+    options: dict[str, Any] = {"dtype": described.get("dtype") or "auto"}
+    if described.get("gguf_file"):
+        options["gguf_file"] = described["gguf_file"]
+    template = described.get("use_chat_template", described.get("chat_template_used"))
+    if template is not None:
+        options["use_chat_template"] = bool(template)
+    return load_base(name, **{**options, **load})
+
+
+def load_adapter(described: Mapping[str, Any], folder: Path, name: str, base: Any = None, **load: Any) -> PeftModel:
+    """The base model with one adapter on it, in eval mode.
+
+    Args:
+        described: The `base` entry of the front's record.
+        folder: A PEFT folder.
+        name: The member's name, which becomes the adapter's.
+        base: A model, a `Base`, a name, or a `PeftModel` to add the adapter to; the recorded base if None.
+        **load: Passed to `load_base` where a base has to be loaded.
+
+    Raises:
+        ModelError: There is no base to load, or the adapter does not fit it.
+    """
+    from peft import PeftModel
+
+    # a module's name may not contain a dot, and adapters are modules
+    adapter = name.replace(".", "-")
+    if isinstance(base, PeftModel):
+        if adapter not in base.peft_config:
+            _attempt(folder, lambda: base.load_adapter(str(folder), adapter_name=adapter))
+        base.set_adapter(adapter)
+        return base.eval()
+    if base is None:
+        model = recorded_base(described, **load).model
+    elif isinstance(base, Base):
+        model = base.model
+    elif isinstance(base, torch.nn.Module):
+        model = base
+    else:
+        model = recorded_base({**described, "name": base}, **load).model
+    if getattr(model, "peft_config", None):
+        raise ModelError(
+            "This base model already carries adapters. Pass the PeftModel that the first load_model returned: it "
+            "takes further members and switches between them."
+        )
+    loaded: PeftModel = _attempt(folder, lambda: PeftModel.from_pretrained(model, str(folder), adapter_name=adapter))
+    return loaded.eval()
+
+
+def _attempt(folder: Path, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"The adapter in {folder} cannot be put on this base model: {error}") from error
+
+
+class Server:
+    """One copy of a base model that answers with any adapter of a front.
+
+    Nothing is loaded before the first prompt.
+
+    Args:
+        described: The `base` entry of the front's record.
+        max_new_tokens: Length limit where a call gives none.
+        base: The base model where it is at hand; it carries the adapters until `close`.
+    """
+
+    def __init__(self, described: Mapping[str, Any], *, max_new_tokens: int = 128, base: Base | None = None) -> None:
+        self._described = dict(described)
+        self._length = max_new_tokens
+        self._base = base
+        self._model: PeftModel | None = None
+
+    def generate(
+        self, folder: Path, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any
+    ) -> list[str]:
+        """Answer prompts with the adapter in `folder`.
+
+        Args:
+            folder: A PEFT folder; its name is the adapter's.
+            prompts: One prompt or several.
+            batch_size: Prompts answered at a time.
+            **kw: Passed to `generate` of transformers.
+
+        Returns:
+            One completion a prompt, without the prompt and without special tokens.
+
+        Raises:
+            PromptError: A prompt is empty, or neither text nor chat messages.
+            ModelError: The base or the adapter cannot be loaded.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"`batch_size` must be at least 1. Found {batch_size}.")
+        if self._base is None:
+            self._base = recorded_base(self._described)
+        base = self._base
+        encoded = [base.encode(prompt) for prompt in _several(prompts)]
+        # the adapters go on the one base model: first on it bare, then beside those it has
+        model = load_adapter(self._described, folder, folder.name, self._model or base)
+        self._model = model
+        options: dict[str, Any] = {"max_new_tokens": self._length, "pad_token_id": base.tokenizer.pad_token_id}
+        if base.stop_ids:
+            options["eos_token_id"] = list(base.stop_ids)
+        options.update(kw)
+        answers: list[str] = []
+        for start in range(0, len(encoded), batch_size):
+            batch = encoded[start : start + batch_size]
+            width = max(map(len, batch))
+            padded = [[base.tokenizer.pad_token_id] * (width - len(row)) + row for row in batch]
+            mask = [[0] * (width - len(row)) + [1] * len(row) for row in batch]
+            with torch.inference_mode():
+                out = model.generate(
+                    input_ids=torch.tensor(padded, device=base.device),
+                    attention_mask=torch.tensor(mask, device=base.device),
+                    **options,
+                )
+            answers += [base.decode(row) for row in out[:, width:].tolist()]
+        return answers
+
+    def close(self) -> None:
+        """Take the adapters off the base model and let go of it."""
+        if self._model is not None:
+            self._model.unload()
+        self._model = self._base = None
+
+
+def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts, where one prompt may be given bare: a string, or one conversation."""
+    if isinstance(prompts, str):
+        return [prompts]
+    listed: list[Any] = list(prompts)
+    return [listed] if listed and isinstance(listed[0], dict) else listed

@@ -1,0 +1,203 @@
+"""The model card: README.md of a front folder, as the Hugging Face Hub reads it.
+
+Names, reasons, prompts and completions are other people's text. Inline they are escaped for Markdown and HTML; samples
+stand in code fences longer than any fence inside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pareto_align.errors import FrontFileError, ParetoAlignError
+from pareto_align.report.attained import front_hypervolume
+from pareto_align.report.table import escape_markdown, front_table, markdown_table
+
+if TYPE_CHECKING:
+    from pareto_align.front.storage import FrontRecord, ObjectiveRecord
+
+__all__ = ["fenced", "hub_id", "model_card", "write_card"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def model_card(record: FrontRecord, *, folder: str = "members") -> str:
+    """The text of README.md for a folder of adapters.
+
+    Args:
+        record: The front.
+        folder: Where the adapters lie relative to the card; "" for beside it.
+    """
+    parts = [
+        _metadata(record),
+        _introduction(record),
+        "## Members\n\n" + markdown_table(front_table(record)) + "\n\n" + _reading(record),
+        "## Load one\n\n" + _loading(record, folder),
+        "## What was optimized\n\n" + "\n".join(_objective_line(o) for o in record.objectives),
+        _cost(record.cost),
+        _samples(record),
+        "## Limits\n\n" + _limits(record),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_card(record: FrontRecord, folder: str | os.PathLike[str]) -> Path:
+    """Write README.md into a front folder.
+
+    Raises:
+        FrontFileError: The disk does not take it.
+    """
+    path = Path(folder) / "README.md"
+    try:
+        path.write_text(model_card(record), encoding="utf-8")
+    except OSError as error:
+        raise FrontFileError(f"Cannot write the model card {path}: {error}") from error
+    return path
+
+
+def hub_id(name: Any) -> str | None:
+    """The name if it can be a model id on the Hub; None for paths, other schemes and nothing."""
+    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf") else None
+
+
+def _metadata(record: FrontRecord) -> str:
+    """The YAML header. JSON strings are YAML strings, so quoting by `json.dumps` keeps any name on its line."""
+    lines = ["---", "library_name: peft", "pipeline_tag: text-generation"]
+    base = hub_id(record.base.get("name"))
+    if base:
+        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: adapter"]
+    lines += ["tags:", "- pareto-align", "- lora", "- multi-objective", "- reinforcement-learning"]
+    return "\n".join([*lines, "---"])
+
+
+def _introduction(record: FrontRecord) -> str:
+    names = [o.name for o in record.objectives if o.role == "optimize"]
+    count = len(record.members)
+    listed = ", ".join(map(escape_markdown, names[:-1]))
+    listed = f"{listed} and {escape_markdown(names[-1])}" if listed else escape_markdown(names[-1])
+    base = record.base.get("name")
+    on = f" for {_code(str(base))}" if base else ""
+    text = (
+        f"# A Pareto front on {listed}\n\n"
+        f"{count} LoRA adapter{'' if count == 1 else 's'}{on}. Each makes another trade between the objectives, and "
+        "none is beaten by another on all of them. Pick the one whose trade you want."
+    )
+    try:
+        volume = front_hypervolume(record)
+    except ParetoAlignError:
+        return text
+    return f"{text}\n\nHypervolume on the frozen scale of the objectives: {volume}."
+
+
+def _reading(record: FrontRecord) -> str:
+    counts = sorted({int(member.estimate.n) for member in record.members})
+    prompts = "no" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    chosen = (
+        "held-out prompts that nothing was chosen on"
+        if record.split == "report"
+        else "held-out prompts on which the members were also chosen, so that the best values are a little flattering"
+    )
+    return f"Means ± 1.96 standard errors (95 % intervals) over {prompts} {chosen}. ↑ more is better, ↓ less is better."
+
+
+def _loading(record: FrontRecord, folder: str) -> str:
+    # `adapter` is the folder's real name, which is the id made safe
+    first = PurePosixPath(record.members[0].adapter or record.members[0].id).name if record.members else "MEMBER"
+    path = f"{folder}/{first}" if folder else first
+    base = record.base
+    name = hub_id(base.get("name")) or "path/to/the/base/model"
+    options = "".join(f", {key}={json.dumps(base[key])}" for key in ("revision", "gguf_file") if base.get(key))
+    code = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{options})",
+        f"model = PeftModel.from_pretrained(base, {json.dumps(path)})",
+    ]
+    after = "The tokenizer is the base model's."
+    if base.get("use_chat_template", base.get("chat_template_used")):
+        after += " Prompts were sent as user turns of its chat template; do the same."
+    return fenced("\n".join(code), "python") + "\n\n" + after
+
+
+def _objective_line(objective: ObjectiveRecord) -> str:
+    direction = "maximized" if objective.maximize else "minimized"
+    if objective.role == "audit":
+        direction = f"audited, {'more' if objective.maximize else 'less'} is better; measured, never optimized"
+    elif objective.role == "constrain":
+        direction = "constrained"
+    limits = [f"at least {objective.at_least:g}"] if objective.at_least is not None else []
+    limits += [f"at most {objective.at_most:g}"] if objective.at_most is not None else []
+    if objective.bounds is not None:
+        limits.append(f"between {objective.bounds[0]:g} and {objective.bounds[1]:g}")
+    about = f". {escape_markdown(objective.description)}" if objective.description else ""
+    return f"- **{escape_markdown(objective.name)}**: {', '.join([direction, *limits])}{about}"
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    """Whatever the run counted, under the names it counted it by."""
+    rows = [(str(key).replace("_", " "), value) for key, value in cost.items() if isinstance(value, int | float | str)]
+    if not rows:
+        return ""
+    lines = [f"- {escape_markdown(key)}: {escape_markdown(_amount(value))}" for key, value in rows]
+    return "## What it cost\n\n" + "\n".join(lines)
+
+
+def _amount(value: float | str) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _samples(record: FrontRecord) -> str:
+    """One answer of each member to the same prompt where there is one, else to its own first."""
+    blocks = []
+    for member in record.members:
+        if member.sample:
+            pair = member.sample[0]
+            blocks.append(
+                f"**{escape_markdown(member.id)}**, asked:\n\n{fenced(_text(pair.get('prompt')))}\n\nanswers:\n\n"
+                f"{fenced(_text(pair.get('completion')))}"
+            )
+    return "## Samples\n\nGenerated text, as it came.\n\n" + "\n\n".join(blocks) if blocks else ""
+
+
+def _text(value: Any) -> str:
+    """A prompt or completion as text; chat messages as their turns."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        turns = [turn for turn in value if isinstance(turn, Mapping)]
+        return "\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
+    return "" if value is None else str(value)
+
+
+def _limits(record: FrontRecord) -> str:
+    lines = [
+        "The values hold for prompts like those of the run, scored by the run's own reward functions; a reward is a "
+        "stand-in for what is wanted, and an adapter may have found its weak spots.",
+        "What was not measured may have got worse. The base model's own limits, license and intended use apply.",
+    ]
+    if not any(o.role == "audit" for o in record.objectives):
+        lines.append("No objective was kept aside as an audit, so nothing here tells progress from reward hacking.")
+    if record.split != "report":
+        lines.append("Members were chosen on the very prompts the table is about.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Inline code that no backtick or line break in the text can end early."""
+    text = " ".join(text.split())
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any run of backticks inside; control characters are shown as �."""
+    text = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text.replace("\r\n", "\n"))
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language or 'text'}\n{text}\n{fence}"

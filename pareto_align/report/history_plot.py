@@ -1,0 +1,180 @@
+"""How the front grew: hypervolume and each policy's objectives over the training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pareto_align.errors import FrontFileError
+from pareto_align.report import style
+from pareto_align.report.journal import Event, events_of, numbers_of, policy_preferences, table_of
+from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pareto_align.front.storage import FrontRecord
+
+__all__ = ["HistoryInfo", "Series", "draw_history", "history_info"]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A value of each policy over steps.
+
+    Attributes:
+        steps: [s] training steps, increasing.
+        values: [s, K, M] in the user's units, NaN where nothing was measured.
+        halfwidth: [s, K, M] of 95 % intervals, or None.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    halfwidth: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryInfo:
+    """The numbers of a run's history.
+
+    Attributes:
+        axes: All M objectives.
+        preferences: [K, m] of the policies, NaN where not known.
+        steps: [e] steps at which the front was measured.
+        hypervolume: [e] on the frozen frame.
+        hypervolume_low: [e] lower ends of the 95 % intervals, NaN where not known.
+        hypervolume_high: [e] upper ends.
+        members: [e] how many members the front had.
+        training: Means over the training prompts of each step.
+        evaluation: Means over the held-out prompts.
+        first: Name of the first optimised objective, which the colors stand for.
+        second: Name of the other one if there are just two.
+        untrained: [M] means of the untrained model, or None if the journal does not say.
+        untrained_hypervolume: Hypervolume of the untrained model alone, or None.
+    """
+
+    axes: tuple[Axis, ...]
+    preferences: np.ndarray
+    steps: np.ndarray
+    hypervolume: np.ndarray
+    hypervolume_low: np.ndarray
+    hypervolume_high: np.ndarray
+    members: np.ndarray
+    training: Series
+    evaluation: Series
+    first: str
+    second: str | None
+    untrained: np.ndarray | None = None
+    untrained_hypervolume: float | None = None
+
+
+def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
+    """Gather what `draw_history` draws from a run's journal.
+
+    Raises:
+        FrontFileError: The journal has no training steps; a front folder alone does not carry it.
+    """
+    axes = axes_of(record)
+    spanning = [axes[i].name for i in optimized(record)]
+    steps, measurements = events_of(history, "step"), events_of(history, "evaluation")
+    if not steps and not measurements:
+        raise FrontFileError(
+            "This front has no training history. It is in `journal.jsonl` of the run folder: load that folder "
+            "with ParetoFront.load, not only the front inside it."
+        )
+    training, evaluation = table_of(steps, "values", len(axes)), table_of(measurements, "values", len(axes))
+    spread = table_of(measurements, "stderr", len(axes))
+    if spread.shape != evaluation.shape:
+        spread = np.full(evaluation.shape, np.nan)
+    policies = max(training.shape[1], evaluation.shape[1])
+    start = next((event for event in history if event.get("event") == "start"), {})
+    untrained = table_of([{"reference": [start.get("reference")]}], "reference", len(axes)).ravel()
+    volume = numbers_of([{"value": value} for value in start.get("reference_hypervolume") or []], "value")
+    return HistoryInfo(
+        axes=axes,
+        preferences=policy_preferences(history, policies, len(spanning)),
+        steps=np.array([int(event["step"]) for event in measurements], dtype=int),
+        hypervolume=numbers_of(measurements, "hypervolume"),
+        hypervolume_low=numbers_of(measurements, "hypervolume_low"),
+        hypervolume_high=numbers_of(measurements, "hypervolume_high"),
+        members=numbers_of(measurements, "members"),
+        training=Series(np.array([int(event["step"]) for event in steps], dtype=int), training),
+        evaluation=Series(
+            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, INTERVAL * spread
+        ),
+        first=spanning[0],
+        second=spanning[1] if len(spanning) == 2 else None,
+        untrained=untrained if np.isfinite(untrained).any() else None,
+        untrained_hypervolume=float(volume[0]) if volume.size else None,
+    )
+
+
+def draw_history(info: HistoryInfo) -> Figure:
+    """Draw a run's history: hypervolume first, then one panel an objective."""
+    panels = 1 + len(info.axes)
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = style.new_figure(3.75 * columns + 0.6, 3.1 * rows + 0.75)
+    grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    final = info.hypervolume[np.isfinite(info.hypervolume)]
+    grown = f"hypervolume {final[0]:.3f} → {final[-1]:.3f}" if len(final) > 1 else ""
+    if grown and np.isfinite(info.members[-1]):
+        grown += f" with {int(info.members[-1])} members"
+    untrained = info.untrained_hypervolume is not None or info.untrained is not None
+    remarks = (grown, "dots: held-out prompts with 95 % intervals", "faint: training prompts, smoothed",
+               "dashed: untrained" if untrained else "")  # fmt: skip
+    style.header(figure, "The front over the run", remarks)
+    _draw_hypervolume(grid[0], info)
+    for ax, i in zip(grid[1:], range(len(info.axes)), strict=False):
+        _draw_objective(ax, info, i)
+    for ax in grid[panels:]:
+        ax.set_visible(False)
+    for ax in grid[max(0, panels - columns) : panels]:
+        ax.set_xlabel("training step")
+    style.preference_bar(figure, grid[:panels], info.first, info.second)
+    return figure
+
+
+def _draw_hypervolume(ax: Axes, info: HistoryInfo) -> None:
+    style.plain_axes(ax)
+    style.step_axis(ax)
+    ax.fill_between(info.steps, info.hypervolume_low, info.hypervolume_high, color=style.ACCENT, alpha=0.16, lw=0)
+    ax.plot(info.steps, info.hypervolume, color=style.ACCENT, lw=2.0, marker="o", ms=4.5)
+    ax.set_title("hypervolume", loc="left", fontsize=style.TEXT, color=style.INK)
+    if info.untrained_hypervolume is not None:
+        ax.axhline(info.untrained_hypervolume, color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
+
+
+def _draw_objective(ax: Axes, info: HistoryInfo, i: int) -> None:
+    style.plain_axes(ax)
+    style.step_axis(ax)
+    axis = info.axes[i]
+    if info.untrained is not None:
+        ax.axhline(info.untrained[i], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
+    role = "" if axis.role == "optimize" else f", {axis.role} only" if axis.role == "audit" else f", {axis.role}"
+    ax.set_title(f"{axis.name}   ({'↑' if axis.maximize else '↓'} better{role})", loc="left", fontsize=style.TEXT,
+                 color=style.INK, parse_math=False)  # fmt: skip
+    for k, color in enumerate(style.preference_colors(info.preferences)):
+        if k < info.training.values.shape[1]:
+            ax.plot(info.training.steps, smoothed(info.training.values[:, k, i]), color=color, lw=1.0, alpha=0.35)
+        if k < info.evaluation.values.shape[1]:
+            spread = info.evaluation.halfwidth
+            bars = None if spread is None else np.nan_to_num(spread[:, k, i])
+            ax.errorbar(info.evaluation.steps, info.evaluation.values[:, k, i], yerr=bars, color=color, lw=1.6,
+                        marker="o", ms=3.6, elinewidth=0.9)  # fmt: skip
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """[s] centred running mean over about a tenth of the series, NaN left out; short series stay as they are."""
+    half = len(values) // 20
+    if half == 0:
+        return values
+    out = np.empty(len(values))
+    for s in range(len(values)):
+        window = values[max(0, s - half) : s + half + 1]
+        out[s] = np.nan if np.isnan(window).all() else np.nanmean(window)
+    return out

@@ -1,0 +1,194 @@
+"""A request as a person states it, and the answer in the person's own words and units.
+
+A request is a preference and limits: at least so much of what should be high, at most so much of what should be low.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pareto_align.errors import PreferenceError
+from pareto_align.front.preferences import Preference
+from pareto_align.front.selection import select
+from pareto_align.report.units import Axis, Measured, axes_of, measured, optimized
+
+if TYPE_CHECKING:
+    from pareto_align.front.estimates import Estimate
+    from pareto_align.front.storage import FrontRecord
+
+__all__ = ["Answer", "Limit", "answer", "limits_of", "rows_within"]
+
+_ONE_SIDED = 1.6449
+"""Standard errors below a mean that a one-sided 95 % bound lies."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on the mean of one objective, in the user's units.
+
+    Attributes:
+        column: The objective's position among all M.
+        axis: The objective.
+        bound: At least this if it is maximised, at most this if it is minimised.
+    """
+
+    column: int
+    axis: Axis
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.axis.name} {'at least' if self.axis.maximize else 'at most'} {self.bound:g}"
+
+    def excess(self, values: np.ndarray) -> np.ndarray:
+        """How far means [..., M] miss the limit; 0 or less where they keep it, NaN where nothing was measured."""
+        return self.axis.sign * (self.bound - values[..., self.column])
+
+    def surely(self, values: np.ndarray, stderr: np.ndarray) -> bool:
+        """Whether a mean [M] keeps the limit with 95 % confidence, its standard errors [M] given."""
+        return bool(self.excess(values) + _ONE_SIDED * np.nan_to_num(stderr[..., self.column]) <= 0)
+
+
+def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapping[str, float]) -> tuple[Limit, ...]:
+    """Read limits by name.
+
+    Raises:
+        PreferenceError: A name is unknown, a number is not finite, or a limit is on the side that is better anyway.
+    """
+    names = [axis.name for axis in axes]
+    limits = []
+    for asked, given, other in (("at_least", at_least, "at_most"), ("at_most", at_most, "at_least")):
+        for name, bound in given.items():
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"The objectives are {', '.join(names)}."
+                raise PreferenceError(f"Unknown objective {name!r} in `{asked}`. {hint}")
+            axis = axes[names.index(name)]
+            if axis.maximize != (asked == "at_least"):
+                better = "maximized, so more is better" if axis.maximize else "minimized, so less is better"
+                raise PreferenceError(f"{name!r} is {better}: limit it with `{other}`, not with `{asked}`.")
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+                raise PreferenceError(f"`{asked}` of {name!r} must be a finite number. Found {bound!r}.")
+            limits.append(Limit(names.index(name), axis, float(bound)))
+    return tuple(limits)
+
+
+def rows_within(members: Measured, limits: Sequence[Limit]) -> list[int]:
+    """Rows of the members whose means keep all limits; all rows without limits.
+
+    Raises:
+        PreferenceError: No member does; the message says how near the nearest one comes.
+    """
+    if not limits:
+        return list(range(len(members.ids)))
+    excess = np.stack([limit.excess(members.values) for limit in limits], axis=1)  # [n, limits]
+    rows = np.flatnonzero((excess <= 0).all(axis=1))
+    if rows.size:
+        return [int(row) for row in rows]
+    # limits in different units are compared by how far they lie from what the members span
+    span = np.array([np.ptp(members.values[:, limit.column]) or 1.0 for limit in limits])
+    nearest = int(np.nan_to_num(np.maximum(excess, 0.0) / span, nan=np.inf).max(axis=1).argmin())
+    reached = ", ".join(
+        f"{limit.axis.name} {members.values[nearest, limit.column]:.4g}"
+        for limit, missed in zip(limits, excess[nearest], strict=True)
+        if not missed <= 0
+    )
+    raise PreferenceError(
+        f"No member keeps {' and '.join(map(str, limits))}. The nearest is {members.ids[nearest]} with {reached}."
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which member serves a request.
+
+    Attributes:
+        row: The member's row.
+        runner_up: Row of the second best among those that keep the limits, or None.
+        regret: Expected loss against the truly best, in normalised utility.
+        probability_best: How likely this one is the truly best.
+        feasible: Whether it keeps every limit with 95 % confidence; its mean always does.
+        reason: One or two sentences saying why.
+    """
+
+    row: int
+    runner_up: int | None
+    regret: float
+    probability_best: float
+    feasible: bool
+    reason: str
+
+
+def answer(
+    record: FrontRecord,
+    preference: Any,
+    *,
+    rule: str = "linear",
+    at_least: Mapping[str, float] | None = None,
+    at_most: Mapping[str, float] | None = None,
+) -> Answer:
+    """Choose among the members that keep the limits.
+
+    Args:
+        record: The front.
+        preference: Whatever `Preference.of` reads; None gives all optimized objectives the same weight.
+        rule: One of `pareto_align.front.selection.RULES`.
+        at_least: Lower limits of maximised objectives, audited ones included, in the user's units.
+        at_most: Upper limits of minimised objectives, likewise.
+
+    Raises:
+        PreferenceError: The front is empty, the request cannot be read, or no member keeps the limits.
+        ConfigError: An unknown rule.
+    """
+    if not record.members:
+        raise PreferenceError("This front has no members to choose from.")
+    axes = list(optimized(record))
+    objectives = [record.objectives[i] for i in axes]
+    weights = Preference.of([1.0] * len(axes) if preference is None else preference, [o.name for o in objectives])
+    limits = limits_of(axes_of(record), at_least or {}, at_most or {})
+    table = measured(record)
+    rows = rows_within(table, limits)
+    estimates = [record.members[row].estimate.take(axes) for row in rows]
+    found = select(
+        np.stack([estimate.mean for estimate in estimates]),
+        np.stack([estimate.stderr for estimate in estimates]),
+        weights,
+        rule=rule,
+        lower=np.array([o.lower for o in objectives]),
+        upper=np.array([o.upper for o in objectives]),
+        samples=_shared_samples(estimates),
+    )
+    row = rows[found.index]
+    stderr = record.members[row].estimate.stderr
+    unsure = [limit for limit in limits if not limit.surely(table.values[row], stderr)]
+    reason = f"{table.ids[row]} has the best utility, {found.score:.3f}"
+    if found.runner_up is not None:
+        second = table.ids[rows[found.runner_up]]
+        reason += f", before {second}; it is truly the best with probability {found.probability_best:.2f}"
+    if excluded := len(table.ids) - len(rows):
+        reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
+    if unsure:
+        reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
+    return Answer(
+        row=row,
+        runner_up=None if found.runner_up is None else rows[found.runner_up],
+        regret=float(found.regret),
+        probability_best=float(found.probability_best),
+        feasible=not unsure,
+        reason=f"{reason}.",
+    )
+
+
+def _shared_samples(estimates: Sequence[Estimate]) -> np.ndarray | None:
+    """[n, N, m] rewards on the prompts that all members share, or None where they were not measured on the same."""
+    pairings = [estimate.pairing for estimate in estimates]
+    known = [pairing for pairing in pairings if pairing is not None]
+    if len(known) < len(pairings) or any(not np.array_equal(ids, known[0][0]) for ids, _, _ in known):
+        return None
+    samples = np.stack([units for _, units, _ in known])
+    return samples if np.isfinite(samples).all() else None

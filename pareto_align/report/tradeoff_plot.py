@@ -1,0 +1,263 @@
+"""What one more point of one objective costs in another, along the front.
+
+Between two members of the front the exchange rate is the loss on one axis over the gain on the other. It is a ratio of
+two noisy differences, so it comes with an interval, and where the gain itself cannot be told from zero there is no rate
+to speak of: such a member is passed over for the next one, and what remains at the end is shown as unresolved and never
+as a number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from pareto_align.errors import ConfigError
+from pareto_align.front.estimates import difference
+from pareto_align.report import style
+from pareto_align.report.attained import nondominated
+from pareto_align.report.units import INTERVAL, Axis, axes_of, measured, number, optimized, signs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pareto_align.front.estimates import Estimate
+    from pareto_align.front.storage import FrontRecord
+
+__all__ = ["Exchange", "Tradeoff", "draw_tradeoff", "exchange_rate", "tradeoff_info"]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The step from one member to the next that is better, beyond noise, on the gained objective.
+
+    Attributes:
+        start: The member with less of the gained objective.
+        end: The member with more.
+        gained: Values of the gained objective at start and end, user's units.
+        rate: What one unit of gain costs on the other objective: positive, in the user's units of both.
+        low: Lower end of the 95 % interval, -inf if unresolved.
+        high: Upper end, inf if unresolved.
+        resolved: Whether the gain can be told from zero at 95 %.
+    """
+
+    start: str
+    end: str
+    gained: tuple[float, float]
+    rate: float
+    low: float
+    high: float
+    resolved: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Tradeoff:
+    """All exchanges along the front between two objectives.
+
+    Attributes:
+        gain: The objective that is bought.
+        cost: The objective that pays.
+        unit: The amount of gain that prices are quoted for: a power of ten, about a tenth of the front's span.
+        exchanges: From the cheap end to the dear end.
+    """
+
+    gain: Axis
+    cost: Axis
+    unit: float
+    exchanges: tuple[Exchange, ...]
+
+    @property
+    def quoted(self) -> str:
+        """What the prices are for, such as "+0.1 tone" or "-10 words"."""
+        return f"{'+' if self.gain.maximize else '-'}{self.unit:g} {self.gain.name}"
+
+
+def exchange_rate(start: Estimate, end: Estimate, gain: int, cost: int) -> tuple[float, float, float, bool]:
+    """Loss on `cost` for each unit gained on `gain` on the way from one policy to another.
+
+    Both differences are taken on the same prompts where both policies were measured on them, so that what a hard
+    prompt does to both cancels. The interval is Fieller's for a ratio of two correlated normals: unlike the delta
+    method it stays honest when the gain is small, and it is unbounded exactly where the gain cannot be told from zero.
+
+    Args:
+        start: Estimate over M objectives, maximised.
+        end: Estimate over M objectives, maximised; larger mean on `gain`.
+        gain: Column of the objective that is bought.
+        cost: Column of the objective that pays.
+
+    Returns:
+        (rate, low, high, resolved); the interval is (-inf, inf) where not resolved, NaN where the spread is not known.
+
+    References:
+        Fieller, "Some problems in interval estimation", Journal of the Royal Statistical Society B, 1954.
+    """
+    change, covariance = difference(end, start)
+    bought, paid = float(change[gain]), -float(change[cost])
+    rate = paid / bought if bought != 0 else math.nan
+    if min(start.n, end.n) < 2:  # a single measurement says nothing about its own noise
+        return rate, math.nan, math.nan, bought > 0
+    spread, noise, shared = covariance[gain, gain], covariance[cost, cost], -covariance[gain, cost]
+    square = INTERVAL**2
+    curve = bought**2 - square * spread
+    if curve <= 0 or bought <= 0:
+        return rate, -math.inf, math.inf, False
+    middle = bought * paid - square * shared
+    inside = middle**2 - curve * (paid**2 - square * noise)
+    reach = math.sqrt(max(inside, 0.0))
+    return rate, (middle - reach) / curve, (middle + reach) / curve, True
+
+
+def tradeoff_info(record: FrontRecord, gain: str | None = None, cost: str | None = None) -> tuple[Tradeoff, ...]:
+    """Exchange rates between members next to each other on the front, as far as they can be told apart.
+
+    Args:
+        record: The front.
+        gain: The objective to buy; by default the first optimised one, and with three objectives every pair.
+        cost: The objective that pays; by default every other optimised one.
+
+    Raises:
+        ConfigError: An unknown objective, the same one twice, or a front of one objective.
+    """
+    axes = axes_of(record)
+    spanning = list(optimized(record))
+    if len(spanning) < 2:
+        raise ConfigError("A front of one objective has no trade-off to show.")
+    pairs: list[tuple[int, int]]
+    if gain is None and cost is None and len(spanning) <= 3:
+        pairs = list(itertools.combinations(spanning, 2))
+    else:
+        bought = _position(axes, spanning, gain) if gain is not None else None
+        paying = _position(axes, spanning, cost) if cost is not None else None
+        if bought is None:
+            bought = next(i for i in spanning if i != paying)
+        pairs = [(bought, i) for i in ([paying] if paying is not None else spanning) if i != bought]
+        if not pairs:
+            raise ConfigError(f"`gain` and `cost` must be two objectives. Found {gain!r} for both.")
+    return tuple(_tradeoff(record, axes, *pair) for pair in pairs)
+
+
+def _position(axes: Sequence[Axis], spanning: Sequence[int], name: str) -> int:
+    for i in spanning:
+        if axes[i].name == name:
+            return i
+    known = ", ".join(repr(axes[i].name) for i in spanning)
+    raise ConfigError(f"{name!r} is not an optimized objective of this front. It has {known}.")
+
+
+def _tradeoff(record: FrontRecord, axes: Sequence[Axis], gain: int, cost: int) -> Tradeoff:
+    values = measured(record).values
+    on_front = np.flatnonzero(nondominated(values[:, [gain, cost]], (axes[gain], axes[cost])))
+    order = on_front[np.argsort((values * signs(record))[on_front, gain], kind="stable")]
+    exchanges = []
+    start = 0
+    for stop in range(1, len(order)):
+        a, b = record.members[order[start]], record.members[order[stop]]
+        rate, low, high, resolved = exchange_rate(a.estimate, b.estimate, gain, cost)
+        # a gain within noise has no price: go on to the next member, until one can be told apart or none is left
+        if resolved or stop == len(order) - 1:
+            ends = (float(values[order[start], gain]), float(values[order[stop], gain]))
+            exchanges.append(Exchange(a.id, b.id, ends, rate, low, high, resolved))
+            start = stop
+    span = float(np.ptp(values[order, gain])) if len(order) > 1 else 1.0
+    return Tradeoff(axes[gain], axes[cost], 10.0 ** round(math.log10(max(span, 1e-12) / 6.0)), tuple(exchanges))
+
+
+def draw_tradeoff(tradeoffs: Sequence[Tradeoff]) -> Figure:
+    """Draw exchange rates: across, how much of the gained objective there is; up, what the next bit costs."""
+    columns = min(len(tradeoffs), 3)
+    rows = -(-len(tradeoffs) // columns)
+    figure = style.new_figure((7.0 if columns == 1 else 4.1 * columns + 0.3), (3.9 if rows == 1 else 3.4 * rows) + 0.7)
+    grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    if len(tradeoffs) == 1:
+        title = f"What {tradeoffs[0].quoted} costs in {tradeoffs[0].cost.name}"
+    else:
+        title = "What one more point of an objective costs in another"
+    unresolved = any(not exchange.resolved for tradeoff in tradeoffs for exchange in tradeoff.exchanges)
+    remarks = ("between members that can be told apart", "bands: 95 % intervals",
+               "hatched: gain within noise, no price" if unresolved else "")  # fmt: skip
+    style.header(figure, title, remarks)
+    for ax, tradeoff in zip(grid, tradeoffs, strict=False):
+        _draw_panel(ax, tradeoff)
+    for ax in grid[len(tradeoffs) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
+    style.plain_axes(ax)
+    unit, exchanges = tradeoff.unit, tradeoff.exchanges
+    change = "less" if tradeoff.cost.maximize else "more"
+    ax.set_xlabel(tradeoff.gain.label, parse_math=False)
+    ax.set_ylabel(f"{change} {tradeoff.cost.name}  per {tradeoff.quoted}", parse_math=False)
+    if not exchanges:
+        ax.text(0.5, 0.5, "one member: nothing to exchange", transform=ax.transAxes, ha="center", color=style.GREY,
+                fontsize=style.TEXT)  # fmt: skip
+        return
+    edges = [exchanges[0].gained[0], *(e.gained[1] for e in exchanges)]
+    low, high = _price_limits(tradeoff)
+    ax.set(ylim=(low, high))
+    pad = 0.05 * abs(edges[-1] - edges[0]) or 1.0
+    ax.set_xlim(min(edges) - pad, max(edges) + pad)
+    ax.axhline(0.0, color=style.GREY, lw=0.9, zorder=1)
+    tops = []
+    for exchange in exchanges:
+        left, width = min(exchange.gained), abs(exchange.gained[1] - exchange.gained[0])
+        if not exchange.resolved:
+            ax.add_patch(Rectangle((left, low), width, high - low, fc="#f6f7f8", ec=style.FAINT, hatch="////", lw=0,
+                                   zorder=0))  # fmt: skip
+            tops.append(math.nan)
+            continue
+        if math.isfinite(exchange.low):
+            bottom, top = np.clip([exchange.low * unit, exchange.high * unit], low, high)
+            ax.add_patch(Rectangle((left, bottom), width, top - bottom, fc=style.ACCENT, alpha=0.17, lw=0, zorder=2))
+        ax.plot([left, left + width], [exchange.rate * unit] * 2, color=style.ACCENT, lw=2.6, zorder=3,
+                solid_capstyle="butt")  # fmt: skip
+        tops.append(exchange.rate * unit)
+    _name_members(ax, tradeoff, edges)
+    _write_prices(ax, tradeoff, tops)
+
+
+def _price_limits(tradeoff: Tradeoff) -> tuple[float, float]:
+    """Limits set by the prices that are known: an unresolved stretch or one endless band must not flatten the rest."""
+    prices = [e.rate * tradeoff.unit for e in tradeoff.exchanges if e.resolved and math.isfinite(e.rate)]
+    if not prices:
+        return -1.0, 1.0
+    ends = [v * tradeoff.unit for e in tradeoff.exchanges if e.resolved for v in (e.low, e.high) if math.isfinite(v)]
+    reach = max(map(abs, prices))
+    low = min(0.0, *prices, max(min(ends, default=0.0), -0.5 * reach))
+    high = max(*prices, min(max(ends, default=reach), 2.0 * reach))
+    span = high - low or 1.0
+    return low - 0.06 * span, high + 0.16 * span
+
+
+def _name_members(ax: Axes, tradeoff: Tradeoff, edges: Sequence[float]) -> None:
+    """Members as ticks along the top, where one stretch ends and the next begins; names that touch are left out."""
+    names = [tradeoff.exchanges[0].start, *(e.end for e in tradeoff.exchanges)]
+    x0, x1 = ax.get_xlim()
+    room = 0.016 * max(map(len, names)) + 0.012
+    last = -math.inf
+    for edge, name in sorted(zip(edges, names, strict=True)):
+        ax.plot([edge, edge], [0.985, 1.0], transform=ax.get_xaxis_transform(), color=style.GREY, lw=1.0, zorder=4)
+        share = (edge - x0) / (x1 - x0)
+        if share - last >= room:
+            ax.text(edge, 1.015, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom",
+                    fontsize=style.SMALL - 0.5, color="#3d424a", parse_math=False)  # fmt: skip
+            last = share
+
+
+def _write_prices(ax: Axes, tradeoff: Tradeoff, prices: Sequence[float]) -> None:
+    """The price itself above each stretch that is wide enough to carry a number."""
+    x0, x1 = ax.get_xlim()
+    known = [abs(p) for p in prices if math.isfinite(p) and p != 0]
+    digits = int(np.clip(1 - math.floor(math.log10(float(np.median(known)))), 0, 6)) if known else 2
+    for exchange, price in zip(tradeoff.exchanges, prices, strict=True):
+        wide = abs(exchange.gained[1] - exchange.gained[0]) / (x1 - x0)
+        if math.isfinite(price) and wide > 0.05:
+            ax.annotate(number(price, digits), (sum(exchange.gained) / 2, price), xytext=(0, 4),
+                        textcoords="offset points", ha="center", fontsize=style.SMALL, color=style.INK)  # fmt: skip

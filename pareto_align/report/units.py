@@ -1,0 +1,174 @@
+"""The user's units: names, directions and numbers of a front as its owner wrote them.
+
+Everything below this package is maximised. Here a minimised objective gets its sign back, and numbers get the digits
+that their intervals can bear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pareto_align.front.estimates import Estimate
+    from pareto_align.front.storage import FrontRecord
+
+__all__ = [
+    "INTERVAL",
+    "Axis",
+    "Measured",
+    "axes_of",
+    "decimals",
+    "fallen_of",
+    "interval_text",
+    "measured",
+    "number",
+    "optimized",
+    "preferences_of",
+    "reference_measured",
+    "signs",
+]
+
+INTERVAL = 1.96
+"""Standard errors on either side of a mean that make a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One objective as a reader meets it.
+
+    Attributes:
+        name: The objective's name.
+        maximize: Whether more is better.
+        role: "optimize", "constrain" or "audit".
+    """
+
+    name: str
+    maximize: bool
+    role: str = "optimize"
+
+    @property
+    def arrow(self) -> str:
+        """The direction of better along the number line."""
+        return "better →" if self.maximize else "← better"
+
+    @property
+    def label(self) -> str:
+        """Axis label: the name and which way is better. On a vertical axis the arrow turns with the text."""
+        return f"{self.name}   ({self.arrow})"
+
+    @property
+    def sign(self) -> float:
+        """+1.0 for a maximised objective, -1.0 for a minimised one."""
+        return 1.0 if self.maximize else -1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Means in the user's units with the half-widths of their 95 % intervals.
+
+    Attributes:
+        ids: Whose means these are, one name a row.
+        values: [n, M], user's units.
+        halfwidth: [n, M], 1.96 standard errors; NaN where the spread is not known.
+        n: [n], prompts behind each row.
+    """
+
+    ids: tuple[str, ...]
+    values: np.ndarray
+    halfwidth: np.ndarray
+    n: tuple[int, ...]
+
+
+def axes_of(record: FrontRecord) -> tuple[Axis, ...]:
+    """All M objectives of a front, in the user's order."""
+    return tuple(Axis(o.name, o.maximize, str(o.role)) for o in record.objectives)
+
+
+def optimized(record: FrontRecord) -> tuple[int, ...]:
+    """Positions, within all objectives, of the m that span the front."""
+    return tuple(i for i, o in enumerate(record.objectives) if o.role == "optimize")
+
+
+def signs(record: FrontRecord) -> np.ndarray:
+    """[M]: +1 for a maximised objective, -1 for a minimised one."""
+    return np.array([1.0 if o.maximize else -1.0 for o in record.objectives])
+
+
+def measured(record: FrontRecord) -> Measured:
+    """The members' means and intervals over all M objectives, in the user's units."""
+    estimates = [member.estimate for member in record.members]
+    return _measured(record, [member.id for member in record.members], estimates)
+
+
+def reference_measured(record: FrontRecord) -> Measured | None:
+    """The untrained model's means and intervals, or None if it was not measured."""
+    if record.reference_policy is None:
+        return None
+    return _measured(record, ["untrained"], [record.reference_policy])
+
+
+def _measured(record: FrontRecord, ids: Sequence[str], estimates: Sequence[Estimate]) -> Measured:
+    count = len(record.objectives)
+    means = np.array([np.asarray(e.mean, dtype=float) for e in estimates]).reshape(-1, count)
+    # a single measurement says nothing about its own noise: no interval rather than one of width zero
+    spread = np.array([e.stderr if e.n > 1 else np.full(count, np.nan) for e in estimates]).reshape(-1, count)
+    # 0 * -1 would print as -0
+    return Measured(tuple(ids), means * signs(record) + 0.0, INTERVAL * spread, tuple(int(e.n) for e in estimates))
+
+
+def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:
+    """What was measured but did not stay, and why: (means and intervals [f, M] in the user's units, reasons)."""
+    count = len(record.objectives)
+    values = np.array([_floats(entry.get("values"), count) for entry in record.fallen]).reshape(-1, count)
+    spread = np.array([_floats(entry.get("stderr"), count) for entry in record.fallen]).reshape(-1, count)
+    ids = tuple(str(entry.get("id", "?")) for entry in record.fallen)
+    reasons = tuple(str(entry.get("reason", "")) for entry in record.fallen)
+    return Measured(ids, values, INTERVAL * spread, tuple(0 for _ in ids)), reasons
+
+
+def _floats(values: Any, count: int) -> list[float]:
+    """JSON has no NaN: null, or a list of the wrong length, becomes NaN here."""
+    found = [math.nan if v is None else float(v) for v in (values or [])]
+    return found if len(found) == count else [math.nan] * count
+
+
+def preferences_of(record: FrontRecord) -> np.ndarray:
+    """[n, m]: the preference each member was trained for; a row of NaN where it had none (a mixture, say)."""
+    m = len(optimized(record))
+    return np.array([_floats(member.preference, m) for member in record.members]).reshape(-1, m)
+
+
+def decimals(halfwidths: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray = ()) -> int:
+    """Decimals a column of means deserves: two significant digits of its typical interval.
+
+    Without a known spread, three significant digits of the typical value.
+    """
+    spread = np.asarray(halfwidths, dtype=float)
+    spread = spread[np.isfinite(spread) & (spread > 0)]
+    if spread.size:
+        return int(np.clip(1 - math.floor(math.log10(float(np.median(spread)))), 0, 6))
+    size = np.abs(np.asarray(values, dtype=float))
+    size = size[np.isfinite(size) & (size > 0)]
+    if size.size:
+        return int(np.clip(2 - math.floor(math.log10(float(np.median(size)))), 0, 6))
+    return 2
+
+
+def number(value: float, digits: int) -> str:
+    """A number with a fixed count of decimals; "-" where there is none, and never a negative zero."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def interval_text(value: float, halfwidth: float, digits: int, plus_minus: str = "±") -> str:
+    """A mean with its 95 % half-width, such as "0.62 ± 0.03"; the mean alone where the spread is not known."""
+    if not math.isfinite(halfwidth) or not math.isfinite(value):
+        return number(value, digits)
+    return f"{number(value, digits)} {plus_minus} {number(halfwidth, digits)}"

@@ -1,0 +1,406 @@
+"""What fitting returns: a front of adapters, its members, and the choice of one.
+
+A thin facade. What a front is lies in `front`, its pictures in `report`, the model in `policies`; here their answers
+are put in the user's units. Importing this module loads neither torch nor matplotlib nor pandas.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from pareto_align.discovery.journal import read_journal
+from pareto_align.errors import ConfigError
+from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
+from pareto_align.report import export as exporting
+from pareto_align.report.attained import front_hypervolume
+from pareto_align.report.card import model_card
+from pareto_align.report.request import Answer, answer
+from pareto_align.report.table import front_table, html_table, text_table
+from pareto_align.report.units import INTERVAL, axes_of, decimals, interval_text, measured, optimized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+    from peft import PeftModel
+
+    from pareto_align.front.preferences import Preference
+    from pareto_align.policies.base import Base, Prompt
+
+__all__ = ["Choice", "Member", "ParetoFront"]
+
+
+class Member:
+    """One adapter of a front, with what was measured of it.
+
+    Attributes:
+        id: Its name within the front.
+        values: [M] means over the front's `names`, in the user's units.
+        stderr: [M] standard errors, same units.
+        preference: [m] weights it was trained for, or None if it was trained for none.
+        provenance: Where it comes from: step, policy, parents.
+        adapter_path: Its folder, a stock PEFT adapter.
+    """
+
+    def __init__(self, front: ParetoFront, index: int) -> None:
+        self._front = front
+        self._record: MemberRecord = front.record.members[index]
+        self.id = self._record.id
+        self.values = front.values[index]
+        self.stderr = front.stderr[index]
+        self.preference = None if self._record.preference is None else np.asarray(self._record.preference, dtype=float)
+        self.provenance: dict[str, Any] = dict(self._record.provenance)
+        self.adapter_path = front.folder / self._record.adapter
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """A few answers of its own, each {"prompt", "completion"}."""
+        return list(self._record.sample)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names to numbers: {"id", "values", "stderr", "preference", "adapter_path"}, ready for JSON."""
+        front = self._front
+        spanning = [front.names[i] for i in optimized(front.record)]
+        weights = None if self.preference is None else dict(zip(spanning, map(float, self.preference), strict=True))
+        return {
+            "id": self.id,
+            "values": dict(zip(front.names, map(float, self.values), strict=True)),
+            "stderr": dict(zip(front.names, map(float, self.stderr), strict=True)),
+            "preference": weights,
+            "adapter_path": str(self.adapter_path),
+        }
+
+    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
+        """The base model with this adapter on it.
+
+        Args:
+            base: A base model, its name, or a `PeftModel` that a call before returned, which then gets this adapter
+                too and switches to it. By default the base is loaded by the name the run recorded.
+            **load: Passed to `pareto_align.policies.base.load_base`, such as `device` or `dtype`.
+
+        Raises:
+            ModelError: The run was given a model in memory and `base` is missing, or the base does not fit.
+        """
+        from pareto_align.policies.serving import load_adapter
+
+        return load_adapter(self._front.record.base, self.adapter_path, self.id, base, **load)
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
+        """Answer prompts with this adapter.
+
+        The base model is loaded once for a front and kept; members share it.
+
+        Args:
+            prompts: One prompt or several, each text or chat messages.
+            batch_size: Prompts answered at a time.
+            **kw: Passed to `generate` of transformers, such as `max_new_tokens`, `do_sample`, `temperature`. The
+                length defaults to the run's.
+
+        Returns:
+            One completion a prompt.
+        """
+        return self._front.server().generate(self.adapter_path, prompts, batch_size=batch_size, **kw)
+
+    def __repr__(self) -> str:
+        front, parts = self._front, []
+        for i, name in enumerate(front.names):
+            digits = decimals(INTERVAL * front.stderr[:, i], front.values[:, i])
+            parts.append(f"{name} {interval_text(self.values[i], INTERVAL * self.stderr[i], digits)}")
+        return f"<{type(self).__name__} {self.id}: {', '.join(parts)}>"
+
+
+class Choice:
+    """The member that serves a preference best, and how sure that is.
+
+    Attributes:
+        member: The chosen member.
+        regret: Expected loss against the member that is truly best, in normalised utility: what noise may cost.
+        runner_up: The member that comes second, or None on a front of one.
+        probability_best: How likely the choice is the best, given the standard errors.
+        feasible: Whether it keeps the asked limits with 95 % confidence each; its means always do.
+        reason: One or two sentences saying why.
+    """
+
+    def __init__(self, front: ParetoFront, answered: Answer) -> None:
+        self.member = front[answered.row]
+        self.regret = answered.regret
+        self.runner_up = None if answered.runner_up is None else front[answered.runner_up]
+        self.probability_best = answered.probability_best
+        self.feasible = answered.feasible
+        self.reason = answered.reason
+
+    @property
+    def values(self) -> np.ndarray:
+        """[M] the member's means, in the user's units."""
+        return self.member.values
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """[M] the member's standard errors."""
+        return self.member.stderr
+
+    @property
+    def adapter_path(self) -> Path:
+        """The member's folder, a stock PEFT adapter."""
+        return self.member.adapter_path
+
+    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
+        """The base model with the chosen adapter on it; see `Member.load_model`."""
+        return self.member.load_model(base, **load)
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
+        """Answer prompts with the chosen adapter; see `Member.generate`."""
+        return self.member.generate(prompts, batch_size=batch_size, **kw)
+
+    def __repr__(self) -> str:
+        second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
+        member = repr(self.member).removeprefix("<Member ").removesuffix(">")
+        return f"<Choice {member}; best with probability {self.probability_best:.2f}, regret {self.regret:.3f}{second}>"
+
+
+class ParetoFront:
+    """A front of adapters: read it, look at it, choose from it, ship it.
+
+    Attributes:
+        record: The front as stored; maximised inside.
+        path: The folder it was loaded from.
+        folder: The front folder itself, which holds front.json.
+        history: The run's journal, a list of events; empty where there is none.
+        problems: What was wrong with the folder: members that could not be loaded.
+        names: The M objectives in the user's order, audited ones included.
+        values: [n, M] means in the user's units, a row a member.
+        stderr: [n, M] standard errors of those means.
+        base: The base model in memory, if `generate` should use that one; by default it is loaded by its name.
+    """
+
+    def __init__(
+        self,
+        record: FrontRecord,
+        path: str | os.PathLike[str],
+        *,
+        history: Sequence[Mapping[str, Any]] = (),
+        problems: Sequence[str] = (),
+    ) -> None:
+        self.record = record
+        self.path = Path(path)
+        self.folder = exporting.front_folder(self.path)
+        self.history = [dict(event) for event in history]
+        self.problems = list(problems)
+        self.names = tuple(axis.name for axis in axes_of(record))
+        table = measured(record)
+        self.values = table.values
+        self.stderr = table.halfwidth / INTERVAL
+        self._members = [Member(self, i) for i in range(len(record.members))]
+        self.base: Base | None = None
+        self._server: Any = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> ParetoFront:
+        """Load a front from a run folder or a front folder.
+
+        Args:
+            path: The folder.
+            verify: Whether adapter files are compared with their checksums. A damaged member is left out with a
+                warning, and named in `problems`.
+
+        Raises:
+            FrontFileError: There is no front, or it cannot be read.
+        """
+        record, problems = read_front(Path(path), verify=verify)
+        return cls(record, path, history=read_journal(exporting.journal_path(Path(path))), problems=problems)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members)
+
+    def __getitem__(self, key: int | str) -> Member:
+        if isinstance(key, str):
+            for member in self._members:
+                if member.id == key:
+                    return member
+            raise KeyError(f"This front has no member {key!r}. It has {', '.join(m.id for m in self._members)}.")
+        return self._members[key]
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def to_pandas(self) -> DataFrame:
+        """A row a member: each objective, its standard error, and the preference it was trained for.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ConfigError("to_pandas needs pandas. Install it with `pip install pareto-align[pandas]`.") from error
+        columns: dict[str, Any] = {}
+        for i, name in enumerate(self.names):
+            columns[name] = self.values[:, i]
+            columns[f"{name}_stderr"] = self.stderr[:, i]
+        for j, i in enumerate(optimized(self.record)):
+            columns[f"preference_{self.names[i]}"] = [
+                np.nan if m.preference is None else float(m.preference[j]) for m in self._members
+            ]
+        return pandas.DataFrame(columns, index=pandas.Index([m.id for m in self._members], name="member"))
+
+    @overload
+    def hypervolume(self, reference: Sequence[float] | None = None, confidence: None = None) -> float: ...
+    @overload
+    def hypervolume(
+        self, reference: Sequence[float] | None = None, *, confidence: float
+    ) -> tuple[float, float, float]: ...
+    def hypervolume(
+        self, reference: Sequence[float] | None = None, confidence: float | None = None
+    ) -> float | tuple[float, float, float]:
+        """Hypervolume on the frozen [0, 1] frame of the optimized objectives.
+
+        Args:
+            reference: The worst point that still counts, one number an optimized objective in the user's units; the
+                point the run fixed before training by default.
+            confidence: Ask for an interval, 0.95 for example.
+
+        Returns:
+            The hypervolume, or (hypervolume, low, high) where an interval is asked for.
+        """
+        found = front_hypervolume(self.record, reference, confidence=0.95 if confidence is None else confidence)
+        return found.value if confidence is None else (found.value, found.low, found.high)
+
+    def plot(self, *, labels: bool = True) -> Figure:
+        """The front: members with 95 % intervals, what fell, and the untrained model."""
+        from pareto_align.report.front_plot import draw_front, front_info
+
+        return draw_front(front_info(self.record), labels=labels)
+
+    def plot_history(self) -> Figure:
+        """Hypervolume and each policy's objectives over the run.
+
+        Raises:
+            FrontFileError: The front was loaded without its run's journal.
+        """
+        from pareto_align.report.history_plot import draw_history, history_info
+
+        return draw_history(history_info(self.record, self.history))
+
+    def plot_weights(self) -> Figure:
+        """The weights each policy trained under.
+
+        Raises:
+            FrontFileError: The front was loaded without its run's journal.
+        """
+        from pareto_align.report.weights_plot import draw_weights, weights_info
+
+        return draw_weights(weights_info(self.record, self.history))
+
+    def plot_tradeoff(self, gain: str | None = None, cost: str | None = None) -> Figure:
+        """What one more point of `gain` costs in `cost`, along the front; every pair of up to three by default."""
+        from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
+
+        return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+
+    def summary(self, *, unicode: bool = True) -> str:
+        """The heading and the table, as text; `unicode=False` for terminals that print ASCII alone."""
+        text = f"{self._heading()}\n\n{text_table(front_table(self.record), unicode=unicode)}"
+        return text if unicode else text.encode("ascii", "replace").decode()
+
+    def _heading(self) -> str:
+        count = len(self)
+        base = self.record.base.get("name")
+        on = f" for {base}" if base else ""
+        volume = f", hypervolume {front_hypervolume(self.record)}" if count else ""
+        prompts = "report" if self.record.split == "report" else "selection"
+        return f"Pareto front of {count} adapter{'' if count == 1 else 's'}{on}, {prompts} prompts{volume}"
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._heading())}</p>{html_table(front_table(self.record))}"
+
+    # ---- choosing ------------------------------------------------------------------------------------------------
+
+    def select(
+        self,
+        preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
+        *,
+        rule: Literal["linear", "chebyshev", "knee"] = "linear",
+        at_least: Mapping[str, float] | None = None,
+        at_most: Mapping[str, float] | None = None,
+    ) -> Choice:
+        """The member that serves a preference best.
+
+        Args:
+            preference: How much each optimized objective matters: a dict by name (what is left out counts nothing) or
+                a sequence in the order of the optimized objectives. It is scaled to sum 1; all count the same where
+                it is left out.
+            rule: "linear" adds up weighted values; "chebyshev" looks at the worst weighted shortfall, and reaches
+                members in a dent of the front; "knee" takes the member whose neighbours gain least by moving.
+            at_least: Lower limits for maximised objectives by name, in the user's units; audited ones too.
+            at_most: Upper limits for minimised objectives by name, in the user's units; audited ones too.
+
+        Raises:
+            PreferenceError: An unknown objective, a limit on the wrong side, or limits that no member meets.
+        """
+        return Choice(self, answer(self.record, preference, rule=rule, at_least=at_least, at_most=at_most))
+
+    # ---- shipping ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the front folder: front.json, a PEFT folder a member, the journal and a model card.
+
+        Raises:
+            FrontFileError: The folder cannot be written, or an adapter is missing here.
+        """
+        target = Path(path)
+        sources = {member.id: member.adapter_path for member in self._members}
+
+        def copy(member: str, folder: Path) -> None:
+            exporting.copy_adapter(sources[member], folder)
+
+        journal = exporting.journal_path(self.path)
+        write_front(target, self.record, copy)
+        (target / "README.md").write_text(self.card(), encoding="utf-8")
+        if journal.is_file() and journal.resolve() != (target / "journal.jsonl").resolve():
+            shutil.copyfile(journal, target / "journal.jsonl")
+        return target
+
+    def export(self, path: str | os.PathLike[str], format: Literal["peft", "vllm"] = "peft") -> Path:
+        """Copy the adapters to a new folder for use without this package.
+
+        Args:
+            path: A folder that does not exist yet, or is empty.
+            format: "peft": a stock PEFT folder a member and a model card. "vllm": the same and `lora_modules.json`,
+                whose entries are what `vllm serve --lora-modules` takes.
+
+        Raises:
+            ConfigError: An unknown format.
+            FrontFileError: The folder has something in it, or an adapter is missing.
+        """
+        adapters = {member.id: member.adapter_path for member in self._members}
+        return exporting.export_adapters(self.record, adapters, Path(path), format)
+
+    def card(self) -> str:
+        """The model card of the front folder, README.md for the Hugging Face Hub."""
+        return model_card(self.record)
+
+    def server(self) -> Any:
+        """The base model with this front's adapters, loaded at the first call and kept; `generate` uses it."""
+        if self._server is None:
+            from pareto_align.policies.serving import Server
+
+            length = int(self.record.config.get("max_new_tokens") or 128)
+            self._server = Server(self.record.base, max_new_tokens=length, base=self.base)
+        return self._server
+
+    def close(self) -> None:
+        """Let go of the base model that `generate` uses, and take the adapters off it."""
+        if self._server is not None:
+            self._server.close()
+        self._server = None

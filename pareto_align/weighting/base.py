@@ -1,0 +1,240 @@
+"""What a dynamic reward weighting is: a signal in, one weight vector a policy out.
+
+A weighting sees only small numbers about the population (never a token, a tensor or a model) and answers with a
+matrix of weights. Two things are read off a row of it: its *direction* is the trade between the objectives, its *sum*
+is the strength of that policy's step. A method that only trades returns rows that sum to 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_align.errors import ConfigError
+
+__all__ = [
+    "Signal",
+    "State",
+    "Weighting",
+    "available",
+    "interior",
+    "make",
+    "normalize_rows",
+    "project_simplex",
+    "register",
+    "softmax",
+]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+State: TypeAlias = dict[str, Any]
+"""What a weighting must remember to go on where it stopped: named arrays and numbers, nothing else."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What a weighting may look at before one training step. All objectives are maximised.
+
+    Attributes:
+        step: Training steps already made.
+        steps: Training steps planned in total.
+        values: [K, m] mean of each policy's rewards in this step, on the frozen scale of `RewardScale.normalize`:
+            0 to 1 for an objective with bounds, standard deviations from the reference policy's mean for one
+            without. NaN where every reward was missing.
+        preferences: [K, m] what each policy is trained for, a point of the simplex a row.
+        measured: [K, m] each policy's latest mean on the `select` prompts, framed so that 0 to 1 spans what was seen
+            before training; None before the first evaluation, a NaN row for a policy not measured yet.
+        gramians: [K, m, m] inner products of the objectives' gradients; only for methods whose `requires` names it.
+
+    Raises:
+        ConfigError: The shapes do not belong together.
+    """
+
+    step: int
+    steps: int
+    values: FloatArray
+    preferences: FloatArray
+    measured: FloatArray | None = None
+    gramians: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("values", "preferences", "measured", "gramians"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.asarray(array, dtype=np.float64))
+        if self.values.ndim != 2:
+            raise ConfigError(f"Signal.values must have shape [K, m]. Found {self.values.shape}.")
+        K, m = self.values.shape
+        for name, shape in (("preferences", (K, m)), ("measured", (K, m)), ("gramians", (K, m, m))):
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ConfigError(f"Signal.{name} must have shape {list(shape)} like `values`. Found {array.shape}.")
+
+
+class Weighting(ABC):
+    """A dynamic reward weighting: turns a `Signal` into weights [K, m].
+
+    A subclass implements `__call__`; one that remembers something also implements `setup` (allocate), names its arrays
+    in `state_names` (they are then saved and loaded) and implements `reset`. The tests of
+    `pareto_align.testing.weighting.WeightingContract` check all of it.
+
+    Attributes:
+        name: The name it is registered under.
+        requires: Optional `Signal` fields it cannot work without ("measured", "gramians"). "measured" may still be
+            None before the first evaluation.
+        applies_to: "advantage" multiplies normalised advantages, so the row sum scales the step; "reward" mixes the
+            rewards before advantages are normalised, where a common factor may cancel.
+        state_names: Attributes (arrays or numbers) that make up the state.
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    applies_to: ClassVar[Literal["advantage", "reward"]] = "advantage"
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    K: int = 0
+    m: int = 0
+
+    def setup(self, K: int, m: int) -> None:
+        """Prepare for a population of `K` policies and `m` objectives, forgetting everything seen before."""
+        if K < 1 or m < 1:
+            raise ConfigError(f"A weighting needs at least one policy and one objective. Found K={K}, m={m}.")
+        self.K, self.m = int(K), int(m)
+
+    @abstractmethod
+    def __call__(self, signal: Signal) -> FloatArray:
+        """Weights [K, m] for this step: finite, non-negative, float64. Called exactly once a step."""
+
+    def reset(self, slot: int) -> None:
+        """Forget what belongs to policy `slot`: from now on another policy lives there."""
+        self._check_slot(slot)
+
+    def state_dict(self) -> State:
+        """Everything needed to continue, as copies: `K`, `m` and the arrays of `state_names`."""
+        return {"K": self.K, "m": self.m, **{name: np.array(getattr(self, name)) for name in self.state_names}}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from `state_dict()` of a weighting with the same settings.
+
+        Raises:
+            ConfigError: An entry is missing or unknown.
+        """
+        expected, found = {"K", "m", *self.state_names}, set(state)
+        if expected != found:
+            raise ConfigError(
+                f"This is no state of weighting '{self.name}': missing {sorted(expected - found)}, "
+                f"unknown {sorted(found - expected)}."
+            )
+        self.setup(int(state["K"]), int(state["m"]))
+        for name in self.state_names:
+            setattr(self, name, np.array(state[name], dtype=np.asarray(getattr(self, name)).dtype))
+
+    def _check(self, signal: Signal) -> None:
+        if signal.values.shape != (self.K, self.m):
+            hint = "call setup(K, m) first" if self.K == 0 else f"it was set up for {[self.K, self.m]}"
+            raise ConfigError(f"Weighting '{self.name}' got values of shape {list(signal.values.shape)}: {hint}.")
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.K:
+            raise ConfigError(f"Weighting '{self.name}' has slots 0 to {self.K - 1}. Found {slot}.")
+
+
+_REGISTRY: dict[str, type[Weighting]] = {}
+_W = TypeVar("_W", bound=type[Weighting])
+
+
+def register(name: str) -> Callable[[_W], _W]:
+    """Class decorator: make a weighting available by `name`.
+
+    Raises:
+        ConfigError: The name is taken by another class.
+    """
+
+    def add(cls: _W) -> _W:
+        known = _REGISTRY.get(name)
+        # A reloaded module (notebooks) defines the same class again; that is no clash.
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(f"A weighting named '{name}' exists already: {known.__module__}.{known.__qualname__}.")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def make(weighting: str | Weighting, **settings: Any) -> Weighting:
+    """The weighting of that name, built with `settings`; an instance is handed back as it is.
+
+    Raises:
+        ConfigError: Unknown name (the nearest known one is named), unknown setting, or settings beside an instance.
+    """
+    if isinstance(weighting, Weighting):
+        if settings:
+            raise ConfigError(f"Settings {sorted(settings)} cannot be applied to a weighting that is built already.")
+        return weighting
+    if not isinstance(weighting, str):
+        raise ConfigError(f"A weighting is a name or an instance of Weighting. Found {weighting!r}.")
+    if weighting not in _REGISTRY:
+        close = difflib.get_close_matches(weighting, _REGISTRY, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"Unknown weighting '{weighting}'. Nearest: '{close[0]}'. Available: {', '.join(available())}."
+        )
+    cls = _REGISTRY[weighting]
+    known = inspect.signature(cls).parameters
+    if unknown := sorted(set(settings) - set(known)):
+        raise ConfigError(f"Weighting '{weighting}' has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
+    return cls(**settings)
+
+
+def available() -> list[str]:
+    """Names of all registered weightings, sorted."""
+    return sorted(_REGISTRY)
+
+
+def softmax(logits: ArrayLike) -> FloatArray:
+    """Softmax over the last axis [..., m]; finite for every finite input."""
+    x = np.asarray(logits, dtype=np.float64)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def normalize_rows(weights: ArrayLike) -> FloatArray:
+    """Non-negative rows [..., m] divided by their sums; an all-zero row becomes uniform."""
+    w = np.asarray(weights, dtype=np.float64)
+    # Dividing by the maximum first keeps sums of huge or subnormal entries finite.
+    top = w.max(axis=-1, keepdims=True)
+    w = np.where(top > 0, w / np.where(top > 0, top, 1.0), 1.0)
+    return np.asarray(w / w.sum(axis=-1, keepdims=True))
+
+
+def interior(preferences: ArrayLike, floor: float) -> FloatArray:
+    """Rows of the simplex [..., m] pulled away from its border: every entry at least `floor`, sums kept at 1.
+
+    Raises:
+        ConfigError: `floor` is negative or leaves no room (m * floor >= 1).
+    """
+    w = normalize_rows(preferences)
+    m = w.shape[-1]
+    if not 0 <= floor * m < 1:
+        raise ConfigError(f"`floor` must be at least 0 and below 1/m = {1 / m:.3g}. Found {floor}.")
+    return np.asarray(w * (1 - m * floor) + floor)
+
+
+def project_simplex(points: ArrayLike) -> FloatArray:
+    """Euclidean projection of each row [..., m] onto the simplex. O(m log m) a row.
+
+    References:
+        Duchi et al., "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008.
+    """
+    v = np.asarray(points, dtype=np.float64)
+    u = -np.sort(-v, axis=-1)
+    ks = np.arange(1, v.shape[-1] + 1)
+    taus = (np.cumsum(u, axis=-1) - 1) / ks
+    # The last k whose entry stays positive; k = 1 always does, so the count is at least 1.
+    k = np.maximum((u - taus > 0).sum(axis=-1, keepdims=True), 1)
+    return np.asarray(np.maximum(v - np.take_along_axis(taus, k - 1, axis=-1), 0.0))

@@ -1,0 +1,87 @@
+"""Paired measurement: the same prompts and random numbers for everyone, whoever is measured with whom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import random_population, tiny_base
+
+from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.prompts import read_prompts
+from pareto_align.errors import ParetoAlignWarning
+from pareto_align.objectives import Objective, ObjectiveSet
+from pareto_align.policies import SamplingParams
+from pareto_align.testing.tiny import symbol_text
+
+OBJECTIVES = ObjectiveSet(
+    [
+        Objective("a", lambda completions, **_: [float(text.count("a")) for text in completions]),
+        Objective("length", lambda completions, **_: [float(len(text)) for text in completions], maximize=False),
+    ]
+)
+PROMPTS = [symbol_text(i % 12) * (1 + i % 5) for i in range(20)]  # more than one batch of prompts
+
+
+def evaluator(population, group_size=2, objectives=OBJECTIVES, prompts=PROMPTS, **settings):
+    rows = read_prompts(prompts, population.base, 6)
+    return Evaluator(population, objectives, rows, group_size, SamplingParams(6), 5, **settings)
+
+
+@pytest.fixture(scope="module")
+def population():
+    return random_population(tiny_base(), 3)
+
+
+def test_the_same_policy_scores_the_same_beside_anyone(population):
+    rows = population.parameters
+    measuring = evaluator(population)
+    twice = measuring.measure(rows[[1, 1, 0, 2, 1]])
+    alone = measuring.measure(rows[1:2])[0]
+    for k in (0, 1, 4):
+        assert np.array_equal(twice[k].rewards, alone.rewards)
+        assert twice[k].texts == alone.texts
+        assert np.array_equal(twice[k].estimate.mean, alone.estimate.mean)
+        assert twice[k].length == alone.length
+    assert not np.array_equal(twice[2].rewards, alone.rewards)
+
+
+def test_how_many_run_at_once_changes_nothing(population):
+    together = evaluator(population).measure(population.parameters)
+    in_turn = evaluator(population, rows_at_once=1).measure(population.parameters)
+    for one, other in zip(together, in_turn, strict=True):
+        assert np.array_equal(one.rewards, other.rewards)
+
+
+def test_estimates_have_one_unit_a_prompt(population):
+    found = evaluator(population, group_size=3).measure(population.parameters[:1])[0]
+    assert found.rewards.shape == (20, 3, 2)
+    assert found.estimate.n == 20
+    means = found.rewards.mean(1)
+    assert np.allclose(found.estimate.mean, means.mean(0))
+    assert np.allclose(found.estimate.stderr, means.std(0, ddof=1) / np.sqrt(20))
+    assert len(found.texts) == 20
+    assert (found.rewards[..., 1] <= 0).all()  # maximised inside
+
+
+def test_no_policies_measure_the_reference(population):
+    measuring = evaluator(population)
+    reference = measuring.measure(population.parameters[:0])
+    assert len(reference) == 1
+    fresh = measuring.measure(population.fresh(3)[None])[0]  # B is zero: the reference policy
+    assert np.array_equal(reference[0].rewards, fresh.rewards)
+    assert measuring.tokens == round(2 * 20 * 2 * fresh.length)
+
+
+def test_the_check_warns_of_what_cannot_be_traded(population):
+    objectives = ObjectiveSet([*OBJECTIVES, Objective("same", lambda completions, **_: [1.0] * len(completions))])
+    with pytest.warns(ParetoAlignWarning, match="'same' is 1 for all 40 completions"):
+        evaluator(population, objectives=objectives).measure(population.parameters[:0], check=True)
+
+
+def test_the_seed_is_part_of_the_measurement(population):
+    rows = read_prompts(PROMPTS, population.base, 6)
+    one, other = (Evaluator(population, OBJECTIVES, rows, 2, SamplingParams(6), seed) for seed in (1, 2))
+    row = population.parameters[:1]
+    assert not np.array_equal(one.measure(row)[0].rewards, other.measure(row)[0].rewards)
+    assert torch.equal(row, population.parameters[:1])

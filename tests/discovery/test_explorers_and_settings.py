@@ -1,0 +1,131 @@
+"""Preferences of the slots, and settings that agree wherever they are written down."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from pareto_align import ParetoAligner
+from pareto_align.discovery import Explorer, Grid, Settings, make_explorer
+from pareto_align.discovery.settings import settings_help
+from pareto_align.errors import ConfigError, PreferenceError
+
+NAMES = ["tone", "brevity"]
+
+
+def test_the_grid_is_even_and_has_its_corners():
+    found = make_explorer("grid").preferences(NAMES, 5, 0)
+    assert np.allclose(found[:, 0], [1, 0.75, 0.5, 0.25, 0]) or np.allclose(found[:, 0], [0, 0.25, 0.5, 0.75, 1])
+    assert np.allclose(found.sum(1), 1)
+
+
+def test_a_margin_pulls_the_grid_in():
+    found = Grid(margin=0.1).preferences(NAMES, 5, 0)
+    assert found.min() == pytest.approx(0.1)
+    assert np.allclose(found.sum(1), 1)
+
+
+def test_given_preferences_are_taken_in_their_order():
+    found = Grid([{"brevity": 3, "tone": 1}, [1, 0]]).preferences(NAMES, 2, 0)
+    assert np.allclose(found, [[0.25, 0.75], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("explorer", "error", "said"),
+    [
+        (lambda: make_explorer("grit"), ConfigError, "Did you mean 'grid'"),
+        (lambda: make_explorer(3), ConfigError, "Unknown explorer 3"),
+        (lambda: Grid(margin=-0.1), ConfigError, "margin=-0.1"),
+        (lambda: Grid(margin=math.nan), ConfigError, "margin=nan"),
+        (lambda: Grid(margin=0.5).preferences(NAMES, 3, 0), ConfigError, "no room for 2 objectives"),
+        (lambda: Grid([[1, 0]]).preferences(NAMES, 3, 0), ConfigError, "1 preferences for a population of 3"),
+        (lambda: Grid([{"tome": 1}]).preferences(NAMES, 1, 0), PreferenceError, "tone"),
+        (lambda: Grid([[1, -1]]).preferences(NAMES, 1, 0), PreferenceError, ""),
+        (lambda: Grid([[0, 0]]).preferences(NAMES, 1, 0), PreferenceError, ""),
+    ],
+)
+def test_what_makes_no_preferences(explorer, error, said):
+    with pytest.raises(error, match=said or None):
+        explorer()
+
+
+def test_an_explorer_of_ones_own_is_taken_as_it_is():
+    class Mine(Explorer):
+        name = "mine"
+
+        def preferences(self, names, population, seed):
+            return np.full((population, len(names)), 1 / len(names))
+
+    mine = Mine()
+    assert make_explorer(mine) is mine
+
+
+# -------------------------------------------------------------------------------------------------- settings
+
+
+def test_every_setting_is_a_keyword_of_the_aligner_with_the_same_default():
+    keywords = inspect.signature(ParetoAligner).parameters
+    for field in fields(Settings):
+        assert keywords[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert keywords[field.name].default == field.default, field.name
+        assert keywords[field.name].annotation == field.type, field.name
+    given = {field.name: _other(field) for field in fields(Settings)}
+    aligner = ParetoAligner("nowhere", [_objective()], **given)
+    assert aligner.settings == Settings(**given)
+
+
+def _objective():
+    from pareto_align import Objective
+
+    return Objective("n", lambda completions, **_: [0.0] * len(completions))
+
+
+def _other(field):
+    """A valid value that is not the default: one that got lost on the way would be noticed."""
+    special = {"lr_schedule": "cosine", "kl": "k3", "aggregation": "token", "top_p": 0.5, "max_grad_norm": 2.0}
+    if field.name in special:
+        return special[field.name]
+    return 7 if field.default is None or isinstance(field.default, int) else field.default + 0.25
+
+
+def test_every_setting_says_what_it_is_for():
+    assert settings_help().keys() == {field.name for field in fields(Settings)}
+    assert all(len(field.metadata["help"]) > 5 for field in settings_help().values())
+
+
+COUNTS = [
+    "population", "steps", "prompts_per_step", "group_size", "max_new_tokens", "updates_per_rollout", "eval_every",
+    "eval_prompts", "eval_group_size", "stall_patience", "micro_batch_tokens", "top_k", "archive_capacity",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "3"])
+def test_counts_are_whole_and_positive(name, value):
+    with pytest.raises(ConfigError, match=f"{name}={value!r}"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"lr_schedule": "exponential"}, "exponential"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"resolution": -1.0}, "resolution"),
+        ({"resolution": math.nan}, "resolution"),
+    ],
+)
+def test_numbers_out_of_range(settings, named):
+    with pytest.raises(ConfigError, match=named):
+        Settings(**settings)

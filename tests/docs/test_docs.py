@@ -1,0 +1,349 @@
+"""The documentation is true: names exist, links lead somewhere, the API page is fresh, and the examples run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pareto_align
+from pareto_align.cli.parser import build_parser
+from pareto_align.objectives import Objective, ObjectiveSet
+from pareto_align.testing.weighting import WeightingContract
+from pareto_align.weighting import available, make, register
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.rglob("*.md"))]
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SHARED_PAGE = {"hypervolume-paper": "hypervolume"}
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    """A page without its code: neither fenced blocks nor code spans hold links."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(`[^`\n]*`)(?!\])", "", text)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
+
+
+def load_build_api() -> Any:
+    spec = importlib.util.spec_from_file_location("build_api", DOCS / "build_api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ------------------------------------------------------------------------------------------------ the API page
+
+
+def test_everything_public_is_in_the_api_page():
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in pareto_align.__all__ if f"### `pareto_align.{name}`\n" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["front", "objectives", "weighting", "learning", "policies", "discovery"])
+def test_every_name_of_a_subpackage_is_listed(name):
+    module = importlib.import_module(f"pareto_align.{name}")
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## `pareto_align.{name}`\n")[1].split("\n## ")[0]
+    assert [n for n in module.__all__ if f"- [`{n}`](#" not in section] == []
+
+
+def test_every_public_name_has_a_docstring_of_its_own():
+    build_api = load_build_api()
+    bare = []
+    for module in build_api._modules(pareto_align):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) or inspect.isroutine(thing):
+                doc = thing.__doc__ or ""
+                if not doc.strip() or doc.startswith(f"{name}("):  # a dataclass without one gets its signature
+                    bare.append(f"{module.__name__}.{name}")
+            elif not build_api._constant_doc(module, name):
+                bare.append(f"{module.__name__}.{name}")
+    assert bare == []
+
+
+def test_the_api_page_is_up_to_date():
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == load_build_api().build(), "run `make docs`"
+
+
+def test_check_finds_a_stale_page(tmp_path, monkeypatch, capsys):
+    build_api = load_build_api()
+    monkeypatch.setattr(build_api, "TARGET", tmp_path / "api.md")
+    monkeypatch.setattr("sys.argv", ["build_api.py"])
+    assert build_api.main() == 0
+    monkeypatch.setattr("sys.argv", ["build_api.py", "--check"])
+    assert build_api.main() == 0
+    (tmp_path / "api.md").write_text("old")
+    assert build_api.main() == 1
+    assert "stale" in capsys.readouterr().err
+    assert (tmp_path / "api.md").read_text() == "old"
+
+
+# ------------------------------------------------------------------------------------------------ links and names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_relative_links_resolve(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_dotted_names_import(page):
+    names = set(re.findall(r"\bpareto_align(?:\.[A-Za-z_]\w*)+", page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(names) if not exists(name)] == []
+
+
+def exists(dotted: str) -> bool:
+    thing: Any = importlib.import_module("pareto_align")
+    path = "pareto_align"
+    for part in dotted.split(".")[1:]:
+        path += f".{part}"
+        if not hasattr(thing, part):
+            try:
+                thing = importlib.import_module(path)
+            except ImportError:
+                return False
+        else:
+            thing = getattr(thing, part)
+    return True
+
+
+def test_every_shipped_weighting_has_its_page():
+    shipped = [name for name in available() if type(make(name)).__module__.startswith("pareto_align.")]
+    assert {"chebyshev", "fixed", "hypervolume", "hypervolume-paper"} <= set(shipped)
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    for name in shipped:
+        page = DOCS / "weightings" / f"{SHARED_PAGE.get(name, name)}.md"
+        assert page.exists(), f"{name} has no page"
+        assert name in page.read_text(encoding="utf-8").lower()
+        assert f"`{name}`" in index
+
+
+def test_every_page_is_in_the_index():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.name != "index.md"]
+    assert [page for page in pages if f"({page})" not in index] == []
+
+
+def test_documented_defaults_are_the_defaults():
+    """The tables of quickstart and rewards name defaults; these are read from the code."""
+    from pareto_align.discovery import Settings
+
+    text = (DOCS / "quickstart.md").read_text(encoding="utf-8")
+    settings = Settings()
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]+) \|", text, flags=re.MULTILINE)
+    checked = 0
+    for names, values in rows:
+        for name, value in zip(re.findall(r"`(\w+)`", names), values.split(","), strict=True):
+            if hasattr(settings, name):
+                assert float(value) == getattr(settings, name), name
+                checked += 1
+    assert checked >= 8
+    import pareto_align.objectives as objectives
+
+    text = (DOCS / "rewards.md").read_text(encoding="utf-8")
+    for name, arguments in re.findall(r"`(\w+)\(([^)]*=[^)]*)\)`", text):
+        factory = getattr(objectives, name, None)
+        if factory is None:
+            continue
+        for argument in re.split(r", (?=\w+)", arguments):
+            key, equals, value = argument.partition("=")
+            if equals:
+                assert eval(value, {}) == inspect.signature(factory).parameters[key].default, (name, key)
+
+
+def test_the_front_folder_page_names_what_is_on_disk(tmp_path):
+    import json
+
+    from pareto_align.aligner import ParetoAligner
+    from pareto_align.testing.problems import get_problem
+
+    problem = get_problem("arc", V=8)
+    ParetoAligner(
+        problem.model(), problem.objectives(), tokenizer=problem.tokenizer(), max_new_tokens=problem.T, population=2,
+        steps=2, group_size=2, prompts_per_step=1, eval_group_size=4, output_dir=tmp_path / "run", progress=False,
+    ).fit(problem.prompts)  # fmt: skip
+    front = json.loads((tmp_path / "run/front/front.json").read_text())
+    events = [json.loads(line) for line in (tmp_path / "run/journal.jsonl").read_text().splitlines()]
+    page = (DOCS / "front-folder.md").read_text(encoding="utf-8")
+    member = front["members"][0]
+    keys = {*front, *front["objectives"][0], *front["base"], *member, *member["estimate"], *member["provenance"]}
+    keys |= {key for event in events for key in event} | {event["event"] for event in events}
+    keys |= {key for fallen in front["fallen"] for key in fallen}
+    keys = {re.sub(r"^(reference_)?hypervolume_(low|high)$", r"_\2", key) for key in keys}
+    assert sorted(key for key in keys if f"`{key}`" not in page) == []
+    shown = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    shown = {re.sub(r"m\d{4}", "m0012", path) for path in shown}
+    assert {path.rpartition("/")[2] for path in shown} <= set(re.findall(r"[\w.]+", page))
+    cost = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    assert sorted(key for key in front["cost"] if f"`{key}`" not in cost) == []
+
+
+# ------------------------------------------------------------------------------------------------ examples
+
+
+def examples(page: Path) -> str:
+    """The marked Python blocks of a page, in order."""
+    blocks = re.findall(r"<!-- example -->\n```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    return "\n".join(blocks)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """A folder with a tiny random Llama that speaks a few English words, and a tokenizer with a chat template."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = "<unk> <pad> <bos> <eos> glad happy love I you we like rain tea cats snow the a is it to do not very and or"
+    vocabulary = {word: number for number, word in enumerate(words.split())}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    tokenizer.chat_template = "{% for message in messages %}{{ '<bos> ' + message['content'] }}{% endfor %}"
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, pad_token_id=1, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    folder = tmp_path_factory.mktemp("chat-model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_example(chat_model, tmp_path, monkeypatch):
+    """Run a page's example in an empty folder: on the tiny model, in a few steps, otherwise as it stands."""
+    from pareto_align.aligner import ParetoAligner
+
+    class Small(ParetoAligner):
+        def __init__(self, model: Any, objectives: Any, **settings: Any) -> None:
+            limits = {"population": 3, "steps": 2, "max_new_tokens": 8, "group_size": 4, "prompts_per_step": 2}
+            defaults = {name: p.default for name, p in inspect.signature(ParetoAligner).parameters.items()}
+            small = {name: min(settings.get(name, defaults[name]), limit) for name, limit in limits.items()}
+            super().__init__(model, objectives, **{**settings, **small, "progress": False})
+
+    monkeypatch.setattr(pareto_align, "ParetoAligner", Small)
+    monkeypatch.setattr(inspect.getmodule(register), "_REGISTRY", dict(inspect.getmodule(register)._REGISTRY))
+    monkeypatch.chdir(tmp_path)
+
+    def run(page: Path) -> dict[str, Any]:
+        source = examples(page)
+        assert source, f"{page.name} has no block marked <!-- example -->"
+        source = source.replace(f'"{HUB_NAME}"', repr(str(chat_model)))
+        namespace: dict[str, Any] = {"__name__": "docs_example"}
+        exec(compile(source, str(page), "exec"), namespace)
+        return namespace
+
+    return run
+
+
+def test_the_readme_example_runs(run_example, tmp_path):
+    from peft import PeftModel
+
+    found = run_example(README)
+    assert len(found["front"]) >= 1
+    assert found["front"].record.split == "report"
+    assert (tmp_path / "front.png").stat().st_size > 0
+    assert isinstance(found["model"], PeftModel)
+    assert len(examples(README).splitlines()) <= 30, "the README promises a short example"
+
+
+def test_the_quickstart_runs(run_example, tmp_path):
+    from peft import PeftModel
+
+    found = run_example(DOCS / "quickstart.md")
+    assert isinstance(found["model"], PeftModel)
+    assert (tmp_path / "history.png").stat().st_size > 0
+    assert (tmp_path / "served" / "lora_modules.json").exists()
+    assert np.isfinite(found["front"].stderr).all()
+
+
+def test_the_rewards_page_runs(run_example):
+    found = run_example(DOCS / "rewards.md")
+    objectives = ObjectiveSet([value for value in found.values() if isinstance(value, Objective)])
+    assert objectives.names == ("polite", "right", "judged")
+    np.testing.assert_allclose(
+        objectives.score(["6 x 7?", "3 + 4?"], ["It is 42.", "Eight"], {"answer": [42, 7]}),
+        [[1, 1, 0.09], [0, 0, 0.05]],
+    )
+
+
+def test_the_contributing_page_runs(run_example):
+    found = run_example(DOCS / "contributing.md")
+    assert len(found["front"]) >= 1
+    contract = found["TestCatchUp"]
+    assert issubclass(contract, WeightingContract)
+    for name in dir(contract):
+        if name.startswith("test_"):
+            getattr(contract(), name)()
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def command_lines(page: Path) -> list[str]:
+    """The `pareto-align ...` lines of a page's shell blocks, comments and prompts cut off."""
+    blocks = re.findall(
+        r"^```(?:bash|sh|console)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ").strip() for line in lines if line.removeprefix("$ ").startswith("pareto-align ")]
+
+
+COMMANDS = [(page, line) for page in PAGES for line in command_lines(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page_id(p)}: {line}"[:80] for p, line in COMMANDS])
+def test_every_command_shown_is_one_the_parser_takes(page, line):
+    words = shlex.split(line, comments=True)
+    build_parser().parse_args(words[1:])
+
+
+def test_the_readme_shows_commands_and_make_targets_that_exist():
+    assert any(page == README for page, _ in COMMANDS)
+    targets = set(re.findall(r"^make (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

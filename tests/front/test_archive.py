@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pareto_align.errors import ConfigError
+from pareto_align.front import Estimate, ParetoArchive, Status, hypervolume, nondominated_mask
+
+
+def archive(m: int = 2, **settings_) -> ParetoArchive:
+    return ParetoArchive(
+        range(m), reference=np.zeros(m), scale_lower=np.zeros(m), scale_upper=np.full(m, 10.0), **settings_
+    )
+
+
+def exact(*mean: float) -> Estimate:
+    return Estimate(np.array(mean, dtype=float), np.zeros((len(mean), len(mean))), n=1)
+
+
+def noisy(*mean: float, stderr: float = 1.0, n: int = 10) -> Estimate:
+    return Estimate(np.array(mean, dtype=float), np.eye(len(mean)) * stderr**2, n=n)
+
+
+def statuses(a: ParetoArchive) -> dict[str, str]:
+    return {e.id: str(e.status) for e in a.entries.values()}
+
+
+def test_offer_says_what_became_of_it_and_why() -> None:
+    a = archive()
+    assert a.offer("p0", exact(5, 5), {"step": 1}) is Status.MEMBER
+    assert a.offer("p1", exact(4, 4), {}) is Status.DOMINATED
+    assert a.entries["p1"].reason == "'p0' is better on every axis with 95% confidence."
+    assert a.offer("p2", exact(1, 9), {}) is Status.MEMBER
+    assert a.entries["p0"].provenance == {"step": 1}
+    assert [e.id for e in a.members()] == ["p0", "p2"]
+    assert len(a) == 2
+    np.testing.assert_array_equal(a.values(), [[5, 5], [1, 9]])
+    np.testing.assert_array_equal(a.stderr(), np.zeros((2, 2)))
+    assert a.hypervolume() == pytest.approx(0.25 + 0.1 * 0.4)
+
+
+def test_a_member_falls_and_returns_when_its_dominator_was_lucky() -> None:
+    a = archive()
+    a.offer("steady", noisy(5, 5), {}, adapter="A")
+    assert a.offer("lucky", noisy(5.5, 5.5), {}, adapter="B") is Status.MEMBER
+    assert a.entries["steady"].status is Status.CONTESTED
+    assert "'lucky' is better in the mean, but with less than 95%" in a.entries["steady"].reason
+    assert a.entries["steady"].adapter == "A"
+    assert a.remeasure("lucky", noisy(3.5, 3.5)) is Status.CONTESTED  # pooled: 4.5
+    assert a.entries["lucky"].estimate.mean.tolist() == [4.5, 4.5]
+    assert statuses(a) == {"steady": "member", "lucky": "contested"}
+
+
+def test_without_payloads_even_the_confidently_dominated_return() -> None:
+    a = archive()
+    a.offer("x", exact(5, 5), {})
+    a.offer("y", exact(9, 9), {})
+    assert statuses(a) == {"x": "dominated", "y": "member"}
+    assert a.remeasure("y", exact(-1, -1)) is Status.DOMINATED  # pooled: 4
+    assert statuses(a) == {"x": "member", "y": "dominated"}
+
+
+def test_an_adapter_given_up_is_gone_for_good() -> None:
+    a = archive()
+    a.offer("x", exact(5, 5), {}, adapter="X")
+    a.offer("y", exact(9, 9), {}, adapter="Y")
+    entry = a.entries["x"]
+    assert (entry.status, entry.adapter, entry.released) == (Status.DOMINATED, None, True)
+    a.remeasure("y", exact(-1, -1))
+    assert statuses(a) == {"x": "dominated", "y": "member"}  # a front of what can be shipped
+    assert a.entries["y"].adapter == "Y"
+
+
+def test_confidence_decides_between_dominated_and_contested() -> None:
+    # one axis; difference 2, standard error sqrt(2): P = Phi(1.414) = 0.921
+    for confidence, expected in ((0.92, Status.DOMINATED), (0.93, Status.CONTESTED)):
+        a = archive(1, confidence=confidence)
+        a.offer("x", noisy(5), {})
+        assert a.offer("y", noisy(3), {}) is expected
+
+
+def test_pairing_on_the_same_prompts_settles_a_contest() -> None:
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(size=(40, 1)) * 2
+    better, worse = (difficulty + shift + 0.1 * rng.normal(size=(40, 2)) for shift in (5.5, 5.0))
+    a, b = archive(), archive()
+    a.offer("x", Estimate.from_samples(better, range(40)), {})
+    b.offer("x", Estimate.from_samples(better), {})
+    assert a.offer("y", Estimate.from_samples(worse, range(40)), {}) is Status.DOMINATED
+    assert b.offer("y", Estimate.from_samples(worse), {}) is Status.CONTESTED
+
+
+def test_any_dominator_may_be_the_confident_one() -> None:
+    a = archive()
+    a.offer("far but noisy", noisy(9, 5, stderr=4), {})
+    a.offer("near but sure", exact(5, 9), {})
+    assert a.offer("y", exact(4, 4), {}) is Status.DOMINATED
+    assert "near but sure" in a.entries["y"].reason
+
+
+def test_equal_means_are_duplicates_of_the_first() -> None:
+    a = archive()
+    a.offer("x", exact(5, 5), {})
+    assert a.offer("y", exact(5, 5), {}, adapter="Y") is Status.DUPLICATE
+    assert a.entries["y"].reason == "Equal to 'x' on every axis."
+    assert a.entries["y"].adapter == "Y"
+    a.remeasure("x", exact(1, 1))
+    assert statuses(a) == {"x": "dominated", "y": "member"}
+
+
+def test_resolution_keeps_the_one_that_contributes_more() -> None:
+    a = archive(resolution=1.0)
+    a.offer("low", noisy(5.0, 5.2), {})
+    a.offer("corner", noisy(0.1, 9.0), {})
+    assert a.offer("high", noisy(6.0, 5.1), {}) is Status.MEMBER  # within sqrt(2) of "low" on both axes
+    assert statuses(a) == {"low": "duplicate", "corner": "member", "high": "member"}
+    assert a.entries["low"].reason == "Within 1 standard errors of 'high' on every axis."
+    assert a.offer("inside", noisy(5.9, 5.0), {}) is Status.DUPLICATE  # dominated, but not to be told apart
+    assert a.offer("below", noisy(4.0, 4.9), {}) is Status.CONTESTED
+
+
+def test_capacity_evicts_the_least_contribution() -> None:
+    a = archive(capacity=2)
+    a.offer("left", exact(1, 9), {}, adapter=1)
+    a.offer("right", exact(9, 1), {}, adapter=2)
+    assert a.offer("middle", exact(6, 6), {}, adapter=3) is Status.MEMBER
+    evicted = [e for e in a.entries.values() if e.status is Status.EVICTED]
+    assert [e.id for e in evicted] == ["right"]  # equal contributions: the youngest goes
+    assert (evicted[0].adapter, evicted[0].released) == (None, True)
+    assert "holds 2 members" in evicted[0].reason
+    assert a.offer("sliver", exact(1.1, 8), {}) is Status.EVICTED
+    assert len(a) == 2
+
+
+def test_constraints_keep_entries_off_the_front() -> None:
+    a = archive(constraints=[(2, 0.5)])
+    assert a.offer("unsafe", exact(9, 9, 0.4), {}, adapter="U") is Status.INFEASIBLE
+    assert "Objective 2 has mean 0.4, below its bound 0.5" in a.entries["unsafe"].reason
+    assert a.offer("safe", exact(1, 1, 0.5), {}) is Status.MEMBER  # an infeasible entry dominates nobody
+    assert a.remeasure("unsafe", exact(9, 9, 0.8)) is Status.MEMBER  # its adapter was kept
+    assert statuses(a) == {"unsafe": "member", "safe": "dominated"}
+
+
+def test_a_missing_or_infinite_mean_is_invalid() -> None:
+    a = archive(constraints=[(2, 0.0)])
+    assert a.offer("nan", exact(np.nan, 9, 1), {}, adapter="N") is Status.INVALID
+    assert a.offer("inf", exact(np.inf, 9, 1), {}) is Status.INVALID
+    assert a.offer("unknown", exact(1, 1, np.nan), {}) is Status.INVALID
+    assert "Objective 0 has no finite mean" in a.entries["nan"].reason
+    assert a.entries["nan"].adapter is None
+    assert a.offer("x", exact(1, 1, 1), {}) is Status.MEMBER
+
+
+def test_columns_that_are_no_axes_do_not_decide() -> None:
+    a = ParetoArchive([2, 0], reference=[0, 0], scale_lower=[0, 0], scale_upper=[1, 1])
+    a.offer("x", exact(0.5, -9, 0.5), {})
+    assert a.offer("y", exact(0.4, 100, 0.4), {}) is Status.DOMINATED
+    assert a.offer("z", exact(0.1, np.nan, 0.9), {}) is Status.MEMBER
+    assert [e.id for e in a.members()] == ["z", "x"]  # by the first axis, which is column 2
+    assert a.values().shape == (2, 3)
+
+
+def test_an_empty_archive() -> None:
+    a = archive()
+    assert a.members() == []
+    assert a.hypervolume() == 0
+    assert a.values().shape == (0, 2)
+
+
+def test_hypervolume_is_normalised() -> None:
+    a = ParetoArchive([0, 1], reference=[0.1, 0.1], scale_lower=[-1, 0], scale_upper=[1, 100])
+    a.offer("x", exact(0, 60), {})
+    assert a.hypervolume() == pytest.approx(0.4 * 0.5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=12, unique=True), st.randoms())
+def test_the_order_of_offers_does_not_matter_without_noise(points, random) -> None:
+    shuffled = list(points)
+    random.shuffle(shuffled)
+    a, b = archive(3), archive(3)
+    for p in points:
+        a.offer(str(p), exact(*p), {})
+    for p in shuffled:
+        b.offer(str(p), exact(*p), {})
+    assert statuses(a) == {k: statuses(b)[k] for k in statuses(a)}
+    front = np.array(points)[nondominated_mask(points)]
+    assert {tuple(v) for v in a.values()} == {tuple(v) for v in front}
+    assert a.hypervolume() == pytest.approx(hypervolume(front / 10, np.zeros(3)))
+
+
+def filled(n: int = 30, **settings_) -> ParetoArchive:
+    rng = np.random.default_rng(0)
+    a = archive(3, **settings_)
+    for i in range(n):
+        samples = rng.uniform(2, 8, size=3) + rng.normal(size=(16, 4, 3))
+        a.offer(f"p{i}", Estimate.from_samples(samples, range(16)), {"step": i}, adapter=object())
+    return a
+
+
+def test_state_round_trip_goes_on_as_if_nothing_had_happened() -> None:
+    a, b = filled(capacity=8, resolution=0.5), archive(3, capacity=8, resolution=0.5)
+    adapters = {e.id: e.adapter for e in a.entries.values()}
+    b.load_state_dict(json.loads(json.dumps(a.state_dict(), allow_nan=False)))
+    assert all(e.adapter is None for e in b.entries.values())
+    for id, adapter in adapters.items():
+        b.entries[id].adapter = adapter
+    for step in range(5):
+        estimate = Estimate.from_samples(np.random.default_rng(step).uniform(4, 9, size=(16, 3)), range(16))
+        assert a.offer(f"new{step}", estimate, {}, adapter=1) == b.offer(f"new{step}", estimate, {}, adapter=1)
+        assert a.remeasure("p3", estimate) == b.remeasure("p3", estimate)
+    for id, entry in a.entries.items():
+        other = b.entries[id]
+        assert (entry.status, entry.reason, entry.released) == (other.status, other.reason, other.released)
+        assert (entry.provenance, entry.adapter) == (other.provenance, other.adapter)
+    np.testing.assert_array_equal(a.values(), b.values())
+
+
+def test_members_always_hold_their_adapters() -> None:
+    a = filled(60, capacity=10)
+    assert len(a) == 10
+    assert all(e.adapter is not None for e in a.members())
+    assert {e.status for e in a.entries.values() if e.released} <= {Status.DOMINATED, Status.EVICTED}
+    assert all(e.released for e in a.entries.values() if e.adapter is None)
+
+
+def test_offers_stay_fast() -> None:
+    rng = np.random.default_rng(0)
+    a = archive(5)
+    seconds = []
+    for i in range(260):
+        p = np.abs(rng.normal(size=5))
+        estimate = Estimate.from_samples(9 * p / np.linalg.norm(p) + rng.normal(size=(64, 5)) * 0.5, range(64))
+        start = time.perf_counter()
+        a.offer(str(i), estimate, {})
+        seconds.append(time.perf_counter() - start)
+    assert len(a) > 200
+    assert np.median(seconds[-20:]) < 0.2  # about 0.02 on an idle core
+
+
+def test_errors_say_what_is_wrong() -> None:
+    a = archive()
+    a.offer("x", exact(1, 1), {})
+    with pytest.raises(ConfigError, match="'x' exists; use remeasure"):
+        a.offer("x", exact(1, 1), {})
+    with pytest.raises(ConfigError, match="no archive entry 'y'"):
+        a.remeasure("y", exact(1, 1))
+    with pytest.raises(ConfigError, match="has 1 objectives; at least 2"):
+        a.offer("z", exact(1), {})
+    assert list(a.entries) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axes": []}, "at least one axis"),
+        ({"reference": [0]}, "reference must be 2 finite numbers"),
+        ({"scale_upper": [1, 0]}, "scale_lower must be below"),
+        ({"capacity": 0}, "capacity"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"resolution": -1}, "resolution"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict, message: str) -> None:
+    good = {"axes": [0, 1], "reference": [0, 0], "scale_lower": [0, 0], "scale_upper": [1, 1]}
+    with pytest.raises(ConfigError, match=message):
+        ParetoArchive(**{**good, **changes})

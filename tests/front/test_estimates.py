@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pareto_align.errors import ConfigError
+from pareto_align.front import Estimate, bootstrap_hypervolume, difference, hypervolume, paired_difference, pool
+
+measured = arrays(
+    float,
+    st.tuples(st.integers(2, 6), st.integers(1, 3), st.integers(1, 3)),
+    elements=st.one_of(st.integers(-3, 3).map(float), st.just(np.nan)),
+)
+
+
+def test_mean_and_covariance_of_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 8, 3)) + np.random.default_rng(1).normal(size=(40, 1, 3))
+    before = values.copy()
+    estimate = Estimate.from_samples(values)
+    prompts = values.mean(axis=1)
+    np.testing.assert_allclose(estimate.mean, prompts.mean(axis=0))
+    np.testing.assert_allclose(estimate.covariance, np.cov(prompts.T) / 40)
+    np.testing.assert_allclose(estimate.stderr, prompts.std(axis=0, ddof=1) / np.sqrt(40))
+    assert estimate.n == 40
+    np.testing.assert_array_equal(values, before)
+
+
+def test_gold_values() -> None:
+    estimate = Estimate.from_samples([[1.0, 0.0], [3.0, 4.0]])
+    assert estimate.mean.tolist() == [2.0, 2.0]
+    np.testing.assert_allclose(estimate.covariance, [[1, 2], [2, 4]])  # sample covariance [[2, 4], [4, 8]] over 2
+
+
+def test_samples_of_a_prompt_are_not_independent() -> None:
+    # 2 prompts, 100 equal samples each: still two measurements
+    values = np.repeat([[[0.0]], [[1.0]]], 100, axis=1)
+    estimate = Estimate.from_samples(values)
+    assert estimate.n == 2
+    np.testing.assert_allclose(estimate.stderr, [0.5])
+
+
+def test_a_single_prompt_is_measured_by_its_samples() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 50, 2))
+    for ids in (None, [7]):
+        estimate = Estimate.from_samples(values, ids)
+        assert estimate.n == 50
+        np.testing.assert_allclose(estimate.stderr, values[0].std(axis=0, ddof=1) / np.sqrt(50))
+
+
+def test_a_single_measurement_has_no_noise_and_says_so() -> None:
+    estimate = Estimate.from_samples([[1.0, 2.0]])
+    assert estimate.n == 1
+    np.testing.assert_array_equal(estimate.stderr, 0)
+
+
+@given(measured)
+def test_missing_values_are_left_out_and_the_covariance_stays_one(values: np.ndarray) -> None:
+    estimate = Estimate.from_samples(values, range(len(values)))
+    for j in range(values.shape[2]):
+        prompts = [np.mean(p[~np.isnan(p)]) for p in values[:, :, j] if not np.isnan(p).all()]
+        assert estimate.mean[j] == pytest.approx(np.mean(prompts) if prompts else np.nan, nan_ok=True)
+        expected = np.std(prompts, ddof=1) / np.sqrt(len(prompts)) if len(prompts) > 1 else 0.0
+        assert estimate.stderr[j] == pytest.approx(expected, abs=1e-12)
+    assert np.linalg.eigvalsh(estimate.covariance).min() >= -1e-9
+
+
+@given(measured)
+def test_the_order_of_prompts_does_not_matter(values: np.ndarray) -> None:
+    a = Estimate.from_samples(values, range(len(values)))
+    b = Estimate.from_samples(values[::-1], range(len(values))[::-1])
+    np.testing.assert_allclose(a.mean, b.mean)
+    np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-12)
+    mean, stderr = paired_difference(a, b)
+    np.testing.assert_allclose(np.nan_to_num(mean), 0, atol=1e-12)
+    np.testing.assert_allclose(stderr, 0, atol=1e-12)
+
+
+def test_paired_difference_is_that_of_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 2)) + rng.normal(size=(30, 1)) * 5
+    mean, stderr = paired_difference(
+        Estimate.from_samples(x, range(30)), Estimate.from_samples(y[::-1], range(30)[::-1])
+    )
+    np.testing.assert_allclose(mean, (x - y).mean(axis=0))
+    np.testing.assert_allclose(stderr, (x - y).std(axis=0, ddof=1) / np.sqrt(30))
+    _, covariance = difference(Estimate.from_samples(x, range(30)), Estimate.from_samples(y, range(30)))
+    np.testing.assert_allclose(covariance, np.cov((x - y).T) / 30)
+
+
+def test_without_common_prompts_variances_add_up() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 2))
+    apart = [Estimate.from_samples(x, range(30)), Estimate.from_samples(y, range(100, 130))]
+    unnamed = [Estimate.from_samples(x), Estimate.from_samples(y)]
+    for a, b in (apart, unnamed):
+        mean, stderr = paired_difference(a, b)
+        np.testing.assert_allclose(mean, a.mean - b.mean)
+        np.testing.assert_allclose(stderr**2, a.stderr**2 + b.stderr**2)
+
+
+def test_partial_overlap_has_the_stated_noise() -> None:
+    # 40 prompts each, 20 in common: the stated standard error must be the spread of the difference over repetitions
+    rng = np.random.default_rng(0)
+    found, stated = [], []
+    for _ in range(600):
+        difficulty = rng.normal(size=(60, 1))
+        a = Estimate.from_samples(difficulty[:40] + 0.3 * rng.normal(size=(40, 1)), range(40))
+        b = Estimate.from_samples(difficulty[20:] + 0.3 * rng.normal(size=(40, 1)), range(20, 60))
+        mean, stderr = paired_difference(a, b)
+        found.append(mean[0])
+        stated.append(stderr[0])
+    assert np.mean(stated) == pytest.approx(np.std(found), rel=0.08)
+
+
+def test_pooling_does_not_depend_on_the_order_and_counts_prompts_once() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (Estimate.from_samples(rng.normal(size=(10, 4, 2)), range(10)) for _ in range(2))
+    c = Estimate.from_samples(rng.normal(size=(5, 4, 2)), range(8, 13))
+    left, right, flat = pool([pool([a, b]), c]), pool([a, pool([b, c])]), pool([c, b, a])
+    assert left.n == right.n == flat.n == 13
+    for other in (right, flat):
+        np.testing.assert_allclose(left.mean, other.mean)
+        np.testing.assert_allclose(left.covariance, other.covariance)
+    both = pool([a, b])
+    np.testing.assert_allclose(both.mean, (a.mean + b.mean) / 2)
+    assert both.n == 10
+
+
+def test_pooling_without_samples_weighs_by_n() -> None:
+    a = Estimate(np.array([1.0, np.nan]), np.diag([0.4, 0.0]), n=30)
+    b = Estimate(np.array([5.0, 2.0]), np.diag([1.2, 0.7]), n=10)
+    pooled = pool([a, b])
+    np.testing.assert_allclose(pooled.mean, [2, 2])
+    np.testing.assert_allclose(np.diag(pooled.covariance), [0.75**2 * 0.4 + 0.25**2 * 1.2, 0.7])
+    assert pooled.n == 40
+    assert pool([a]) is a
+
+
+def test_take_and_scaled() -> None:
+    estimate = Estimate.from_samples(np.random.default_rng(0).normal(size=(9, 3)), range(9))
+    part = estimate.take([2, 0])
+    np.testing.assert_array_equal(part.mean, estimate.mean[[2, 0]])
+    np.testing.assert_array_equal(part.covariance, estimate.covariance[[2, 0]][:, [2, 0]])
+    np.testing.assert_array_equal(part.samples, estimate.samples[:, [2, 0]])
+    turned = estimate.scaled([1, -1, 1])
+    np.testing.assert_array_equal(turned.mean, estimate.mean * [1, -1, 1])
+    assert turned.covariance[0, 1] == -estimate.covariance[0, 1]
+    np.testing.assert_array_equal(turned.scaled([1, -1, 1]).covariance, estimate.covariance)
+
+
+@given(measured)
+def test_json_round_trip_is_exact(values: np.ndarray) -> None:
+    estimate = Estimate.from_samples(values / 3, range(len(values)))
+    back = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict(), allow_nan=False)))
+    for name in ("mean", "covariance", "samples"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(estimate, name))
+    assert (back.n, back.prompt_ids) == (estimate.n, estimate.prompt_ids)
+
+
+def test_round_trip_without_samples() -> None:
+    back = Estimate.from_dict(Estimate(np.zeros(2), np.eye(2), 3).to_dict())
+    assert back.samples is None
+    assert back.prompt_ids is None
+
+
+def test_estimates_cannot_be_changed() -> None:
+    mean = np.zeros(1)
+    estimate = Estimate(mean, np.zeros((1, 1)), 1)
+    mean[0] = 5
+    assert estimate.mean[0] == 0
+    with pytest.raises(ValueError):
+        estimate.mean[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Estimate(np.zeros(2), np.zeros((3, 3)), 1), r"Found shapes \(2,\) and \(3, 3\)"),
+        (lambda: Estimate(np.zeros(1), np.full((1, 1), np.inf), 1), "must be finite"),
+        (lambda: Estimate(np.zeros(1), np.zeros((1, 1)), 1, np.zeros((4, 2))), r"\[rows, 1\]"),
+        (lambda: Estimate(np.zeros(1), np.zeros((1, 1)), 1, None, (1,)), "no samples"),
+        (lambda: Estimate.from_samples([1.0, 2.0]), r"\[N, G, m\]"),
+        (lambda: Estimate.from_samples(np.empty((0, 2))), r"\[N, G, m\]"),
+        (lambda: Estimate.from_samples([[np.inf]]), "infinite"),
+        (lambda: Estimate.from_samples([[1.0], [2.0]], [1]), "1 prompt ids for 2 prompts"),
+        (lambda: pool([]), "Nothing to pool"),
+        (lambda: pool([Estimate.from_samples([[1.0]]), Estimate.from_samples([[1.0, 2.0]])]), "cannot be pooled"),
+    ],
+)
+def test_errors_say_what_is_wrong(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+FRAME = {"scale_lower": [0.0, 0.0], "scale_upper": [2.0, 2.0]}
+
+
+def test_bootstrap_of_noiseless_members_is_a_point() -> None:
+    members = [Estimate.from_samples(np.tile(p, (5, 1)), range(5)) for p in ([2.0, 0.5, 9], [1.0, 1.0, 9])]
+    value = hypervolume([[1.0, 0.25], [0.5, 0.5]], [0, 0])
+    assert bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME) == pytest.approx((value, value, value))
+    assert bootstrap_hypervolume([], [0, 1], [0, 0], **FRAME) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_bootstrap_of_one_objective_is_the_normal_interval(paired: bool) -> None:
+    samples = 5 + np.random.default_rng(0).normal(size=(200, 1))
+    estimate = Estimate.from_samples(samples, range(200) if paired else None)
+    value, low, high = bootstrap_hypervolume([estimate], [0], [0], scale_lower=[0], scale_upper=[1], n_boot=4000)
+    assert value == pytest.approx(estimate.mean[0])
+    np.testing.assert_allclose([value - low, high - value], 1.96 * estimate.stderr[0], rtol=0.1)
+
+
+def test_bootstrap_draws_the_same_prompts_for_all() -> None:
+    # the two members' errors cancel in the hypervolume of a front with two corners only if they are drawn together
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(100, 1)) * 0.2
+    a = Estimate.from_samples(np.hstack([1.5 + noise, np.full((100, 1), 1.0)]), range(100))
+    b = Estimate.from_samples(np.hstack([0.5 - noise, np.full((100, 1), 2.0)]), range(100))
+    _, low, high = bootstrap_hypervolume([a, b], [0, 1], [0, 0], **FRAME)
+    assert high - low < 1e-9  # area = (x_a * 1 + x_b * 1) / 4, and x_a + x_b = 2
+
+
+def test_bootstrap_is_seeded_and_survives_missing_values() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(size=(20, 2))
+    samples[3, 0] = np.nan
+    members = [Estimate.from_samples(samples, range(20)), Estimate.from_samples(samples[:10, ::-1], range(5, 15))]
+    first = bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME, seed=4)
+    assert first == bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME, seed=4)
+    assert 0 < first[1] <= first[0] <= first[2]

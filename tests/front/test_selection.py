@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pareto_align.errors import ConfigError, PreferenceError
+from pareto_align.front import Preference, select
+
+# members 0 and 3 are corners, 1 lies in a dent (below the line between the corners), 2 bulges
+FRONT = np.array([[1.0, 0.0], [0.45, 0.5], [0.7, 0.6], [0.0, 1.0]])
+UNIT = {"lower": [0.0, 0.0], "upper": [1.0, 1.0]}
+EXACT = np.zeros_like(FRONT)
+
+
+def test_linear_is_the_best_weighted_sum() -> None:
+    found = select(FRONT, EXACT, [3, 1], **UNIT)
+    assert found.index == 0
+    assert found.score == pytest.approx(0.75)
+    assert found.runner_up == 2
+    assert (found.regret, found.probability_best, found.feasible) == (0, 1, True)
+    assert found.reason == "Member 0 has the best linear utility, 0.750; member 2 follows with 0.675."
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.1, 10), st.floats(-5, 5))
+def test_the_unit_of_an_objective_does_not_matter(w: float, factor: float, shift: float) -> None:
+    frame = {"lower": [shift, 0.0], "upper": [shift + factor, 1.0]}
+    scaled = FRONT * [factor, 1] + [shift, 0]
+    plain = select(FRONT, EXACT, [w, 1 - w], **UNIT, draws=1)
+    assert select(scaled, EXACT, [w, 1 - w], **frame, draws=1).score == pytest.approx(plain.score, abs=1e-9)
+
+
+def test_chebyshev_reaches_into_a_dent() -> None:
+    dent = FRONT[[0, 1, 3]]
+    assert {select(dent, EXACT[:3], [w, 1 - w], **UNIT).index for w in np.linspace(0, 1, 21)} == {0, 2}
+    found = select(dent, EXACT[:3], [1, 1], rule="chebyshev", **UNIT)
+    assert found.index == 1
+    assert found.score == pytest.approx(-0.5 * 0.55)
+
+
+def test_chebyshev_ideal_is_the_best_of_the_members() -> None:
+    # the frame's end (10) is far away and must not decide
+    found = select([[2.0, 0.0], [1.0, 1.0]], np.zeros((2, 2)), [1, 1], rule="chebyshev", lower=[0, 0], upper=[10, 10])
+    assert found.score == pytest.approx(-0.5 * 0.1)
+
+
+def test_knee_is_farthest_above_the_line_between_the_corners() -> None:
+    stretched = FRONT * [100, 0.01]
+    found = select(stretched, EXACT, [1, 1], rule="knee", lower=[-1e3, -1e3], upper=[1e3, 1e3])
+    assert found.index == 2
+    assert found.score == pytest.approx(1.3)  # the line itself has 1
+    assert select(stretched, EXACT, [9, 1], rule="knee", **UNIT).index == 0
+    assert select([[3.0, 2.0]], [[0, 0]], [1, 1], rule="knee", **UNIT).score == 0
+
+
+def test_at_least_then_the_best_of_the_rest() -> None:
+    found = select(FRONT, EXACT, [0, 1], at_least={0: 0.4}, **UNIT)
+    assert (found.index, found.runner_up) == (2, 1)
+    assert select(FRONT, EXACT, [0, 1], at_least={0: 0.7}, **UNIT).index == 2  # the bound itself is allowed
+    only = select(FRONT, EXACT, [0, 1], at_least={0: 0.9}, **UNIT)
+    assert (only.index, only.runner_up, only.probability_best) == (0, None, 1)
+
+
+def test_nobody_meets_the_bounds() -> None:
+    with pytest.raises(PreferenceError, match=r"nearest is member 2: objective 0 reaches 0\.7 of 0\.8"):
+        select(FRONT, EXACT, [1, 1], at_least={0: 0.8, 1: 0.6}, **UNIT)
+    with pytest.raises(PreferenceError, match="column 2"):
+        select(FRONT, EXACT, [1, 1], at_least={2: 0.8}, **UNIT)
+
+
+def test_feasible_says_whether_noise_leaves_the_bound_in_doubt() -> None:
+    noise = np.full_like(FRONT, 0.1)
+    assert select(FRONT, noise, [0, 1], at_least={0: 0.53}, **UNIT).feasible  # 0.7 - 1.645 * 0.1
+    doubtful = select(FRONT, noise, [0, 1], at_least={0: 0.54}, **UNIT)
+    assert not doubtful.feasible
+    assert "not with 95% confidence" in doubtful.reason
+
+
+def test_two_members_have_the_closed_form() -> None:
+    values, noise = np.array([[0.6, 0.0], [0.5, 0.0]]), np.array([[0.03, 0.0], [0.04, 0.0]])
+    found = select(values, noise, [1, 0], **UNIT, draws=40_000)
+    normal, z = NormalDist(), 0.1 / 0.05
+    assert found.probability_best == pytest.approx(normal.cdf(z), abs=0.005)
+    # E max(0, D) for D ~ N(-0.1, 0.05): the loss of having chosen the first
+    assert found.regret == pytest.approx(0.05 * normal.pdf(z) - 0.1 * (1 - normal.cdf(z)), rel=0.1)
+    assert select(values, noise, [1, 0], **UNIT, seed=1) == select(values, noise, [1, 0], **UNIT, seed=1)
+
+
+def test_shared_noise_cancels() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(1, 80, 2))
+    samples = shared + np.array([[0.6, 0.0], [0.5, 0.0]])[:, None] + 0.01 * rng.normal(size=(2, 80, 2))
+    samples[0, 5, 1] = np.nan
+    values, noise = np.nanmean(samples, axis=1), np.nanstd(samples, axis=1, ddof=1) / np.sqrt(80)
+    assert select(values, noise, [1, 0], **UNIT).probability_best < 0.8
+    assert select(values, noise, [1, 0], **UNIT, samples=samples).probability_best > 0.999
+
+
+def test_samples_have_the_noise_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    samples = np.stack([0.6 + rng.normal(size=(50, 1)) * 0.2, 0.5 + rng.normal(size=(50, 1)) * 0.3])
+    values = samples.mean(axis=1)
+    best = int(values.argmax())
+    d = samples[best, :, 0] - samples[1 - best, :, 0]
+    expected = NormalDist().cdf(d.mean() / (d.std(ddof=1) / np.sqrt(50)))
+    found = select(values, np.ones((2, 1)), [1], lower=[0], upper=[1], samples=samples, draws=20_000)
+    assert found.probability_best == pytest.approx(expected, abs=0.01)
+
+
+def test_rows_with_nan_are_never_chosen() -> None:
+    values = np.array([[np.nan, 5.0], [0.2, 0.2]])
+    found = select(values, np.zeros((2, 2)), [1, 1], **UNIT)
+    assert (found.index, found.runner_up) == (1, None)
+    with pytest.raises(PreferenceError, match="no member"):
+        select(values[:1], np.zeros((1, 2)), [1, 1], **UNIT)
+    with pytest.raises(PreferenceError, match="no member"):
+        select(np.empty((0, 2)), np.empty((0, 2)), [1, 1], **UNIT)
+
+
+def test_ties_go_to_the_better_rest_then_to_the_first() -> None:
+    assert select([[1.0, 0.0], [1.0, 0.5]], np.zeros((2, 2)), [1, 0], **UNIT).index == 1
+    assert select([[1.0, 0.5], [1.0, 0.5]], np.zeros((2, 2)), [1, 0], **UNIT).index == 0
+
+
+def test_inputs_are_not_changed() -> None:
+    values, noise, weights = FRONT.copy(), EXACT + 0.1, np.array([2.0, 1.0])
+    for rule in ("linear", "chebyshev", "knee"):
+        select(values, noise, weights, rule=rule, **UNIT)
+    np.testing.assert_array_equal(values, FRONT)
+    np.testing.assert_array_equal(weights, [2, 1])
+    assert select(FRONT, EXACT, Preference(weights), **UNIT).score == pytest.approx(2 / 3)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown selection rule 'lineer'\. Did you mean 'linear'"):
+        select(FRONT, EXACT, [1, 1], rule="lineer", **UNIT)
+    with pytest.raises(ConfigError, match="3 preference weights"):
+        select(FRONT, EXACT, [1, 1, 1], **UNIT)
+    with pytest.raises(ConfigError, match="lower must be below upper"):
+        select(FRONT, EXACT, [1, 1], lower=[0, 1], upper=[1, 1])
+    with pytest.raises(ConfigError, match=r"\[n, N, m\]"):
+        select(FRONT, EXACT, [1, 1], **UNIT, samples=np.zeros((4, 2)))
+    with pytest.raises(PreferenceError, match="not negative"):
+        select(FRONT, EXACT, [1, -1], **UNIT)

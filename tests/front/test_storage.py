@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pareto_align.errors import FrontFileError, ParetoAlignWarning
+from pareto_align.front import Estimate, FrontRecord, MemberRecord, ObjectiveRecord, read_front, write_front
+
+
+def estimate(*mean: float, seed: int = 0) -> Estimate:
+    samples = np.array(mean) + np.random.default_rng(seed).normal(size=(6, len(mean))) / 3
+    samples[2, 0] = np.nan
+    return Estimate.from_samples(samples, range(6))
+
+
+def record(*ids: str, **changes) -> FrontRecord:
+    """A front of accuracy (maximised) and length (minimised, so negative inside)."""
+    objectives = [
+        ObjectiveRecord("accuracy", "optimize", True, 0.0, 1.0, (0.0, 1.0)),
+        ObjectiveRecord("length", "constrain", False, -300.0, 0.0, None, None, 200.0, "tokens"),
+    ]
+    members = [
+        MemberRecord(id, estimate(0.5, -120.0, seed=k), [1.0], {"step": k, "seeds": (1, 2)}, sample=[{"prompt": "é"}])
+        for k, id in enumerate(ids)
+    ]
+    settings = {
+        "base": {"name": "tiny", "dtype": "float32"},
+        "reference": [0.0],
+        "reference_policy": estimate(0.1, -200.0),
+        "fallen": [{"id": "gone", "values": [0.2, float("nan")]}],
+        "cost": {"tokens": np.int64(12)},
+        "config": {"seed": 0, "path": Path("runs")},
+        "created": "2026-01-01T00:00:00Z",
+    }
+    return FrontRecord(objectives, members, **{**settings, **changes})
+
+
+class Writer:
+    """Writes a recognisable adapter and remembers what it was asked for."""
+
+    def __init__(self, salt: str = "") -> None:
+        self.salt, self.calls = salt, []
+
+    def __call__(self, id: str, folder: Path) -> None:
+        self.calls.append(id)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "adapter_model.safetensors").write_bytes(f"{id}{self.salt}".encode() * 100)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def assert_same(a: Estimate, b: Estimate) -> None:
+    for name in ("mean", "covariance", "samples"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.n, a.prompt_ids) == (b.n, b.prompt_ids)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    original = record("a", "b")
+    written = write_front(tmp_path / "front", original, Writer())
+    assert original.members[0].adapter == ""  # the input is not changed
+    for path in (tmp_path / "front", tmp_path, tmp_path / "front" / "front.json", str(tmp_path)):
+        back, problems = read_front(path)
+        assert problems == []
+        assert back.objectives == original.objectives
+        assert [m.adapter for m in back.members] == [m.adapter for m in written.members] == ["members/a", "members/b"]
+        assert_same(back.reference_policy, original.reference_policy)
+        for new, old in zip(back.members, original.members, strict=True):
+            assert_same(new.estimate, old.estimate)
+            assert (new.id, new.preference, new.sample) == (old.id, old.preference, old.sample)
+            assert new.provenance == {"step": old.provenance["step"], "seeds": [1, 2]}
+            assert set(new.files) == {"adapter_config.json", "sub/adapter_model.safetensors"}
+        assert back.fallen == [{"id": "gone", "values": [0.2, None]}]
+        assert (back.cost, back.config) == ({"tokens": 12}, {"seed": 0, "path": "runs"})
+        assert (back.base, back.split, back.reference) == (original.base, "select", [0.0])
+        assert (back.created, back.schema_version) == (original.created, 1)
+
+
+def test_front_json_is_strict_json_in_the_users_units(tmp_path: Path) -> None:
+    write_front(tmp_path, record("a"), Writer())
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    data = json.loads((tmp_path / "front.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    length = data["objectives"][1]
+    assert (length["worst"], length["best"], length["at_most"]) == (300.0, 0.0, 200.0)
+    assert "lower" not in length
+    assert data["members"][0]["estimate"]["mean"][1] == pytest.approx(120, abs=1)
+    assert data["reference_policy"]["mean"][1] == pytest.approx(200, abs=1)
+    covariance = np.array(data["members"][0]["estimate"]["covariance"])
+    inside = record("a").members[0].estimate.covariance
+    np.testing.assert_array_equal(covariance, inside * [[1, -1], [-1, 1]])
+
+
+def test_intact_adapters_are_left_alone_and_unused_ones_removed(tmp_path: Path) -> None:
+    write_front(tmp_path, record("a", "b"), Writer())
+    before = (tmp_path / "members" / "a" / "adapter_config.json").stat()
+    writer = Writer("!")
+    update = record("a", "c")
+    update.members[0].estimate = estimate(0.9, -50.0)  # measured again: the same adapter
+    written = write_front(tmp_path, update, writer)
+    assert writer.calls == ["c"]
+    after = (tmp_path / "members" / "a" / "adapter_config.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["a", "c"]
+    assert_same(read_front(tmp_path)[0].members[0].estimate, update.members[0].estimate)
+    assert written.members[0].files
+
+
+@pytest.mark.parametrize("what", ["altered", "missing", "other config", "other provenance"])
+def test_an_adapter_that_cannot_be_trusted_is_written_again(tmp_path: Path, what: str) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    update = record("a")
+    if what == "altered":
+        (tmp_path / "members" / "a" / "adapter_config.json").write_text("{ }")
+    elif what == "missing":
+        shutil.rmtree(tmp_path / "members" / "a")
+    elif what == "other config":
+        update.config = {"seed": 1}
+    else:
+        update.members[0].provenance["step"] = 99
+    writer = Writer("new")
+    write_front(tmp_path, update, writer)
+    assert writer.calls == ["a"]
+    back, problems = read_front(tmp_path)
+    assert problems == []
+    weights = tmp_path / back.members[0].adapter / "sub" / "adapter_model.safetensors"
+    assert weights.read_bytes().startswith(b"anew")
+    assert len(list((tmp_path / "members").iterdir())) == 1
+
+
+def test_ids_become_safe_and_distinct_folder_names(tmp_path: Path) -> None:
+    ids = ["../../etc/passwd", "a b", "a_b", "A b", "...", "é", "x" * 300, "C:\\x", "policy-3@120"]
+    written = write_front(tmp_path / "front", record(*ids), Writer())
+    names = [m.adapter.removeprefix("members/") for m in written.members]
+    assert names == ["etc_passwd", "a_b", "a_b-2", "A_b-3", "member", "member-2", "x" * 80, "C_x", "policy-3_120"]
+    assert [p.name for p in tmp_path.iterdir()] == ["front"]
+    assert [m.id for m in read_front(tmp_path / "front")[0].members] == ids
+
+
+@pytest.mark.parametrize("what", ["altered", "missing file", "missing folder"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_damaged_member_is_named_and_left_out(tmp_path: Path, what: str, verify: bool) -> None:
+    write_front(tmp_path, record("a", "b"), Writer())
+    target = tmp_path / "members" / "a" / "sub" / "adapter_model.safetensors"
+    if what == "altered":
+        target.write_bytes(target.read_bytes()[:-1] + b"?")
+        if not verify:
+            assert read_front(tmp_path, verify=False)[1] == []
+            return
+    elif what == "missing file":
+        target.unlink()
+    else:
+        shutil.rmtree(tmp_path / "members" / "a")
+    with pytest.warns(ParetoAlignWarning, match="Member 'a' was left out"):
+        back, problems = read_front(tmp_path, verify=verify)
+    assert [m.id for m in back.members] == ["b"]
+    assert len(problems) == 1
+    assert "altered" in problems[0] if what == "altered" else "missing" in problems[0]
+
+
+def edit(root: Path, change) -> None:
+    data = json.loads((root / "front.json").read_text())
+    change(data)
+    (root / "front.json").write_text(json.dumps(data))
+
+
+ESCAPES = ["/etc", "../outside", "members/../../outside", "", "C:/x", "members\\..\\..\\x", "\\\\host\\share"]
+
+
+@pytest.mark.parametrize("adapter", ESCAPES)
+def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, adapter: str) -> None:
+    root = tmp_path / "front"
+    write_front(root, record("a"), Writer())
+    shutil.copytree(root / "members" / "a", tmp_path / "outside")
+    edit(root, lambda d: d["members"][0].update(adapter=adapter))
+    with pytest.raises(FrontFileError, match="leaves the front folder"):
+        read_front(root)
+
+
+@pytest.mark.parametrize("name", ["../b/adapter_config.json", "/etc/hostname", "../../../outside", ""])
+def test_file_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    write_front(tmp_path, record("a", "b"), Writer())
+    edit(tmp_path, lambda d: d["members"][0]["files"].update({name: "0"}))
+    with pytest.raises(FrontFileError, match="leaves the front folder"):
+        read_front(tmp_path)
+
+
+@pytest.mark.parametrize("linked", ["members", "members/a", "members/a/sub", "members/a/adapter_config.json"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, linked: str) -> None:
+    root = tmp_path / "front"
+    write_front(root, record("a"), Writer())
+    outside = tmp_path / "outside"
+    (root / linked).rename(outside)
+    (root / linked).symlink_to(outside)
+    with pytest.raises(FrontFileError, match="leaves the front folder"):
+        read_front(root)
+
+
+def test_a_front_behind_a_link_loads(tmp_path: Path) -> None:
+    write_front(tmp_path / "real", record("a"), Writer())
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert read_front(tmp_path / "link")[1] == []
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, True])
+def test_an_unknown_version_is_refused(tmp_path: Path, version: object) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    edit(tmp_path, lambda d: d.update(schema_version=version))
+    with pytest.raises(FrontFileError, match="reads version 1"):
+        read_front(tmp_path)
+
+
+DAMAGES = [
+    lambda d: d.pop("members"),
+    lambda d: d.update(members=5),
+    lambda d: d.update(extra=1),
+    lambda d: d["objectives"][0].pop("worst"),
+    lambda d: d["members"][0].update(adapter=7),
+    lambda d: d["members"][0].update(files=[1]),
+    lambda d: d["members"][0]["estimate"].update(mean="x"),
+    lambda d: d["members"][0]["estimate"].update(mean=[1.0]),
+    lambda d: d["members"][0]["estimate"].update(mean=[1.0], covariance=[[1.0]], samples=None, prompt_ids=None),
+]
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_a_damaged_front_json_is_refused_and_never_overwritten(tmp_path: Path, change) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    edit(tmp_path, change)
+    before = tree(tmp_path)
+    with pytest.raises(FrontFileError, match=r"front\.json is damaged"):
+        read_front(tmp_path)
+    with pytest.raises(FrontFileError, match=r"front\.json is damaged"):
+        write_front(tmp_path, record("b"), Writer())
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+def test_what_is_no_front_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "front.json").write_bytes(content)
+    with pytest.raises(FrontFileError):
+        read_front(tmp_path)
+
+
+def test_no_front_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FrontFileError, match=r"There is no front\.json"):
+        read_front(tmp_path / "nowhere")
+
+
+def test_an_empty_front_is_a_front(tmp_path: Path) -> None:
+    write_front(tmp_path, record(), Writer())
+    assert read_front(tmp_path)[0].members == []
+
+
+def failing(folder: Path, error: BaseException) -> None:
+    (folder / "half").write_text("x")
+    raise error
+
+
+BAD_WRITERS = [
+    (lambda id, folder: None, FrontFileError, "'b' has no files"),
+    (lambda id, folder: (folder / "link").symlink_to("/etc/hostname"), FrontFileError, "contains links"),
+    (lambda id, folder: failing(folder, OSError(28, "No space left on device")), FrontFileError, "No space left"),
+    (lambda id, folder: failing(folder, RuntimeError("boom")), RuntimeError, "boom"),
+    (lambda id, folder: failing(folder, KeyboardInterrupt()), KeyboardInterrupt, None),
+]
+
+
+@pytest.mark.parametrize(("writer", "error", "message"), BAD_WRITERS)
+def test_a_failing_writer_leaves_the_old_front(tmp_path: Path, writer, error, message: str | None) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    before = tree(tmp_path)
+    with pytest.raises(error, match=message):
+        write_front(tmp_path, record("b"), writer)
+    assert tree(tmp_path) == before
+
+
+def test_bad_records_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FrontFileError, match="Two members of the front are called 'a'"):
+        write_front(tmp_path / "new", record("a", "a"), Writer())
+    with pytest.raises(FrontFileError, match="cannot hold"):
+        write_front(tmp_path / "new", record("a", config={"x": object()}), Writer())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_anywhere_the_old_or_the_new_front_loads(tmp_path: Path) -> None:
+    """End the process at every single system call that changes the disk, without any cleaning up."""
+    old, new = record("a", "b"), record("b", "a")
+    new.members[1].provenance["step"] = 7  # "a" is another adapter under a name that is in use
+    template = tmp_path / "template"
+    write_front(template, old, Writer("old"))
+    outcomes = []
+    for k in range(1000):
+        root = tmp_path / f"run{k}"
+        shutil.copytree(template, root)
+        child = os.fork()
+        if child == 0:
+            die_at_call(k)
+            write_front(root, new, Writer("new"))
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        back, problems = read_front(root)
+        assert problems == []
+        ids = [m.id for m in back.members]
+        assert ids in (["a", "b"], ["b", "a"])
+        weights = (root / back.members[ids.index("a")].adapter / "sub" / "adapter_model.safetensors").read_bytes()
+        assert weights.startswith(b"aold" if ids[0] == "a" else b"anew")
+        outcomes.append(ids[0])
+        write_front(root, new, Writer("new"))  # the next write finishes the job and leaves nothing lying about
+        assert [m.id for m in read_front(root)[0].members] == ["b", "a"]
+        assert len(list((root / "members").iterdir())) == 2
+        assert sorted(p.name for p in root.iterdir()) == ["front.json", "members"]
+        shutil.rmtree(root)
+        if code == 0:
+            break
+    assert code == 0
+    assert set(outcomes) == {"a", "b"}
+    assert len(outcomes) > 20
+
+
+def die_at_call(k: int) -> None:
+    """Make the k-th call of anything that changes the disk the last thing this process does."""
+    left = [k]
+
+    def wrap(module: object, name: str) -> None:
+        original = getattr(module, name)
+
+        def wrapped(*args, **kwargs):
+            if left[0] == 0:
+                os._exit(1)
+            left[0] -= 1
+            return original(*args, **kwargs)
+
+        setattr(module, name, wrapped)
+
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
+        wrap(os, name)
+    wrap(Path, "write_bytes")
+    wrap(Path, "write_text")
+
+
+def test_writing_what_was_read_is_the_same_front(tmp_path: Path) -> None:
+    write_front(tmp_path / "one", record("a", "b"), Writer())
+    first, _ = read_front(tmp_path / "one")
+
+    def copy(id: str, folder: Path) -> None:
+        source = next(m.adapter for m in first.members if m.id == id)
+        shutil.copytree(tmp_path / "one" / source, folder, dirs_exist_ok=True)
+
+    write_front(tmp_path / "two", first, copy)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    write_front(tmp_path / "two", replace(first, split="report"), copy)
+    assert read_front(tmp_path / "two")[0].split == "report"

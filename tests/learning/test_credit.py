@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pareto_align.errors import ConfigError
+from pareto_align.learning.credit import Centred, Credit, Grpo, available_credits, make_credit, register_credit
+
+NAMES = ["centred", "dr_grpo", "gdpo", "grpo", "reinforce", "rloo"]
+NORMALISING = ["gdpo", "grpo", "reinforce"]
+NAN = math.nan
+
+
+def group(*rewards: object) -> torch.Tensor:
+    """One policy, one prompt: [1, 1, G, m]."""
+    return torch.tensor(rewards, dtype=torch.float64).reshape(1, 1, len(rewards), -1)
+
+
+def random_rewards(K: int = 3, N: int = 4, G: int = 5, m: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.rand(K, N, G, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(found: torch.Tensor, expected: object, tolerance: float = 1e-9) -> None:
+    expected = torch.as_tensor(expected, dtype=found.dtype).reshape(found.shape)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+# Closed forms on one group of rewards (1, 2, 6), whose mean is 3 and whose sample variance is (4 + 1 + 9) / 2 = 7.
+
+
+@pytest.mark.parametrize("name", ["centred", "dr_grpo", "grpo"])
+def test_minus_the_group_mean(name: str) -> None:
+    close(make_credit(name).vector(group(1, 2, 6)), [-2, -1, 3])
+
+
+def test_rloo_is_minus_the_mean_of_the_others() -> None:
+    # 1 - (2 + 6)/2, 2 - (1 + 6)/2, 6 - (1 + 2)/2
+    close(make_credit("rloo").vector(group(1, 2, 6)), [-3, -1.5, 4.5])
+
+
+def test_gdpo_is_a_z_score_per_objective() -> None:
+    spread = math.sqrt(7) + 1e-4
+    close(make_credit("gdpo").vector(group(1, 2, 6)), [-2 / spread, -1 / spread, 3 / spread])
+
+
+def test_reinforce_is_minus_the_mean_over_the_batch_of_the_policy() -> None:
+    # Two prompts with one completion each: no peers, yet the batch has a mean, 3.
+    rewards = torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)
+    close(make_credit("reinforce").vector(rewards), [-2, 2])
+
+
+def test_every_objective_and_prompt_has_its_own_baseline() -> None:
+    rewards = torch.tensor([[[[0.0, 10.0], [2.0, 10.0]], [[5.0, 1.0], [5.0, 3.0]]]])
+    close(Centred().vector(rewards), [[[[-1, 0], [1, 0]], [[0, -1], [0, 1]]]])
+
+
+def test_grpo_divides_the_mix_by_its_spread_in_the_group() -> None:
+    rewards = group((1, 0), (2, 0), (6, 0))
+    credit = make_credit("grpo")
+    # Direction (.5, .5): the mix is half the first objective, its spread sqrt(7)/2; the half cancels.
+    spread = math.sqrt(7) / 2 + 1e-6
+    close(
+        credit.combine(credit.vector(rewards), torch.tensor([[0.5, 0.5]])), [-1 / spread, -0.5 / spread, 1.5 / spread]
+    )
+
+
+def test_gdpo_mix_is_whitened_over_the_batch() -> None:
+    credit = make_credit("gdpo")
+    vector = torch.tensor([[[[2.0, 0.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]]]], dtype=torch.float64)
+    # Mix (1, 0, 1, 0): mean .5, sample variance 4 * .25 / 3 = 1/3.
+    value = 0.5 / (math.sqrt(1 / 3) + 1e-4)
+    close(credit.combine(vector, torch.tensor([[0.5, 0.5]])), [value, -value, value, -value])
+
+
+def test_reinforce_mix_is_whitened_over_the_batch() -> None:
+    credit = make_credit("reinforce")
+    rewards = torch.tensor([1.0, 5.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    # Centred (-2, 2), sample variance 8.
+    value = 2 / math.sqrt(8 + 1e-8)
+    close(credit.combine(credit.vector(rewards), torch.ones(1, 1)), [-value, value])
+
+
+@pytest.mark.parametrize("name", ["centred", "dr_grpo", "rloo"])
+def test_without_normalisation_the_mix_is_linear_in_the_weights(name: str) -> None:
+    credit, rewards = make_credit(name), random_rewards()
+    vector = credit.vector(rewards)
+    one, two = torch.rand(3, 2, dtype=torch.float64), torch.rand(3, 2, dtype=torch.float64)
+    close(credit.combine(vector, one + two), credit.combine(vector, one) + credit.combine(vector, two))
+
+
+def test_mixing_first_or_comparing_first_is_the_same_for_a_linear_credit() -> None:
+    credit, rewards, weights = Centred(), random_rewards(), torch.tensor([[0.3, 0.7]] * 3, dtype=torch.float64)
+    mixed = (rewards * weights[:, None, None]).sum(-1, keepdim=True)
+    close(credit.combine(credit.vector(rewards), weights), credit.vector(mixed)[..., 0])
+
+
+# What a row's sum does: algorithms that scale the reward lose it, those that scale the advantage keep it.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_row_sum_scales_the_advantage(name: str) -> None:
+    credit, vector = make_credit(name), make_credit(name).vector(random_rewards())
+    weights = torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    factor = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    plain = credit.combine(vector, weights)
+    scaled = credit.combine(vector, weights * factor[:, None], applies_to="advantage")
+    close(scaled, plain * factor[:, None, None], 1e-12)
+    assert plain.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_common_reward_factor_cancels_where_the_mix_is_normalised(name: str, factor: float) -> None:
+    # So a published method that multiplies the reward by its meta factor is close to a no-op under these estimators.
+    credit, rewards = make_credit(name), random_rewards()
+    weights = torch.tensor([[0.3, 0.7]] * 3, dtype=torch.float64)
+    plain = credit.combine(credit.vector(rewards), weights, applies_to="reward")
+    by_weight = credit.combine(credit.vector(rewards), factor * weights, applies_to="reward")
+    by_reward = credit.combine(credit.vector(factor * rewards), weights, applies_to="reward")
+    for scaled in (by_weight, by_reward):
+        close(scaled, plain, 2e-3)
+
+
+@pytest.mark.parametrize("name", ["centred", "dr_grpo", "rloo"])
+def test_a_common_reward_factor_survives_where_nothing_is_normalised(name: str) -> None:
+    credit, rewards = make_credit(name), random_rewards()
+    weights = torch.tensor([[0.3, 0.7]] * 3, dtype=torch.float64)
+    plain = credit.combine(credit.vector(rewards), weights, applies_to="reward")
+    close(credit.combine(credit.vector(rewards), 2 * weights, applies_to="reward"), 2 * plain)
+
+
+def test_a_row_of_zeros_is_a_step_of_zero() -> None:
+    for name in NAMES:
+        credit, vector = make_credit(name), make_credit(name).vector(random_rewards())
+        weights = torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
+        advantages = credit.combine(vector, weights)
+        assert torch.isfinite(advantages).all()
+        assert (advantages[0] == 0).all()
+        assert (advantages[1] != 0).any()
+
+
+# Every policy by itself.
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("applies_to", ["advantage", "reward"])
+def test_policies_do_not_see_each_other(name: str, applies_to: str) -> None:
+    credit, rewards = make_credit(name), random_rewards()
+    rewards[1, 2, 3, 0] = NAN
+    rewards[2] *= 1000
+    weights = torch.tensor([[0.3, 0.7], [0.9, 0.6], [0.1, 0.1]], dtype=torch.float64)
+    together = credit.combine(credit.vector(rewards), weights, applies_to=applies_to)
+    for k in range(3):
+        one = slice(k, k + 1)
+        alone = credit.combine(credit.vector(rewards[one]), weights[one], applies_to=applies_to)
+        close(together[one], alone, 1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advantages_do_not_depend_on_the_origin_of_the_rewards(name: str) -> None:
+    credit, rewards = make_credit(name), random_rewards()
+    close(credit.vector(rewards + torch.tensor([5.0, -3.0])), credit.vector(rewards), 1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mean_advantage_is_zero(name: str) -> None:
+    credit = make_credit(name)
+    weights = torch.tensor([[0.3, 0.7]] * 3, dtype=torch.float64)
+    advantages = credit.combine(credit.vector(random_rewards()), weights)
+    close(advantages.mean(dim=(1, 2)), torch.zeros(3), 1e-12)
+
+
+# Missing rewards.
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("centred", [-1, 0, 1, 0]),  # mean of 1 and 3 is 2
+        ("dr_grpo", [-1, 0, 1, 0]),
+        ("grpo", [-1, 0, 1, 0]),
+        ("reinforce", [-1, 0, 1, 0]),
+        ("rloo", [-2, 0, 2, 0]),  # the only other one is 3, or 1
+        ("gdpo", [-1 / (math.sqrt(2) + 1e-4), 0, 1 / (math.sqrt(2) + 1e-4), 0]),  # sample variance of 1 and 3 is 2
+    ],
+)
+def test_a_missing_reward_is_left_out_and_contributes_nothing(name: str, expected: list[float]) -> None:
+    close(make_credit(name).vector(group(1, NAN, 3, NAN)), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_objective_without_any_or_with_one_reward_gives_zeros(name: str) -> None:
+    credit = make_credit(name)
+    vector = credit.vector(group((NAN, 1.0, 1.0), (NAN, NAN, 2.0)))
+    close(vector[..., :2], torch.zeros(1, 1, 2, 2))
+    advantages = credit.combine(vector, torch.tensor([[0.5, 0.3, 0.2]]))
+    assert torch.isfinite(advantages).all()
+    assert advantages[0, 0, 1] > 0 > advantages[0, 0, 0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_reward_leaves_the_other_objectives_alone(name: str) -> None:
+    credit, rewards = make_credit(name), random_rewards()
+    full = credit.vector(rewards)
+    rewards[0, 0, 0, 1] = NAN
+    close(credit.vector(rewards)[..., 0], full[..., 0], 1e-12)
+
+
+# A group that agrees has nothing to say.
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_identical_rewards_give_exact_zeros(name: str, dtype: torch.dtype) -> None:
+    # .1 is not a binary fraction: a mean of seven of them is off by a rounding error, which must not be blown up.
+    credit, rewards = make_credit(name), torch.full((1, 1, 7, 2), 0.1, dtype=dtype)
+    vector = credit.vector(rewards)
+    assert (vector == 0).all()
+    assert (credit.combine(vector, torch.tensor([[0.5, 0.5]])) == 0).all()
+
+
+def test_objectives_that_cancel_leave_no_advantage_under_grpo() -> None:
+    first = torch.rand(1, 3, 5, 1, generator=torch.Generator().manual_seed(0))
+    credit, rewards = Grpo(), torch.cat([first, 0.7 - first], dim=-1)
+    assert (credit.combine(credit.vector(rewards), torch.tensor([[0.5, 0.5]])) == 0).all()
+
+
+def test_the_pull_of_an_objective_under_grpo_is_its_weight_times_its_spread() -> None:
+    # Why "centred" on a frozen scale is the default: equal weights, yet nine tenths of the signal are one objective's.
+    rewards = group((0, 0), (9, 0), (0, 1), (9, 1))
+    advantages = Grpo().combine(Grpo().vector(rewards), torch.tensor([[0.5, 0.5]])).flatten()
+    first, second = advantages[1] - advantages[0], advantages[2] - advantages[0]
+    assert first / second == pytest.approx(9)
+    advantages = make_credit("gdpo").combine(make_credit("gdpo").vector(rewards), torch.tensor([[0.5, 0.5]])).flatten()
+    assert (advantages[1] - advantages[0]) / (advantages[2] - advantages[0]) == pytest.approx(1, abs=1e-3)
+
+
+# Names, types, errors.
+
+
+def test_names() -> None:
+    assert set(NAMES) <= set(available_credits())
+    instance = Centred()
+    assert make_credit(instance) is instance
+    assert not make_credit("reinforce").needs_group
+    assert all(make_credit(name).needs_group for name in NAMES if name != "reinforce")
+
+
+def test_rewards_of_low_precision_are_compared_in_float32() -> None:
+    rewards = torch.rand(1, 2, 4, 2).to(torch.bfloat16)
+    assert Centred().vector(rewards).dtype == torch.float32
+    assert Centred().combine(Centred().vector(rewards), torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float32
+
+
+def test_inputs_are_not_changed() -> None:
+    for name in NAMES:
+        rewards, weights = random_rewards(), torch.tensor([[2.0, 0.0]] * 3)
+        rewards[0, 0, 0, 0] = NAN
+        before, vector = rewards.clone(), make_credit(name).vector(rewards)
+        kept = vector.clone()
+        make_credit(name).combine(vector, weights)
+        np.testing.assert_array_equal(rewards, before)
+        np.testing.assert_array_equal(vector, kept)
+        assert (weights == torch.tensor([[2.0, 0.0]] * 3)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reinforce"])
+def test_a_group_of_one_has_no_peers(name: str) -> None:
+    with pytest.raises(ConfigError, match="group_size must be at least 2"):
+        make_credit(name).vector(torch.zeros(1, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_credit("centered"), "Nearest: 'centred'"),
+        (lambda: make_credit(None), "name or an instance"),
+        (lambda: Centred().vector(torch.zeros(2, 3, 4)), r"\[K, N, G, m\]"),
+        (lambda: Centred().combine(torch.zeros(2, 1, 2, 3), torch.ones(3, 2)), r"\[2, 3\]"),
+        (lambda: Centred().combine(torch.zeros(1, 1, 2, 2), torch.ones(1, 2), applies_to="loss"), "applies_to"),
+        (lambda: register_credit("centred")(Grpo), "exists already"),
+    ],
+)
+def test_what_is_wrong_is_named(call: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call()
+    assert Grpo.name == "grpo"
+
+
+def test_a_credit_of_ones_own() -> None:
+    from pareto_align.learning import credit
+
+    try:
+
+        @register_credit("test-only")
+        class Raw(Credit):
+            needs_group = False
+
+            def _vector(self, rewards: torch.Tensor) -> torch.Tensor:
+                return rewards
+
+        found = make_credit("test-only")
+        assert isinstance(found, Raw)
+        close(found.combine(found.vector(group(1, NAN)), torch.tensor([[2.0]])), [2, 0])
+    finally:
+        credit._REGISTRY.pop("test-only", None)

@@ -1,0 +1,340 @@
+"""One step of the population against plain implementations: PEFT, torch's AdamW, and exact enumeration."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from tiny_models import (
+    RAGGED,
+    as_peft,
+    lora,
+    peft_row,
+    random_population,
+    relative_error,
+    tiny_base,
+    tiny_model,
+)
+
+from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
+from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
+from pareto_align.policies import PolicyPopulation, SamplingParams, load_base
+from pareto_align.policies.sampling import Completions
+from pareto_align.testing import tables
+from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
+
+T, G, TEMPERATURE = 7, 5, 0.9
+
+
+def vowels(completions, **_):
+    return [sum(c in "aeih" for c in text) / T for text in completions]
+
+
+def brevity(completions, **_):
+    return [3.0 * max(0.0, 1 - len(text) / T) for text in completions]
+
+
+OBJECTIVES = ObjectiveSet([Objective("vowels", vowels, bounds=(0, 1)), Objective("brevity", brevity, bounds=(0, 3))])
+SCALE = RewardScale.measure(np.zeros((2, 2)), OBJECTIVES)
+WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 1.3], [0.0, 1.0]])
+
+
+def make_learner(population, loss=None, credit="centred", **settings):
+    settings = {"temperature": TEMPERATURE, "layout": "packed", **settings}
+    return Learner(population, make_credit(credit), loss or PolicyLoss(), SCALE, OBJECTIVES.axes, **settings)
+
+
+def rows_of(base, prompts=RAGGED):
+    return [PromptRow(prompt, tuple(base.encode(prompt)), {}) for prompt in prompts]
+
+
+def draw(population, seeds, policies=None):
+    params = SamplingParams(T, temperature=TEMPERATURE)
+    return roll_out(population, OBJECTIVES, rows_of(population.base), G, params, seeds, policies=policies)
+
+
+def stepped(family="llama", loss=None, credit="centred", rate=1e-2, weights=WEIGHTS[:3], seed=0, **settings):
+    """A population of random policies after one step; also what it learned from and what it was."""
+    population = random_population(tiny_base(family), len(weights), seed=seed)
+    before = population.parameters.clone()
+    rollouts = draw(population, range(len(weights)))
+    report = make_learner(population, loss, credit, **settings).step(rollouts, weights, rate)
+    return population, rollouts, before, report
+
+
+# ------------------------------------------------------------------------------ against a plain implementation
+
+
+def plain_logprobs(model, prompt, tokens):
+    logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+def plain_steps(peft, rollouts, k, weights, *, updates=1, rate=1e-2, beta=0.0, clip=0.2):
+    """REINFORCE (PPO from the second update on) by a loop over completions; aggregation is "constant"."""
+    done = rollouts.completions
+    rewards = torch.tensor(rollouts.rewards[k] / np.array([1.0, 3.0])).float()  # [N, G, m]
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) * torch.tensor(weights).float()).sum(-1)
+    lengths = done.lengths[k]
+    said = [[done.tokens[k, n, g, : lengths[n, g]].tolist() for g in range(G)] for n in range(len(rollouts.rows))]
+    old = [[plain_logprobs(peft, rollouts.rows[n].ids, s).detach() for s in row] for n, row in enumerate(said)]
+    if beta:
+        with peft.disable_adapter(), torch.no_grad():
+            ref = [[plain_logprobs(peft, rollouts.rows[n].ids, s) for s in row] for n, row in enumerate(said)]
+        spent = torch.tensor(
+            [[float((old[n][g] - ref[n][g]).sum()) for g in range(G)] for n in range(len(rollouts.rows))]
+        )
+        advantages = advantages - beta * (spent - spent.mean(1, keepdim=True))
+    parameters = [p for p in peft.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    for _ in range(updates):
+        loss = 0.0
+        for n, row in enumerate(said):
+            for g, tokens in enumerate(row):
+                ratio = (plain_logprobs(peft, rollouts.rows[n].ids, tokens) - old[n][g]).exp()
+                a = advantages[n, g]
+                loss = loss - torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a).sum()
+        optimizer.zero_grad()
+        (loss / (len(rollouts.rows) * G * T)).backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    return float(norm)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {}),
+        ("phi", {}),
+        ("gpt_neox", {"beta": 0.3}),
+        ("qwen3", {"updates": 3, "rate": 0.05, "clip": 0.05}),
+        ("llama", {"updates": 2, "beta": 0.1}),
+    ],
+)
+def test_a_step_is_a_hand_written_one(family, settings, tmp_path):
+    rate, updates, beta, clip = (
+        settings.get(key, default) for key, default in (("rate", 1e-2), ("updates", 1), ("beta", 0.0), ("clip", 0.2))
+    )
+    loss = PolicyLoss(clip=clip, kl_coef=beta)
+    population, rollouts, before, report = stepped(family, loss, rate=rate, updates=updates)
+    for k in range(3):
+        peft = as_peft(population, before[k], tmp_path / str(k), tiny_model(family), is_trainable=True).eval()
+        norm = plain_steps(peft, rollouts, k, WEIGHTS[k], rate=rate, updates=updates, beta=beta, clip=clip)
+        moved, expected = population.parameters[k] - before[k], peft_row(population, peft) - before[k]
+        assert report.grad_norm[k] == pytest.approx(norm, rel=1e-4)
+        assert relative_error(moved, expected) < 2e-4
+        assert relative_error(population.parameters[k], peft_row(population, peft)) < 1e-5
+
+
+# ------------------------------------------------------------------------------------- alone and among others
+
+
+def train(population, slots, steps=5, **settings):
+    """Some steps in which slot i draws the seeds and weights of policy `slots[i]`."""
+    learner = make_learner(population, **settings)
+    for step in range(steps):
+        rollouts = draw(population, [1000 * step + k for k in slots])
+        learner.step(rollouts, WEIGHTS[slots], 1e-2 * (1 - step / steps))
+    return rollouts
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"layout": "dense"},
+        {"loss": PolicyLoss(kl_coef=0.1), "credit": "gdpo", "updates": 2},
+        {"loss": PolicyLoss(kl_coef=0.1, kl="k3", aggregation="token"), "credit": "grpo"},
+        {"loss": PolicyLoss(aggregation="sequence"), "credit": "reinforce"},
+    ],
+    ids=str,
+)
+def test_trained_in_a_population_equals_trained_alone(settings):
+    together = PolicyPopulation(tiny_base(), 4, lora=lora())
+    start = together.parameters.clone()
+    said = train(together, [0, 1, 2, 3], **settings)
+    ended = together.parameters.clone()
+    together.close()
+    for k in range(4):
+        alone = PolicyPopulation(tiny_base(), 1, lora=lora())
+        alone.load(0, start[k])
+        last = train(alone, [k], **settings)
+        assert torch.equal(last.completions.tokens[0], said.completions.tokens[k])
+        assert relative_error(alone.parameters[0], ended[k]) < 1e-5
+        assert relative_error(alone.parameters[0] - start[k], ended[k] - start[k]) < 1e-4
+        alone.close()
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 300])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.2])
+def test_micro_batches_change_nothing(tokens, kl_coef):
+    settings = {"loss": PolicyLoss(kl_coef=kl_coef, aggregation="token"), "updates": 2}
+    whole, _, before, report = stepped(micro_batch_tokens=10**6, **settings)
+    parts, _, _, split = stepped(micro_batch_tokens=tokens, **settings)
+    for k in range(3):
+        assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < 1e-4
+    assert np.allclose(split.grad_norm, report.grad_norm, rtol=1e-4)
+    assert np.allclose(split.kl, report.kl, rtol=1e-4, equal_nan=True)
+
+
+def test_packed_and_dense_layouts_take_the_same_step():
+    packed, _, before, _ = stepped(layout="packed")
+    dense, _, _, _ = stepped(layout="dense")
+    for k in range(3):
+        assert relative_error(packed.parameters[k] - before[k], dense.parameters[k] - before[k]) < 1e-4
+
+
+LAYOUTS = [("llama", True), ("qwen2", True), ("gemma2", False), ("mistral", False)]
+
+
+@pytest.mark.parametrize(("family", "packed"), LAYOUTS)
+def test_the_layout_is_chosen_by_a_check(family, packed):
+    population = random_population(tiny_base(family), 3)
+    learner = make_learner(population, layout="auto")
+    rollouts = draw(population, [0, 1, 2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.step(rollouts, WEIGHTS[:3], 1e-3)
+        learner.step(rollouts, WEIGHTS[:3], 1e-3)
+    assert learner.packed is packed
+    told = [str(w.message) for w in caught if issubclass(w.category, ParetoAlignWarning)]
+    assert len(told) == (0 if packed else 1)
+    assert packed or "does not read packed rows like separate ones" in told[0]
+
+
+# ----------------------------------------------------------------------------------------- the KL to the base
+
+
+def enumerated(probabilities, group):
+    """Completions `[1, 1, G, 2]` that hold every string as often as its probability says."""
+    strings = torch.from_numpy(tables.symbol_strings(3, 2))
+    counts = np.round(probabilities * group).astype(int)
+    return strings.repeat_interleave(torch.from_numpy(counts), dim=0)[None, None]
+
+
+def test_the_k1_gradient_is_that_of_the_exact_reverse_kl(tmp_path):
+    """Three symbols, two places: nine completions, in the proportions of the policy, and rewards that say nothing."""
+    beta, group, targets = 0.7, 20_000, ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    base = load_base(tiny_llama(3, 1, hidden_size=32), tokenizer=symbol_tokenizer(3, 1))
+    population = random_population(base, 1, config=config)
+    prompt = base.encode("<0>")
+    peft = as_peft(population, population.parameters[0], tmp_path, tiny_llama(3, 1, hidden_size=32), is_trainable=True)
+    reference = torch.from_numpy(
+        tables.string_log_probabilities(tiny_llama(3, 1, hidden_size=32), [prompt], 3, 2).detach().numpy()
+    )
+    log_p = tables.string_log_probabilities(peft.eval(), [prompt], 3, 2)
+    (beta * (log_p.exp() * (log_p - reference)).sum()).backward()
+    expected = peft_row(population, peft, grad=True)
+    probabilities = log_p.detach().exp()[0].numpy()
+    assert 0.1 < float((probabilities * (log_p - reference).detach().numpy()[0]).sum()) < 3  # there is a KL to speak of
+
+    tokens = enumerated(probabilities, group)
+    index = (tokens * torch.tensor([3, 1])).sum(-1)
+    logprobs = torch.stack([log_p.detach()[0][index], torch.zeros(index.shape)], -1).float()  # only the sum counts
+    done = Completions([prompt], tokens, torch.ones_like(tokens, dtype=torch.bool), logprobs, base.stop_ids)
+    rollouts = Rollouts([PromptRow("<0>", tuple(prompt), {})], done, [], np.zeros((1, 1, tokens.shape[2], 2)))
+    learner = make_learner(population, PolicyLoss(kl_coef=beta), temperature=1.0, layout="dense")
+    report = learner.step(rollouts, np.array([[0.5, 0.5]]), 1e-4)
+    # "constant" divides by T = 2; the counts are rounded, hence the tolerance
+    assert relative_error(2 * population.grad[0], expected) < 5e-3
+    exact = float((probabilities * (log_p - reference).detach().numpy()[0]).sum())
+    assert report.kl[0] == pytest.approx(exact, rel=1e-3)
+
+
+def test_k1_and_k3_are_different_roads():
+    one, _, _, first = stepped(loss=PolicyLoss(kl_coef=0.5))
+    three, _, _, second = stepped(loss=PolicyLoss(kl_coef=0.5, kl="k3"))
+    assert np.allclose(first.kl, second.kl)
+    assert relative_error(one.parameters, three.parameters) > 1e-3
+
+
+def test_the_k3_step_is_that_of_a_hand_written_loss(tmp_path):
+    population, rollouts, before, _ = stepped(loss=PolicyLoss(kl_coef=0.5, kl="k3"))
+    done, k = rollouts.completions, 1
+    peft = as_peft(population, before[k], tmp_path, tiny_model(), is_trainable=True).eval()
+    rewards = torch.tensor(rollouts.rewards[k] / np.array([1.0, 3.0])).float()
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) * torch.tensor(WEIGHTS[k]).float()).sum(-1)
+    loss = 0.0
+    for n, row in enumerate(rollouts.rows):
+        for g in range(G):
+            tokens = done.tokens[k, n, g, : done.lengths[k, n, g]].tolist()
+            logprob = plain_logprobs(peft, row.ids, tokens)
+            with peft.disable_adapter(), torch.no_grad():
+                gap = plain_logprobs(peft, row.ids, tokens)
+            gap = gap - logprob
+            loss = loss + (-advantages[n, g] * logprob + 0.5 * (gap.exp() - gap - 1)).sum()
+    (loss / (len(rollouts.rows) * G * T)).backward()
+    assert relative_error(population.grad[k], peft_row(population, peft, grad=True)) < 1e-4
+
+
+# -------------------------------------------------------------------------------------------------- the report
+
+
+def test_the_report_says_what_happened():
+    _, rollouts, _, report = stepped(loss=PolicyLoss(kl_coef=0.1))
+    done = rollouts.completions
+    assert report.grad_norm.shape == report.kl.shape == report.entropy.shape == report.spread.shape == (3,)
+    tokens = done.mask.sum((1, 2, 3))
+    assert np.allclose(report.entropy, (-done.logprobs.sum((1, 2, 3)) / tokens).numpy())
+    assert (report.kl > 0).all()  # random policies are far from the base
+    assert (report.spread > 0).all()
+    assert np.isnan(stepped()[3].kl).all()
+
+
+@pytest.mark.parametrize("credit", ["centred", "grpo", "gdpo", "reinforce"])
+def test_equal_rewards_have_no_spread_and_move_nothing(credit):
+    population = random_population(tiny_base(), 3)
+    before = population.parameters.clone()
+    rollouts = draw(population, [0, 1, 2])
+    rollouts.rewards[1] = 0.5
+    report = make_learner(population, credit=credit).step(rollouts, WEIGHTS[:3], 1e-2)
+    assert (report.spread == 0).tolist() == [False, True, False]
+    assert torch.equal(population.parameters[1], before[1])
+    assert not torch.equal(population.parameters[0], before[0])
+
+
+def test_one_completion_a_prompt_has_its_spread_over_the_batch():
+    """Within a group of one nothing varies, which must not be taken for a policy that stopped learning."""
+    population = random_population(tiny_base(), 2)
+    params = SamplingParams(T, temperature=TEMPERATURE)
+    rollouts = roll_out(population, OBJECTIVES, rows_of(population.base), 1, params, [0, 1])
+    before = population.parameters.clone()
+    report = make_learner(population, PolicyLoss(kl_coef=0.1), "reinforce").step(rollouts, WEIGHTS[:2], 1e-2)
+    assert (report.spread > 0.1).all()
+    assert (population.parameters != before).any(1).all()
+
+
+def test_a_zero_row_of_weights_stands_still_and_a_row_sum_is_the_strength():
+    population, _, before, _ = stepped(weights=np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), max_norm=None)
+    assert torch.equal(population.parameters[0], before[0])
+    single = random_population(tiny_base(), 3)
+    rollouts = draw(single, [0, 1, 2])
+    learner = make_learner(single, max_norm=None)
+    grads = []
+    for strength in (1.0, 3.0):
+        single.load(0, before[0])
+        learner.step(rollouts, strength * WEIGHTS[:3], 0.0)
+        grads.append(single.grad.clone())
+    assert relative_error(3 * grads[0], grads[1]) < 1e-5
+
+
+def test_missing_rewards_are_left_out():
+    population = random_population(tiny_base(), 3)
+    rollouts = draw(population, [0, 1, 2])
+    rollouts.rewards[:, 0, :, 0] = np.nan
+    rollouts.rewards[:, 1, 2, 1] = np.nan
+    make_learner(population).step(rollouts, WEIGHTS[:3], 1e-2)
+    assert torch.isfinite(population.parameters).all()
+
+
+def test_settings_that_make_no_sense():
+    population = random_population(tiny_base(), 1)
+    with pytest.raises(ConfigError, match="layout='sparse'"):
+        make_learner(population, layout="sparse")
+    with pytest.raises(ConfigError, match="updates=0"):
+        make_learner(population, updates=0)

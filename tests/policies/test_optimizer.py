@@ -1,0 +1,112 @@
+"""The stacked AdamW is torch's, row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pareto_align.policies.optimizer import PopulationAdamW
+
+K, M, STEPS = 3, 20, 12
+
+
+def gradients(seed=0):
+    """[STEPS, K, M]; the rows differ by orders of magnitude, so clipping catches some of them only."""
+    grads = torch.randn(STEPS, K, M, generator=torch.Generator().manual_seed(seed))
+    return grads * torch.tensor([1e-3, 0.3, 50.0])[:, None]
+
+
+def start():
+    return torch.randn(K, M, generator=torch.Generator().manual_seed(9))
+
+
+def by_torch(row, grads, rates, *, max_norm, **settings):
+    """One row by torch.optim.AdamW and clip_grad_norm_; also the norms before clipping."""
+    parameter = torch.nn.Parameter(row.clone())
+    optimizer = torch.optim.AdamW([parameter], **settings)
+    norms = []
+    for grad, rate in zip(grads, rates, strict=True):
+        parameter.grad = grad.clone()
+        norms.append(torch.nn.utils.clip_grad_norm_([parameter], math.inf if max_norm is None else max_norm))
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return parameter.detach(), torch.stack(norms)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_every_row_is_stepped_as_by_torch(max_norm, weight_decay):
+    grads, rates = gradients(), [1e-2 * (1 - s / STEPS) for s in range(STEPS)]
+    ours = start()
+    optimizer = PopulationAdamW(ours, max_norm=max_norm, weight_decay=weight_decay, betas=(0.8, 0.99), eps=1e-6)
+    norms = torch.stack([optimizer.step(grad, rate) for grad, rate in zip(grads, rates, strict=True)])
+    for k in range(K):
+        expected, expected_norms = by_torch(
+            start()[k], grads[:, k], rates, max_norm=max_norm, weight_decay=weight_decay, betas=(0.8, 0.99), eps=1e-6
+        )
+        assert torch.allclose(ours[k], expected, rtol=1e-6, atol=1e-7)
+        assert torch.allclose(norms[:, k], expected_norms, rtol=1e-5)
+
+
+def test_rows_may_have_rates_of_their_own():
+    ours, rates = start(), torch.tensor([1e-2, 0.0, 1e-3])
+    optimizer = PopulationAdamW(ours)
+    for grad in gradients():
+        optimizer.step(grad, rates)
+    assert torch.equal(ours[1], start()[1])
+    for k in (0, 2):
+        expected, _ = by_torch(start()[k], gradients()[:, k], [float(rates[k])] * STEPS, max_norm=1.0, weight_decay=0)
+        assert torch.allclose(ours[k], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_row_whose_gradient_is_not_finite_is_skipped_and_the_others_step(bad):
+    grads = gradients()
+    grads[4, 1, 7] = bad
+    ours = start()
+    optimizer = PopulationAdamW(ours, weight_decay=0.1)
+    for step, grad in enumerate(grads):
+        before = ours.clone()
+        norms = optimizer.step(grad, 1e-2)
+        assert torch.isfinite(norms).tolist() == [True, step != 4, True]
+        assert torch.equal(before[1], ours[1]) == (step == 4)
+    assert optimizer.steps[:, 0].tolist() == [STEPS, STEPS - 1, STEPS]
+    for k in range(K):
+        given = [s for s in range(STEPS) if not (k == 1 and s == 4)]  # as if that step had never been
+        expected, _ = by_torch(start()[k], grads[given, k], [1e-2] * len(given), max_norm=1.0, weight_decay=0.1)
+        assert torch.allclose(ours[k], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_reset_makes_one_row_a_beginner():
+    ours = start()
+    optimizer = PopulationAdamW(ours)
+    for grad in gradients():
+        optimizer.step(grad, 1e-2)
+    optimizer.reset(2)
+    middle = ours.clone()
+    for grad in gradients(1):
+        optimizer.step(grad, 1e-2)
+    expected, _ = by_torch(middle[2], gradients(1)[:, 2], [1e-2] * STEPS, max_norm=1.0, weight_decay=0)
+    assert torch.allclose(ours[2], expected, rtol=1e-6, atol=1e-7)
+    both = torch.cat([gradients(), gradients(1)])
+    expected, _ = by_torch(start()[0], both[:, 0], [1e-2] * 2 * STEPS, max_norm=1.0, weight_decay=0)
+    assert torch.allclose(ours[0], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_saved_state_goes_on_where_it_stopped():
+    straight, first = start(), start()
+    one, two = PopulationAdamW(straight), PopulationAdamW(first)
+    for grad in gradients():
+        one.step(grad, 1e-2)
+        two.step(grad, 1e-2)
+    saved = {name: tensor.clone() for name, tensor in two.state_dict().items()}
+    resumed = first.clone()
+    three = PopulationAdamW(resumed)
+    three.load_state_dict(saved)
+    for grad in gradients(1):
+        one.step(grad, 1e-2)
+        three.step(grad, 1e-2)
+    assert torch.equal(straight, resumed)
+    assert torch.equal(saved["steps"], torch.full((K, 1), float(STEPS)))  # the saved tensors were copied, not shared

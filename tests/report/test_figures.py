@@ -1,0 +1,137 @@
+"""What is on the figures, as far as a program can tell; that they look right was checked by eye."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from front_records import estimate, objective, record, tone_and_length
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from test_history import journal
+
+from pareto_align.report.front_plot import draw_front, front_info
+from pareto_align.report.history_plot import draw_history, history_info
+from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
+from pareto_align.report.weights_plot import draw_weights, weights_info
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text that is drawn."""
+    figure.draw_without_rendering()
+    found = [artist.get_text() for artist in figure.findobj(Text) if isinstance(artist, Text)]
+    return [text for text in found if text]
+
+
+def many(m: int, n: int = 4, **more):
+    rng = np.random.default_rng(m)
+    objectives = [objective(f"o{j}", maximize=j % 2 == 0) for j in range(m)]
+    estimates = [estimate(row * [o.maximize * 2 - 1 for o in objectives], 0.02) for row in rng.random((n, m))]
+    return record(objectives, estimates, rng.dirichlet(np.ones(m), size=n).tolist(), **more)
+
+
+def test_front_numbers():
+    found = tone_and_length(
+        reference_policy=estimate([0.2, -80.0, -0.1], 0.01),
+        fallen=[{"id": "z", "values": [0.1, 90.0, 0.0], "stderr": [0.01, 1.0, 0.0], "reason": "beaten"}],
+    )
+    info = front_info(found)
+    assert [axis.name for axis in info.axes] == ["tone", "length"]
+    np.testing.assert_allclose(info.values, [[0.8, 60], [0.6, 30], [0.3, 10]])
+    np.testing.assert_allclose(info.halfwidth[0], [1.96 * 0.02, 1.96 * 3.0])
+    np.testing.assert_allclose(info.fallen, [[0.1, 90.0]])
+    assert info.untrained is not None
+    np.testing.assert_allclose(info.untrained, [0.2, 80.0])
+    assert info.boundary is not None
+    np.testing.assert_allclose(info.boundary, [[0.3, 10], [0.3, 30], [0.6, 30], [0.6, 60], [0.8, 60]])
+    assert info.remarks[1:] == ("64 report prompts, 95 % intervals", "grey: not kept")
+
+
+def test_the_front_names_members_directions_and_hypervolume():
+    drawn = texts(draw_front(front_info(tone_and_length(reference_policy=estimate([0.2, -80.0, -0.1])))))
+    assert {"a", "b", "c", "untrained", "tone   (better →)", "length   (← better)"} <= set(drawn)
+    assert any(text.startswith("hypervolume 0.560 (") for text in drawn)
+    assert "a" not in texts(draw_front(front_info(tone_and_length()), labels=False))
+
+
+def test_points_and_bars_are_where_the_numbers_are():
+    figure = draw_front(front_info(tone_and_length()))
+    (points,) = [c for c in figure.axes[0].collections if len(c.get_offsets()) == 3]
+    np.testing.assert_allclose(points.get_offsets(), [[0.8, 60], [0.6, 30], [0.3, 10]])
+    low, high = figure.axes[0].get_ylim()
+    assert low < 10 - 1.96
+    assert high > 60 + 1.96 * 3
+
+
+@pytest.mark.parametrize(("m", "panels"), [(1, 1), (2, 1), (3, 3), (4, 1), (6, 1)])
+def test_every_number_of_objectives_has_its_picture(m, panels):
+    figure = draw_front(front_info(many(m, reference_policy=estimate([0.1] * m))))
+    figure.draw_without_rendering()
+    assert sum(ax.get_label() != "<colorbar>" for ax in figure.axes) == panels
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_few_members(m, n):
+    draw_front(front_info(many(m, n))).draw_without_rendering()
+
+
+def test_labels_do_not_touch():
+    found = many(2, 30)
+    figure = draw_front(front_info(found))
+    figure.draw_without_rendering()
+    names = {member.id for member in found.members}
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text() in names]
+    assert len(boxes) >= 10
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_names_are_not_read_as_mathematics():
+    estimates = [estimate([0.5, 0.5]), estimate([0.6, 0.4])]
+    found = record([objective("$x^{"), objective("b_$")], estimates, ids=["$1", "$2"])
+    assert "$x^{   (better →)" in texts(draw_front(front_info(found)))
+    draw_tradeoff(tradeoff_info(found)).draw_without_rendering()
+
+
+def test_history_has_a_panel_an_objective():
+    drawn = texts(draw_history(history_info(tone_and_length(), journal())))
+    assert "hypervolume" in drawn
+    assert "tone   (↑ better)" in drawn
+    assert "length   (↓ better)" in drawn
+    assert "toxicity   (↓ better, audit only)" in drawn
+
+
+def test_weights_show_the_strength_only_where_it_varies():
+    assert "sum of weights: strength of the step" in texts(draw_weights(weights_info(tone_and_length(), journal())))
+    steady = [{"event": "step", "step": s, "weights": [[0.3, 0.7]]} for s in (1, 2)]
+    drawn = texts(draw_weights(weights_info(tone_and_length(), steady)))
+    assert "sum of weights: strength of the step" not in drawn
+    assert "weight on tone (the rest on length)" in drawn
+
+
+def test_tradeoff_is_priced_in_words():
+    drawn = texts(draw_tradeoff(tradeoff_info(tone_and_length())))
+    assert "What +0.1 tone costs in length" in drawn
+    assert "more length  per +0.1 tone" in drawn
+    assert {"7", "15"} <= set(drawn)  # 20 / 0.3 and 30 / 0.2 words for a unit, a tenth of it quoted
+
+
+def test_a_front_of_one_member_has_nothing_to_exchange():
+    drawn = texts(draw_tradeoff(tradeoff_info(record([objective("a"), objective("b")], [estimate([0.1, 0.2])]))))
+    assert "one member: nothing to exchange" in drawn
+
+
+def test_no_pyplot_state_and_a_picture_for_notebooks():
+    before = "matplotlib.pyplot" in sys.modules
+    figure = draw_front(front_info(tone_and_length()))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_drawing_leaves_its_numbers_alone():
+    info = front_info(tone_and_length())
+    before = info.values.copy(), info.halfwidth.copy(), info.preferences.copy()
+    draw_front(info)
+    for array, kept in zip((info.values, info.halfwidth, info.preferences), before, strict=True):
+        np.testing.assert_array_equal(array, kept)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from front_records import tone_and_length
+
+from pareto_align.discovery.journal import read_journal
+from pareto_align.errors import FrontFileError
+from pareto_align.report.history_plot import history_info, smoothed
+from pareto_align.report.journal import events_of, table_of
+from pareto_align.report.weights_plot import weights_info
+
+
+def journal() -> list[dict]:
+    """Two policies, three steps, one evaluation; lengths in words as the user has them."""
+    steps = [
+        {
+            "event": "step",
+            "step": s,
+            "values": [[0.1 * s, 50.0, 0.0], [0.05 * s, None, 0.0]],
+            "weights": [[0.6, 0.2], [0.1, 0.3]],
+        }
+        for s in (1, 2, 3)
+    ]
+    start = {
+        "event": "start",
+        "preferences": [[1.0, 0.0], [0.2, 0.8]],
+        "reference": [0.1, 70.0, 0.0],
+        "reference_hypervolume": [0.02, 0.01, 0.03],
+    }
+    evaluation = {
+        "event": "evaluation",
+        "step": 3,
+        "values": [[0.3, 48.0, 0.0], [0.2, 20.0, 0.0]],
+        "stderr": [[0.01, 1.0, 0.0], [0.01, 2.0, 0.0]],
+        "hypervolume": 0.3,
+        "hypervolume_low": 0.25,
+        "hypervolume_high": None,
+        "members": 2,
+    }
+    return [start, *steps, evaluation, {"event": "end", "step": 3}]
+
+
+def test_history_numbers():
+    info = history_info(tone_and_length(), journal())
+    np.testing.assert_allclose(info.training.values[:, 0, 0], [0.1, 0.2, 0.3])
+    assert np.isnan(info.training.values[:, 1, 1]).all()
+    np.testing.assert_allclose(info.evaluation.values[0, 1], [0.2, 20.0, 0.0])
+    assert info.evaluation.halfwidth is not None
+    np.testing.assert_allclose(info.evaluation.halfwidth[0, :, 1], 1.96 * np.array([1.0, 2.0]))
+    assert info.hypervolume.tolist() == [0.3]
+    assert np.isnan(info.hypervolume_high[0])
+    np.testing.assert_allclose(info.preferences, [[1.0, 0.0], [0.2, 0.8]])
+    assert info.untrained is not None
+    np.testing.assert_allclose(info.untrained, [0.1, 70.0, 0.0])
+    assert info.untrained_hypervolume == 0.02
+    assert (info.first, info.second) == ("tone", "length")
+
+
+def test_weights_are_split_into_direction_and_strength():
+    info = weights_info(tone_and_length(), journal())
+    np.testing.assert_allclose(info.shares[0], [[0.75, 0.25], [0.25, 0.75]])
+    np.testing.assert_allclose(info.strength[0], [0.8, 0.4])
+    assert info.varies
+
+
+def test_weights_with_sum_one_have_no_strength_to_show():
+    events = [{"event": "step", "step": 1, "weights": [[0.3, 0.7], [1.0, 0.0]]}]
+    assert not weights_info(tone_and_length(), events).varies
+
+
+def test_all_zero_weights_have_no_direction():
+    events = [{"event": "step", "step": 1, "weights": [[0.0, 0.0]]}]
+    assert np.isnan(weights_info(tone_and_length(), events).shares).all()
+
+
+def test_of_a_repeated_step_the_last_counts():
+    events = [{"event": "step", "step": 2, "x": 1}, {"event": "step", "step": 1}, {"event": "step", "step": 2, "x": 9}]
+    assert [(e["step"], e.get("x")) for e in events_of(events, "step")] == [(1, None), (2, 9)]
+
+
+def test_rows_of_different_width_line_up():
+    table = table_of([{"v": [[1.0]]}, {"v": [[1.0, 2.0], [3.0, 4.0]]}, {}], "v", 2)
+    assert table.shape == (3, 2, 2)
+    assert np.isnan(table[0, 0, 1])
+    assert np.isnan(table[2]).all()
+
+
+@pytest.mark.parametrize("draw", [history_info, weights_info])
+def test_a_front_without_its_run_says_so(draw):
+    with pytest.raises(FrontFileError, match=r"journal\.jsonl"):
+        draw(tone_and_length(), [])
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(json.dumps({"event": "step", "step": 1}) + "\n[1]\n" + '{"event": "st')
+    assert read_journal(path) == [{"event": "step", "step": 1}]
+    assert read_journal(tmp_path / "none.jsonl") == []
+
+
+def test_smoothing_keeps_a_line_and_skips_gaps():
+    line = np.linspace(0, 1, 100)
+    np.testing.assert_allclose(smoothed(line)[10:-10], line[10:-10])
+    line[50] = np.nan
+    assert np.isfinite(smoothed(line)).all()
+    short = np.array([1.0, 5.0, 2.0])
+    np.testing.assert_array_equal(smoothed(short), short)

@@ -1,0 +1,259 @@
+"""Bad input gets its error before the first training step; what goes wrong in the middle of a run loses nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from aligner_runs import PROBLEM, STEP_CALL, events, fit, lora, make
+from peft import PeftModel
+
+from pareto_align import (
+    ConfigError,
+    Grid,
+    ModelError,
+    Objective,
+    ObjectiveError,
+    ParetoAlignWarning,
+    ParetoFront,
+    PreferenceError,
+    PromptError,
+)
+from pareto_align.policies import PolicyPopulation, load_base
+
+# --------------------------------------------------------------------------- bad input, before the first step
+
+
+def refused(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **settings):
+    """The error comes before anything was trained, and the folder can be used again."""
+    with pytest.raises(error, match=said):
+        fit(folder, objectives, prompts=prompts, **settings)
+    if folder.exists():
+        assert not (folder / "run.json").exists()
+        assert not (folder / "journal.jsonl").exists()
+        front, _ = fit(folder, steps=1)
+        assert len(front) >= 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ([], "There are no prompts"),
+        ([" "], "Prompt 0: A prompt is empty"),
+        (["<0>", None], "Prompt 1"),
+        (["<0>" * 255], "exceeds the model's context of 256"),
+    ],
+)
+def test_unusable_prompts(prompts, said, tmp_path):
+    refused(tmp_path / "run", PromptError, said, prompts=prompts)
+
+
+def raising(completions, **_):
+    raise RuntimeError("the judge is out")
+
+
+REWARDS = {
+    "wrong count": (lambda completions, **_: [0.0] * (len(completions) - 1), "'bad' returned 7 rewards for 8"),
+    "string": (lambda completions, **_: ["good"] * len(completions), "'bad'"),
+    "nan": (lambda completions, **_: [math.nan] * len(completions), "'bad'"),
+    "inf": (lambda completions, **_: [math.inf] * len(completions), "'bad'"),
+    "all none": (lambda completions, **_: [None] * len(completions), "'bad' returned None for all"),
+    "raises": (raising, "'bad'.*the judge is out"),
+    "no list": (lambda completions, **_: None, "'bad'"),
+}
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_rewards_that_misbehave(reward, tmp_path):
+    function, said = REWARDS[reward]
+    refused(tmp_path / "run", ObjectiveError, said, [*PROBLEM.objectives(), Objective("bad", function)])
+
+
+def test_objectives_that_make_no_problem():
+    first = PROBLEM.objectives()[0]
+    with pytest.raises(ObjectiveError, match="'r1'"):
+        make([first, first])
+    with pytest.raises(ObjectiveError, match="bounds"):
+        Objective("n", first.reward, bounds=(1, 0))
+    with pytest.raises(ObjectiveError, match="role 'optimize'"):
+        make([Objective("n", first.reward, role="audit")])
+    with pytest.raises(ObjectiveError):
+        make([])
+
+
+def test_a_constant_objective_is_a_warning(tmp_path):
+    same = Objective("same", lambda completions, **_: [0.5] * len(completions), bounds=(0, 1))
+    with pytest.warns(ParetoAlignWarning, match="'same' is 0.5 for all 8 completions.*cannot be traded"):
+        make([*PROBLEM.objectives(), same], output_dir=tmp_path / "run", steps=1).fit(list(PROBLEM.prompts))
+
+
+@pytest.mark.parametrize(
+    ("preference", "said"),
+    [
+        ({"r1": 1, "r3": 1}, "r3"),
+        ({"r1": 1, "r2": -1}, "r2"),
+        ({"r1": 0, "r2": 0}, ""),
+        ([1, 1, 1], ""),
+        ([1, math.nan], ""),
+    ],
+)
+def test_preferences_that_are_none(preference, said, tmp_path):
+    refused(tmp_path / "run", PreferenceError, said or None, explorer=Grid([preference, preference, preference]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"population": 0}, "population=0"),
+        ({"group_size": 1}, "'centred' .*group_size >= 2"),
+        ({"group_size": 1, "learner": "grpo"}, "'grpo' .*group_size >= 2"),
+        ({"learner": "grop"}, "grop"),
+        ({"weighting": "chebishev"}, "chebyshev"),
+        ({"explorer": "gird"}, "grid"),
+        ({"explorer": Grid([[1, 0]])}, "1 preferences for a population of 3"),
+        ({"kl": "k2"}, "k2"),
+        ({"kl_coef": -1.0}, "kl_coef"),
+        ({"clip": 0.0}, "clip"),
+        ({"aggregation": "mean"}, "mean"),
+        ({"lora": lora(use_dora=True)}, "use_dora"),
+        ({"lora": lora(lora_dropout=0.1)}, "lora_dropout"),
+        ({"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, said, tmp_path):
+    refused(tmp_path / "run", ConfigError, said, **settings)
+
+
+def test_models_that_cannot_carry_a_population(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+    refused(tmp_path / "conv1d", ModelError, "no nn.Linear.*Conv1D", model=model, lora=None)
+    refused(tmp_path / "targets", ModelError, "nowhere", lora=lora(target_modules=["nowhere"]))
+    tokenizer = PROBLEM.tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    refused(tmp_path / "pad", ModelError, "pad token", tokenizer=tokenizer)
+    refused(tmp_path / "dtype", ModelError, "float99", dtype="float99")
+    refused(tmp_path / "device", ModelError, "abacus", device="abacus")
+
+
+def test_a_tokenizer_without_a_pad_token_is_helped(tmp_path):
+    tokenizer = PROBLEM.tokenizer()
+    tokenizer.pad_token = None
+    front, _ = fit(tmp_path / "run", tokenizer=tokenizer, steps=1)
+    assert len(front) >= 1
+
+
+# -------------------------------------------------------------------------------------- stops in the middle
+
+
+class Fails:
+    """A sound reward that goes wrong in training step number `step`."""
+
+    def __init__(self, step, how):
+        self.step, self.how, self.steps = step, how, 0
+        self.reward = PROBLEM.objectives()[0].reward
+
+    def __call__(self, prompts, completions, **_):
+        values = self.reward(prompts, completions)
+        self.steps += len(completions) == STEP_CALL
+        return self.how(values) if len(completions) == STEP_CALL and self.steps == self.step else values
+
+
+def out_of_order(values):
+    raise RuntimeError("out of order")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (out_of_order, "'r1'.*out of order"),
+        (lambda values: [math.nan, *values[1:]], "'r1'"),
+        (lambda values: values[1:], "'r1' returned 35 rewards for 36"),
+    ],
+    ids=["raises", "nan", "count"],
+)
+def test_a_reward_that_fails_in_the_middle_loses_nothing(how, said, tmp_path):
+    model = PROBLEM.model()
+    objectives = [Objective("r1", Fails(4, how), bounds=(0, 1)), PROBLEM.objectives()[1]]
+    with pytest.raises(ObjectiveError, match=said) as caught:
+        fit(tmp_path / "run", objectives, model=model)
+    assert any(str(tmp_path / "run" / "front") in note for note in caught.value.__notes__)
+    told = events(tmp_path / "run")
+    assert [event["event"] for event in told if event["event"] != "stalled"] == [
+        "start", "step", "step", "evaluation", "step", "stopped",
+    ]  # fmt: skip
+    assert told[-1]["step"] == 3
+    assert "ObjectiveError" in told[-1]["error"]
+    front = ParetoFront.load(tmp_path / "run")
+    assert len(front) >= 1
+    assert front.record.split == "select"
+    for member in front:
+        PeftModel.from_pretrained(PROBLEM.model(), str(member.adapter_path))
+    assert list(model.state_dict()) == list(PROBLEM.model().state_dict())
+
+
+def test_a_stop_before_the_first_measurement_leaves_an_empty_front_that_loads(tmp_path):
+    objectives = [Objective("r1", Fails(1, out_of_order), bounds=(0, 1)), PROBLEM.objectives()[1]]
+    with pytest.raises(ObjectiveError):
+        fit(tmp_path / "run", objectives)
+    assert len(ParetoFront.load(tmp_path / "run")) == 0
+    assert events(tmp_path / "run", "stopped")
+
+
+def test_ctrl_c_is_a_stop_too(tmp_path):
+    def interrupt(event):
+        if event["event"] == "step" and event["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", callbacks=[interrupt])
+    assert events(tmp_path / "run")[-1]["event"] == "stopped"
+    assert len(ParetoFront.load(tmp_path / "run")) >= 1
+
+
+# ------------------------------------------------------------------------------------------------------ stalls
+
+
+class StuckPolicy:
+    """A sound reward, except that policy number 1 gets 0 for everything: nothing varies in it."""
+
+    def __init__(self, reward, sizes):
+        self.reward, self.sizes = reward, sizes
+
+    def __call__(self, prompts, completions, **_):
+        values = self.reward(prompts, completions)
+        if len(completions) in self.sizes:
+            third = len(completions) // 3
+            values[third : 2 * third] = [0.0] * third
+        return values
+
+
+@pytest.mark.parametrize(
+    ("patience", "eval_every", "noticed"),
+    [(3, 2, [3]), (1, 4, [1, 2, 3, 4])],  # in the second, nothing is archived yet when the stall is first noticed
+)
+def test_a_policy_that_stopped_varying_starts_again_from_a_neighbour(patience, eval_every, noticed, tmp_path):
+    sizes = {STEP_CALL, 3 * 8}
+    objectives = [Objective(o.name, StuckPolicy(o.reward, sizes), bounds=(0, 1)) for o in PROBLEM.objectives()]
+    front, aligner = fit(
+        tmp_path / "run", objectives, steps=6, stall_patience=patience, eval_every=eval_every, eval_group_size=8
+    )
+    stalled = [event for event in events(tmp_path / "run", "stalled") if event["policy"] == 1]
+    assert {event["policy"] for event in events(tmp_path / "run", "stalled")} == {1}
+    assert [event["step"] for event in stalled][: len(noticed)] == noticed
+    restarts = [event for event in stalled if event["action"] == "started again"]
+    assert restarts[0]["step"] == noticed[-1]
+    assert all("left as it is" in event["action"] for event in stalled if event not in restarts)
+    known = {member.id for member in front} | {entry["id"] for entry in front.record.fallen}
+    assert {event["parent"] for event in restarts} <= known
+    assert [step["spread"][1] for step in events(tmp_path / "run", "step")] == [0.0] * 6
+    # policy 1 learns nothing, so that at the end it is what it was last started from, and that had learned: B is not 0
+    base = load_base(PROBLEM.model(), tokenizer=PROBLEM.tokenizer())
+    population = PolicyPopulation(base, 1, lora=lora())
+    ups = [block.split(aligner.policies_)[1] for block in population.blocks]
+    assert all((up[1] != 0).any() for up in ups)
+    for member in front:
+        if member.id == restarts[-1]["parent"]:
+            assert torch.equal(population.read_adapter(member.adapter_path), aligner.policies_[1])

@@ -1,0 +1,40 @@
+"""The demo's data and settings; `.ci/run` runs the demo itself on its real model for two steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pareto_align import demo
+from pareto_align.objectives import ObjectiveSet
+
+
+def test_the_prompts_are_many_short_and_different() -> None:
+    prompts = demo.demo_prompts()
+    questions = [messages[-1]["content"] for messages in prompts]
+    assert len(questions) >= 200
+    assert len(set(questions)) == len(questions)
+    assert all(2 <= len(question.split()) <= 15 for question in questions)
+    assert all(messages[0] == {"role": "system", "content": demo.SYSTEM} for messages in prompts)
+
+
+def test_the_objectives_pull_against_each_other() -> None:
+    objectives = ObjectiveSet(demo.demo_objectives())
+    prompts = demo.demo_prompts()[:3]
+    said = ["I love it, what a wonderful and happy surprise, thank you!", "Yes.", ""]
+    completions = [[{"role": "assistant", "content": text}] for text in said]
+    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2], []])
+    warm, short, empty = scores
+    assert warm[0] > 0.9 > short[0]
+    assert short[1] > 0.9 > warm[1]
+    assert empty[1] == 0, "an empty answer is not brevity"
+    assert np.isfinite(scores).all()
+    assert [objectives[i].role for i in range(3)] == ["optimize", "optimize", "audit"]
+
+
+def test_the_aligner_is_built_without_loading_the_model() -> None:
+    aligner = demo.demo_aligner(steps=3, seed=5)
+    assert aligner.model == demo.MODEL
+    assert (aligner.settings.steps, aligner.settings.seed) == (3, 5)
+    assert aligner.settings.population >= 4
+    preferences = aligner.explorer.preferences(("tone", "brevity"), aligner.settings.population, 0)
+    assert ((preferences > 0) & (preferences < 1)).all(), "no slot is sent to a corner"

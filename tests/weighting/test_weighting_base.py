@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pareto_align import weighting as package
+from pareto_align.errors import ConfigError
+from pareto_align.weighting import Chebyshev, Fixed, Hypervolume, Signal, Weighting, available, make, register
+from pareto_align.weighting.base import interior, normalize_rows, project_simplex, softmax
+
+
+def test_names() -> None:
+    assert {"fixed", "chebyshev", "hypervolume", "hypervolume-paper"} <= set(available())
+    assert type(make("chebyshev")) is Chebyshev
+    assert make("hypervolume", gain=3.0).gain == 3.0
+    instance = Fixed()
+    assert make(instance) is instance
+
+
+def test_everything_public_is_there() -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make("chebychev"), "Nearest: 'chebyshev'"),
+        (lambda: make("chebyshev", mue=1), r"no setting \['mue'\].*mu"),
+        (lambda: make("fixed", mu=1), "no setting"),
+        (lambda: make(Fixed(), mu=1), "built already"),
+        (lambda: make(3), "name or an instance"),
+        (lambda: Fixed().setup(0, 2), "K=0"),
+        (lambda: Fixed()(Signal(0, 1, np.zeros((1, 2)), np.ones((1, 2)))), "call setup"),
+        (lambda: Signal(0, 1, np.zeros(2), np.zeros(2)), r"\[K, m\]"),
+        (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((1, 2))), "preferences"),
+        (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((2, 2)), gramians=np.zeros((2, 2))), "gramians"),
+    ],
+)
+def test_what_is_wrong_is_named(call: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+def test_a_call_with_another_population_is_refused() -> None:
+    weighting = Fixed()
+    weighting.setup(3, 2)
+    with pytest.raises(ConfigError, match=r"set up for \[3, 2\]"):
+        weighting(Signal(0, 1, np.zeros((2, 2)), np.ones((2, 2))))
+
+
+def test_state_of_another_method_is_refused() -> None:
+    chebyshev, hypervolume = Chebyshev(), Hypervolume()
+    chebyshev.setup(2, 2)
+    with pytest.raises(ConfigError, match=r"missing \['factor'.*unknown \['count'"):
+        hypervolume.load_state_dict(chebyshev.state_dict())
+
+
+def test_registering() -> None:
+    try:
+
+        @register("test-only")
+        class Mine(Weighting):
+            def __call__(self, signal: Signal) -> np.ndarray:
+                return signal.preferences
+
+        assert isinstance(make("test-only"), Mine)
+        assert Mine.name == "test-only"
+        assert register("test-only")(Mine) is Mine  # the same class again is no clash
+        with pytest.raises(ConfigError, match="exists already"):
+            register("test-only")(Fixed)
+    finally:
+        from pareto_align.weighting import base
+
+        base._REGISTRY.pop("test-only", None)
+
+
+def test_project_simplex_gold_values() -> None:
+    # Inside: unchanged. (2, 0): tau = 1, the corner. (1, .5): both positive, tau = .25. (-1, -1): even.
+    points = [[0.3, 0.7], [2.0, 0.0], [1.0, 0.5], [-1.0, -1.0]]
+    np.testing.assert_allclose(project_simplex(points), [[0.3, 0.7], [1, 0], [0.75, 0.25], [0.5, 0.5]])
+
+
+def test_project_simplex_is_the_nearest_point() -> None:
+    rng = np.random.default_rng(0)
+    points, simplex = rng.normal(size=(20, 4)), rng.dirichlet(np.ones(4), 4000)
+    found = project_simplex(points)
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    nearest = np.linalg.norm(points[:, None] - simplex, axis=2).min(axis=1)
+    assert (np.linalg.norm(points - found, axis=1) <= nearest + 1e-12).all()
+
+
+def test_simplex_rows() -> None:
+    np.testing.assert_allclose(softmax([[0.0, np.log(3.0)], [1e9, -1e9]]), [[0.25, 0.75], [1, 0]])
+    np.testing.assert_allclose(
+        normalize_rows([[1.0, 3.0], [0.0, 0.0], [1e308, 1e308]]), [[0.25, 0.75], [0.5, 0.5], [0.5, 0.5]]
+    )
+    np.testing.assert_allclose(interior([[1.0, 0.0]], 0.1), [[0.9, 0.1]])
+    with pytest.raises(ConfigError, match="floor"):
+        interior([[1.0, 0.0]], 0.5)
+
+
+def test_weighting_needs_no_torch() -> None:
+    code = "import sys, pareto_align.weighting; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
