@@ -17,12 +17,15 @@ from pareto_align.cli import main
 from pareto_align.front.storage import write_front
 
 REWARDS = """
+from pareto_align.objectives import completion_text
+
+
 def friendly(completions, **columns):
-    return [float(any(word in text for word in ("glad", "love"))) for text in completions]
+    return [min(1.0, len(completion_text(c).split()) / 8) for c in completions]
 
 
 def short(completions, **columns):
-    return [max(0.0, 1 - len(text.split()) / 8) for text in completions]
+    return [max(0.0, 1 - len(completion_text(c).split()) / 8) for c in completions]
 """
 
 CONFIG = """
@@ -39,7 +42,8 @@ group_size: 3
 max_new_tokens: 6
 eval_every: 1
 resolution: 0
-learning_rate: 1e-2
+learning_rate: 3e-1
+eval_group_size: 8
 device: cpu
 dtype: float32
 """

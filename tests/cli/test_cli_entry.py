@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import warnings
@@ -115,17 +114,6 @@ def test_every_command_and_option_is_documented_and_no_other():
         assert mentioned <= options, name
     for option in ("--version", "--debug", "--help", "--json"):
         assert option in common
-
-
-def test_documented_commands_parse():
-    for page in (DOCS / "cli.md", DOCS / "configuration.md", DOCS.parent / "README.md"):
-        blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-        lines = [line for block in blocks for line in block.splitlines() if "pareto-align " in line]
-        assert lines
-        for line in lines:
-            line = re.sub(r"\[(--[^\]]+)\]", r"\1", line.split("  #")[0]).replace(" N", " 3").replace(" K", " 3")
-            line = line.partition("pareto-align ")[2].partition(" |")[0]
-            build_parser().parse_args(shlex.split(line))
 
 
 # ---- exit statuses ---------------------------------------------------------------------------------------------------

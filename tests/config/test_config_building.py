@@ -295,6 +295,7 @@ def test_ready_made_rewards(load):
     assert [objective.reward for objective in run.aligner.objectives] == [brevity(20), positive_tone(True)]
 
 
+@pytest.mark.filterwarnings("ignore:.*thresholds")
 def test_all_of_an_objective_arrives(load):
     run = load(
         objectives=[

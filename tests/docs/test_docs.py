@@ -324,12 +324,13 @@ def test_the_contributing_page_runs(run_example):
 
 
 def command_lines(page: Path) -> list[str]:
-    """The `pareto-align ...` lines of a page's shell blocks, comments and prompts cut off."""
+    """The `pareto-align ...` lines of a page's shell blocks, without prompts; a synopsis in brackets is none."""
     blocks = re.findall(
         r"^```(?:bash|sh|console)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.removeprefix("$ ").strip() for line in lines if line.removeprefix("$ ").startswith("pareto-align ")]
+    lines = [line.removeprefix("$ ").strip() for line in lines]
+    return [line for line in lines if line.startswith("pareto-align ") and "[--" not in line]
 
 
 COMMANDS = [(page, line) for page in PAGES for line in command_lines(page)]
