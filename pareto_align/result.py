@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from pareto_align.discovery.journal import read_journal
-from pareto_align.errors import ConfigError
+from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
 from pareto_align.report import export as exporting
 from pareto_align.report.attained import front_hypervolume
@@ -355,10 +355,16 @@ class ParetoFront:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the front folder: front.json, a PEFT folder a member, the journal and a model card.
 
+        Args:
+            path: A folder that does not exist yet, or is empty, or this front's own.
+
         Raises:
-            FrontFileError: The folder cannot be written, or an adapter is missing here.
+            FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here.
         """
         target = Path(path)
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+        if taken and target.resolve() != self.folder.resolve():
+            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
         sources = {member.id: member.adapter_path for member in self._members}
 
         def copy(member: str, folder: Path) -> None:

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _quiet(arguments.debug):
             _command(arguments.command)(arguments)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(["interrupted", *_notes(error)]), file=sys.stderr)
         return 130
     except BrokenPipeError:
         # the reader, such as `head`, has seen enough; Python would complain once more when it closes stdout
@@ -57,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ParetoAlignError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *_notes(error)]), file=sys.stderr)
         return 2
     return 0
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way up, such as where the front of a stopped run is."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

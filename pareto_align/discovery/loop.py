@@ -16,7 +16,7 @@ from pareto_align.discovery.publishing import Publisher
 from pareto_align.discovery.seeds import seed_for
 from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.stalls import StallMonitor, choose_parent
-from pareto_align.errors import ParetoAlignError, TrainingError
+from pareto_align.errors import TrainingError
 from pareto_align.front import Estimate, ParetoArchive
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import PromptRow, Rollouts, roll_out
@@ -105,8 +105,8 @@ class FrontDiscovery:
             self._report(self.settings.steps)
         except BaseException as error:
             self.journal.write("stopped", step=step, error=f"{type(error).__name__}: {error}")
-            if isinstance(error, ParetoAlignError):
-                error.add_note(f"The front found up to step {step} is in {self.publisher.path}.")
+            found = len(self.archive.members())
+            error.add_note(f"The front found before step {step + 1} is in {self.publisher.path} ({found} adapters).")
             raise
         self.journal.write("end", step=self.settings.steps, cost=self._cost())
 
@@ -236,11 +236,11 @@ class FrontDiscovery:
                 confirmed.offer(entry.id, measurement.estimate, entry.provenance, entry.adapter)
                 texts[entry.id] = measurement.texts
         self.report_tokens = evaluator.tokens
-        fallen = [e for e in self.archive.entries.values() if e.id not in texts]
         self.publisher.publish(
             confirmed,
             split="report",
-            fallen=[e for e in confirmed.entries.values() if e not in confirmed.members()] + fallen,
+            fallen=[e for e in confirmed.entries.values() if e not in confirmed.members()],
+            fallen_before=[e for e in self.archive.entries.values() if e.id not in texts],
             reference=reference.estimate,
             cost=self._cost() | {"steps": step},
             prompts=[row.prompt for row in evaluator.rows],

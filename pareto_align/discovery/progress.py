@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,8 @@ class ProgressBar:
             self.bar.update()
         elif kind == "evaluation":
             self.bar.set_postfix(hypervolume=f"{event['hypervolume']:.3f}", members=event["members"])
-        elif kind == "stalled":
-            self.bar.write(f"policy {event['policy']} stalled at step {event['step']}: {event['action']}")
+        elif kind == "stalled" and not self.bar.disable:
+            text = f"policy {event['policy']} stalled at step {event['step']}: {event['action']}"
+            self.bar.write(text, file=sys.stderr)  # stdout is for results
         elif kind in ("end", "stopped"):
             self.bar.close()

@@ -73,6 +73,7 @@ class Publisher:
         *,
         split: str,
         fallen: Sequence[Entry],
+        fallen_before: Sequence[Entry] = (),
         reference: Estimate,
         cost: Mapping[str, Any],
         prompts: Sequence[Any] = (),
@@ -84,6 +85,7 @@ class Publisher:
             archive: Its members are the front.
             split: "select" or "report": what the estimates were measured on.
             fallen: Entries that are no members, kept as numbers only.
+            fallen_before: Further ones, which fell on the select split and were not measured on this one.
             reference: The untrained model, measured on the same split.
             cost: What the run has spent.
             prompts: n prompts of the split.
@@ -126,9 +128,11 @@ class Publisher:
                     "stderr": entry.estimate.stderr.tolist(),
                     "status": str(entry.status),
                     "reason": entry.reason,
+                    "split": measured_on,
                     "provenance": dict(entry.provenance),
                 }
-                for entry in fallen
+                for entries, measured_on in ((fallen, split), (fallen_before, "select"))
+                for entry in entries
             ],
             cost=dict(cost),
             config=self.config,

@@ -61,6 +61,19 @@ class Settings:
         for name in ("top_k", "archive_capacity"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
+        for name in (
+            "temperature",
+            "top_p",
+            "learning_rate",
+            "weight_decay",
+            "max_grad_norm",
+            "kl_coef",
+            "clip",
+            "resolution",
+        ):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ConfigError(f"`{name}` must be a number. Found {name}={value!r}.")
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."

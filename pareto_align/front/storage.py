@@ -93,7 +93,7 @@ class FrontRecord:
         split: Prompts behind the estimates: "select" or "report".
         reference: Reference point of the hypervolume on the optimised objectives, normalised.
         reference_policy: The untrained model's measurement, in maximised units.
-        fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance.
+        fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split.
         cost: What the run used.
         config: Settings of the run.
         created: Time stamp, ISO 8601.

@@ -55,6 +55,7 @@ class Learner:
         weight_decay: Of AdamW.
         micro_batch_tokens: Tokens of one forward and backward pass; prompts are taken a few at a time to stay below.
         layout: `"packed"`, `"dense"`, or `"auto"`: packed where a check at the first step finds it equal to dense.
+            A packed row longer than the model's sliding window falls back to dense rows in any case.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Learner:
         self.micro_batch_tokens = micro_batch_tokens
         self.head = Head(population.base)
         self.optimizer = PopulationAdamW(population.parameters, max_norm=max_norm, weight_decay=weight_decay)
-        self.packed: bool | None = None if layout == "auto" else layout == "packed"
+        self.layout = layout
+        self.packed = layout == "packed"
+        self._reads_packed_rows: bool | None = None
 
     def vector_credit(self, rollouts: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""
@@ -106,16 +109,16 @@ class Learner:
                 credit normalises it.
         """
         done = rollouts.completions
+        self.packed = self._can_pack(rollouts)
         vector = self.vector_credit(rollouts)
         advantages = self.credit.combine(vector, torch.from_numpy(weights).float(), applies_to=applies_to)
+        # a group of one has no spread of its own: its peers are the policy's other prompts
         peers = advantages if advantages.shape[2] > 1 else advantages.transpose(1, 2)
         spread = peers.std(2, correction=0).mean(1)
         reference = self._reference_logprobs(rollouts) if self.loss.kl_coef > 0 else None
         if reference is not None:
             advantages = self.loss.charge_kl(advantages, done.logprobs, reference)
         token_weights = self.loss.token_weights(done.mask)
-        if self.packed is None:
-            self.packed = self._packed_equals_dense(rollouts)
         old: list[Tensor | None] = [None] * len(rollouts.rows)
         for _ in range(self.updates):
             self.population.grad.zero_()
@@ -149,7 +152,7 @@ class Learner:
         mask, tokens = mask[..., :length], done.tokens[:, part, :, :length]
         where = mask.to(device)
         hidden = completion_hidden(
-            self.head, self.population.base, done.prompt_ids[part], tokens, mask, packed=bool(self.packed)
+            self.head, self.population.base, done.prompt_ids[part], tokens, mask, packed=self.packed
         )
         advantage = advantages[:, part, :, None].expand(mask.shape)[mask].to(device)
         weight = token_weights[:, part, :, :length][mask].to(device)
@@ -180,8 +183,6 @@ class Learner:
 
     def _reference_logprobs(self, rollouts: Rollouts) -> Tensor:
         """Log-probabilities `[K, N, G, T]` of the completions under the frozen base, one adapter-free forward."""
-        if self.packed is None:
-            self.packed = self._packed_equals_dense(rollouts)
         done = rollouts.completions
         found = torch.zeros(done.tokens.shape)
         with self.population.reference():
@@ -194,37 +195,46 @@ class Learner:
                     done.tokens[:, part, :, :length],
                     done.mask[:, part, :, :length],
                     temperature=self.temperature,
-                    packed=bool(self.packed),
+                    packed=self.packed,
                 ).cpu()
         return found
 
-    def _packed_equals_dense(self, rollouts: Rollouts) -> bool:
-        """Whether the model reads packed rows as dense ones; one with sliding windows or recurrent layers does not."""
+    def _can_pack(self, rollouts: Rollouts) -> bool:
+        """Whether completions can share their prompt's row; once they cannot, separate rows are used for good."""
+        if self.layout == "dense" or self._reads_packed_rows is False:
+            return False
+        window = getattr(self.population.base.model.config.get_text_config(), "sliding_window", None)
+        group = rollouts.completions.tokens.shape[2]
+        row = max(len(row.ids) for row in rollouts.rows) + group * int(rollouts.completions.lengths.max())
+        reason = None
+        if window and row > window:  # the prompt would slide out of the later completions' sight
+            reason = f": a packed row has {row} tokens, its window {window}"
+        elif self.layout == "auto" and self._reads_packed_rows is None:
+            reason = self._why_packed_differs(rollouts)
+        self._reads_packed_rows = reason is None
+        if reason is not None:
+            warnings.warn(
+                f"{type(self.population.base.model).__name__} does not read packed rows like separate ones{reason}; "
+                "training uses separate rows, which is slower.",
+                ParetoAlignWarning,
+                stacklevel=3,
+            )
+        return reason is None
+
+    def _why_packed_differs(self, rollouts: Rollouts) -> str | None:
+        """What keeps the model from reading packed rows as separate ones (recurrent layers, say); None if it does."""
         done, part = rollouts.completions, slice(0, 1)
-        arguments = (
-            self.head,
-            self.population.base,
-            done.prompt_ids[part],
-            done.tokens[:, part],
-            done.mask[:, part],
-        )
+        arguments = (self.head, self.population.base, done.prompt_ids[part], done.tokens[:, part], done.mask[:, part])
         with self.population.serving():
             try:
                 packed, dense = (
                     completion_logprobs(*arguments, temperature=self.temperature, packed=way) for way in (True, False)
                 )
-                gap = float((packed - dense).abs().sum() / done.mask[:, part].sum().clamp(min=1))
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, ValueError, TypeError) as error:
-                gap, reason = float("inf"), f": {error}"
-            else:
-                reason = f" (mean difference {gap:.2g} nats a token)"
+                return f": {error}"
+        gap = float((packed - dense).abs().sum() / done.mask[:, part].sum().clamp(min=1))
+        # rounding: other shapes, other order of summation; in bfloat16 single tokens differ by up to .3 nats
         tolerance = 1e-3 if self.population.base.dtype == torch.float32 else 0.1
-        if gap <= tolerance:
-            return True
-        warnings.warn(
-            f"{type(self.population.base.model).__name__} does not read packed rows like separate ones{reason}; "
-            "training uses separate rows, which is slower.",
-            ParetoAlignWarning,
-            stacklevel=4,
-        )
-        return False
+        return None if gap <= tolerance else f" (mean difference {gap:.2g} nats a token)"

@@ -269,6 +269,10 @@ class PolicyPopulation:
 
 def _check_lora(lora: Any) -> None:
     """Refuse by name what stacked slots cannot do."""
+    from peft import LoraConfig
+
+    if not isinstance(lora, LoraConfig):
+        raise ConfigError(f"`lora` must be a peft.LoraConfig. Found a {type(lora).__name__}.")
     if getattr(lora, "r", 0) < 1:
         raise ConfigError(f"The LoRA rank must be at least 1. Found r={getattr(lora, 'r', None)}.")
     refused = {

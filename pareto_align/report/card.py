@@ -97,7 +97,7 @@ def _reading(record: FrontRecord) -> str:
     counts = sorted({int(member.estimate.n) for member in record.members})
     prompts = "no" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     chosen = (
-        "held-out prompts that nothing was chosen on"
+        "held-out prompts that were read once, at the end; members that turned out dominated there were dropped"
         if record.split == "report"
         else "held-out prompts on which the members were also chosen, so that the best values are a little flattering"
     )
@@ -110,7 +110,7 @@ def _loading(record: FrontRecord, folder: str) -> str:
     path = f"{folder}/{first}" if folder else first
     base = record.base
     name = hub_id(base.get("name")) or "path/to/the/base/model"
-    options = "".join(f", {key}={json.dumps(base[key])}" for key in ("revision", "gguf_file") if base.get(key))
+    options = "".join(f", {key}={json.dumps(base[key])}" for key in ("revision", "gguf_file", "dtype") if base.get(key))
     code = [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",

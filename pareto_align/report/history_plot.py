@@ -125,7 +125,7 @@ def draw_history(info: HistoryInfo) -> Figure:
     if grown and np.isfinite(info.members[-1]):
         grown += f" with {int(info.members[-1])} members"
     untrained = info.untrained_hypervolume is not None or info.untrained is not None
-    remarks = (grown, "dots: held-out prompts with 95 % intervals", "faint: training prompts, smoothed",
+    remarks = (grown, "dots: selection prompts, 95 % intervals", "faint: training prompts, smoothed",
                "dashed: untrained" if untrained else "")  # fmt: skip
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)

@@ -122,12 +122,19 @@ def _measured(record: FrontRecord, ids: Sequence[str], estimates: Sequence[Estim
 
 
 def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:
-    """What was measured but did not stay, and why: (means and intervals [f, M] in the user's units, reasons)."""
+    """What was measured on the members' prompts but did not stay, and why.
+
+    Policies that were only measured on other prompts are left out: beside the members they would be compared unfairly.
+
+    Returns:
+        Means and intervals [f, M] in the user's units, and the reasons.
+    """
     count = len(record.objectives)
-    values = np.array([_floats(entry.get("values"), count) for entry in record.fallen]).reshape(-1, count)
-    spread = np.array([_floats(entry.get("stderr"), count) for entry in record.fallen]).reshape(-1, count)
-    ids = tuple(str(entry.get("id", "?")) for entry in record.fallen)
-    reasons = tuple(str(entry.get("reason", "")) for entry in record.fallen)
+    fallen = [entry for entry in record.fallen if entry.get("split", record.split) == record.split]
+    values = np.array([_floats(entry.get("values"), count) for entry in fallen]).reshape(-1, count)
+    spread = np.array([_floats(entry.get("stderr"), count) for entry in fallen]).reshape(-1, count)
+    ids = tuple(str(entry.get("id", "?")) for entry in fallen)
+    reasons = tuple(str(entry.get("reason", "")) for entry in fallen)
     return Measured(ids, values, INTERVAL * spread, tuple(0 for _ in ids)), reasons
 
 

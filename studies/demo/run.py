@@ -1,7 +1,8 @@
-"""The demo's front beside what fixed linear weights find, for several seeds: `python studies/demo/run.py`.
+"""The demo's front for several seeds, and linear weights beside it: `python studies/demo/run.py`.
 
-Writes results.json and front.png beside this file. About 13 minutes a run on 2 cores; a run that is there is not
-repeated (delete its folder under studies/demo/runs to have it again).
+Writes results.json and front.png beside this file. About 11 minutes a run on 2 cores; a run that is there is not
+repeated (delete its folder under studies/demo/runs to have it again). The right half of the picture is the problem
+`flat` of pareto_align.testing, whose true front is known: seconds.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,27 +72,73 @@ def last_population(front: ParetoFront) -> tuple[np.ndarray, np.ndarray]:
     return np.array(event["values"]), np.array(event["stderr"])
 
 
-def draw(curve: ParetoFront, corners: ParetoFront | None) -> Figure:
-    """The README's picture: every policy of one seed at its end, linear weights beside the default."""
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    runs = [("default (smooth Chebyshev)", curve, "#2a788e", "o")]
-    if corners is not None:
-        runs.insert(0, ("fixed linear weights", corners, "#b5651d", "s"))
-    for label, front, color, marker in runs:
+def known_front(weighting: str, seed: int = 0) -> dict[str, Any]:
+    """Eight policies on `flat` after 400 steps: exact expected rewards, share of the attainable hypervolume."""
+    from peft import LoraConfig
+
+    from pareto_align import ParetoAligner
+    from pareto_align.front import grid
+    from pareto_align.policies import PolicyPopulation, load_base
+    from pareto_align.testing import exact, tables
+    from pareto_align.testing.problems import get_problem
+
+    problem, count = get_problem("flat"), 8
+    tokenizer, model = problem.tokenizer(), problem.model(seed)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        aligner = ParetoAligner(
+            model, problem.objectives(), tokenizer=tokenizer, weighting=weighting, population=count, lora=lora,
+            learning_rate=1e-3, steps=400, prompts_per_step=1, group_size=32, max_new_tokens=problem.T, eval_every=25,
+            eval_group_size=64, seed=seed, output_dir=Path(folder) / "run", device="cpu", progress=False,
+        )  # fmt: skip
+        aligner.fit(list(problem.prompts))
+    reference = tables.policy_table(problem, model)
+    population = PolicyPopulation(load_base(model, tokenizer=tokenizer), count, lora=lora)
+    policies = []
+    for k in range(count):
+        with population.serving(aligner.policies_[k : k + 1]):
+            policies.append(tables.policy_table(problem, model))
+    population.close()
+    found = exact.judge(problem, policies, reference, grid(problem.m, count))
+    return {"values": found.rewards.round(4).tolist(), "hypervolume_ratio": round(found.hypervolume_ratio, 4)}
+
+
+LOOKS = {"fixed": ("linear weights", "#b5651d", "s"), "chebyshev": ("smooth Chebyshev (default)", "#2a788e", "o")}
+
+
+def draw(fronts: dict[str, ParetoFront], flat: dict[str, dict[str, Any]]) -> Figure:
+    """The README's picture: the demo at its end on the left, a problem with a known front on the right."""
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for kind, front in fronts.items():
+        label, color, marker = LOOKS[kind]
         values, stderr = last_population(front)
-        axes.errorbar(
+        left.errorbar(
             values[:, TONE], values[:, BREVITY], 1.96 * stderr[:, BREVITY], 1.96 * stderr[:, TONE],
             fmt=marker, color=color, markersize=8, elinewidth=1.2, label=label, alpha=0.9,
         )  # fmt: skip
-    reference = curve.record.reference_policy
+    reference = fronts["chebyshev"].record.reference_policy
     if reference is not None:
-        axes.plot(*reference.mean[[TONE, BREVITY]], "D", mfc="white", mec="black", ms=8, label="untrained")
-    axes.set(xlabel="positive tone (better →)", ylabel="brevity (better →)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.grid(color="#e5e5e5")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
-    axes.set_title(f"All {SETTINGS['population']} policies after {SETTINGS['steps']} steps, 95 % intervals", loc="left")
+        left.plot(*reference.mean[[TONE, BREVITY]], "D", mfc="white", mec="black", ms=8, ls="", label="untrained")
+    left.set(xlabel="positive tone (better →)", ylabel="brevity (better →)")
+    left.set_title(
+        f"SmolLM2-135M: {SETTINGS['population']} policies, {SETTINGS['steps']} steps, 95 % intervals", loc="left"
+    )
+    right.plot([0, 1], [1, 0], color="#999999", lw=1.2, label="true front")
+    for kind, found in flat.items():
+        label, color, marker = LOOKS[kind]
+        values = np.array(found["values"])
+        size = 15 if kind == "fixed" else 9  # several policies lie on one another in the corners
+        right.plot(values[:, 0], values[:, 1], marker, color=color, ms=size, ls="", alpha=0.9, label=label)
+    right.set(xlabel="first reward (better →)", ylabel="second reward (better →)")
+    right.set_title("a straight front, known exactly: 8 policies, 400 steps", loc="left")
+    for axes in (left, right):
+        axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+        axes.grid(color="#e5e5e5")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper right")
     return figure
 
 
@@ -99,10 +149,15 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {f"chebyshev-{seed}": verdict(fit("chebyshev", seed)) for seed in arguments.seeds}
     results |= {f"fixed-{seed}": verdict(fit("fixed", seed)) for seed in arguments.fixed}
+    flat = {kind: known_front(kind) for kind in ("fixed", "chebyshev")}
+    results |= {f"flat-{kind}": found for kind, found in flat.items()}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    first = arguments.seeds[0]
-    corners = fit("fixed", arguments.fixed[0]) if arguments.fixed else None
-    draw(fit("chebyshev", first), corners).savefig(HERE / "front.png", dpi=150)
+    fronts = {
+        kind: fit(kind, seeds[0])
+        for kind, seeds in (("fixed", arguments.fixed), ("chebyshev", arguments.seeds))
+        if seeds
+    }
+    draw(fronts, flat).savefig(HERE / "front.png", dpi=150)
     print(json.dumps(results, indent=1))
 
 

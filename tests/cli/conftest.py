@@ -36,14 +36,15 @@ objectives:
   - {name: short, reward: "rewards:short", bounds: [0, 1]}
 lora: {r: 2, target_modules: [q_proj, v_proj]}
 population: 3
-steps: 2
+steps: 8
 prompts_per_step: 2
-group_size: 3
+group_size: 8
 max_new_tokens: 6
-eval_every: 1
+eval_every: 4
 resolution: 0
-learning_rate: 3e-1
+learning_rate: 1e-1
 eval_group_size: 8
+weighting: fixed
 device: cpu
 dtype: float32
 """

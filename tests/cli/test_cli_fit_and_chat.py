@@ -45,10 +45,10 @@ def test_fit_does_what_the_config_says(fitted):
     front = ParetoFront.load(fitted)
     assert front.names == ("friendly", "short")
     assert len(front) > 1, "the tests of chat switch between members"
-    assert front.record.config["steps"] == 2
-    assert front.record.config["learning_rate"] == 0.3
+    assert front.record.config["steps"] == 8
+    assert front.record.config["learning_rate"] == 0.1
     assert json.loads((front[0].adapter_path / "adapter_config.json").read_text())["r"] == 2
-    assert sum(event["event"] == "step" for event in front.history) == 2
+    assert sum(event["event"] == "step" for event in front.history) == 8
 
 
 def test_fit_with_overrides_prints_json(cli, project, tmp_path):
@@ -80,7 +80,7 @@ def test_a_reward_that_raises_leaves_a_front_that_loads(cli, project, tmp_path):
         "    if calls > 4:\n        raise RuntimeError('the judge is gone')\n"
         "    return [len(text) / 100 for text in completions]\n"
     )
-    arguments = ["objectives.1.reward=trouble:fails", "steps=9", f"output_dir={tmp_path / 'run'}"]
+    arguments = ["objectives.1.reward=trouble:fails", "steps=9", "eval_every=1", f"output_dir={tmp_path / 'run'}"]
     found = cli("fit", project / "run.yaml", *arguments)
     assert found.code == 2
     assert found.err.count("error: ") == 1

@@ -56,5 +56,6 @@ def test_the_progress_bar_is_silent_where_nobody_looks(capsys):
     bar({"event": "start"})
     bar({"event": "step", "step": 1})
     bar({"event": "evaluation", "step": 1, "hypervolume": 0.5, "members": 2})
+    bar({"event": "stalled", "step": 1, "policy": 0, "action": "left as it is"})
     bar({"event": "end"})
     assert capsys.readouterr() == ("", "")

@@ -62,7 +62,7 @@ def test_the_parent_serves_the_preference_best(entries, preference, values, pare
 
 
 def test_only_what_still_has_an_adapter_can_be_a_parent():
-    held = archive(("beaten", (0.6, 0.6), LIVELY), KNEE)
-    assert held.entries["beaten"].adapter is None
+    held = archive(CORNER, KNEE)
+    held.entries["knee"].adapter = None  # as after an eviction
     found = choose_parent(held, lambda e: e.mean, np.array([0.5, 0.5]), np.array([0.0, 0.9]))
-    assert found.id == "knee"
+    assert found.id == "corner"

@@ -86,3 +86,17 @@ def test_interval_text():
     assert interval_text(0.623, 0.018, 3) == "0.623 ± 0.018"
     assert interval_text(0.623, math.nan, 3) == "0.623"
     assert interval_text(math.nan, 0.1, 3) == "-"
+
+
+def test_what_fell_on_other_prompts_is_not_put_beside_the_members():
+    record = tone_and_length(
+        split="report",
+        fallen=[
+            {"id": "here", "values": [0.1, 20.0, 0.0], "stderr": [0.1, 1.0, 0.0], "split": "report"},
+            {"id": "before", "values": [0.9, 5.0, 0.0], "stderr": [0.1, 1.0, 0.0], "split": "select"},
+            {"id": "unsaid", "values": [0.2, 30.0, 0.0], "stderr": [0.1, 1.0, 0.0]},
+        ],
+    )
+    found, reasons = fallen_of(record)
+    assert found.ids == ("here", "unsaid")
+    assert len(reasons) == 2
