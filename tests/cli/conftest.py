@@ -34,16 +34,16 @@ prompts: prompts.jsonl
 objectives:
   - {name: friendly, reward: "rewards:friendly", bounds: [0, 1]}
   - {name: short, reward: "rewards:short", bounds: [0, 1]}
-lora: {r: 2, target_modules: [q_proj, v_proj]}
+lora: {r: 2, target_modules: all-linear}
 population: 3
-steps: 8
+steps: 60
 prompts_per_step: 2
-group_size: 8
-max_new_tokens: 6
-eval_every: 4
+group_size: 16
+max_new_tokens: 8
+eval_every: 15
 resolution: 0
-learning_rate: 1e-1
-eval_group_size: 8
+learning_rate: 2e-2
+eval_group_size: 32
 weighting: fixed
 device: cpu
 dtype: float32

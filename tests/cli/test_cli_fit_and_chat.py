@@ -45,10 +45,10 @@ def test_fit_does_what_the_config_says(fitted):
     front = ParetoFront.load(fitted)
     assert front.names == ("friendly", "short")
     assert len(front) > 1, "the tests of chat switch between members"
-    assert front.record.config["steps"] == 8
-    assert front.record.config["learning_rate"] == 0.1
+    assert front.record.config["steps"] == 60
+    assert front.record.config["learning_rate"] == 0.02
     assert json.loads((front[0].adapter_path / "adapter_config.json").read_text())["r"] == 2
-    assert sum(event["event"] == "step" for event in front.history) == 8
+    assert sum(event["event"] == "step" for event in front.history) == 60
 
 
 def test_fit_with_overrides_prints_json(cli, project, tmp_path):
