@@ -179,7 +179,6 @@ class ParetoAligner:
         """
         # torch and transformers are loaded with the first fit, not with the package
         import numpy as np
-        import torch
         from filelock import FileLock, Timeout
 
         from pareto_align.discovery.evaluation import Evaluator
@@ -246,8 +245,7 @@ class ParetoAligner:
                 params,
                 seed_for(settings.seed, "select"),
             )
-            nobody = torch.zeros(0, population.parameter_count)
-            reference = evaluator.measure(nobody, check=True)[0]
+            reference = evaluator.measure_reference(check=True)
             scale = RewardScale.measure(reference.rewards.reshape(-1, self.objectives.M), self.objectives)
             learner = Learner(
                 population,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pareto_align.discovery.seeds import seed_for
@@ -72,18 +73,21 @@ class Evaluator:
         self.rows_at_once = rows_at_once
         self.tokens = 0
 
-    def measure(self, policies: Tensor, *, check: bool = False) -> list[Measurement]:
-        """Measure policies `[k, M]`; `[0, M]` measures the reference policy.
+    def measure_reference(self, *, check: bool = False) -> Measurement:
+        """Measure the reference policy, the model without any adapter.
 
         Args:
-            policies: Parameters of any policies.
             check: Also look for objectives that cannot be traded, as before training.
         """
-        count = max(policies.shape[0], 1)
+        return self._measure(torch.zeros(0, self.population.parameter_count), check)[0]
+
+    def measure(self, policies: Tensor) -> list[Measurement]:
+        """Measure any policies `[k, M]`."""
+        count = policies.shape[0]
         width = max(1, self.rows_at_once // (min(PROMPTS_AT_ONCE, len(self.rows)) * self.group_size))
         found: list[Measurement] = []
         for start in range(0, count, width):
-            found += self._measure(policies[start : start + width], check)
+            found += self._measure(policies[start : start + width], check=False)
         return found
 
     def _measure(self, policies: Tensor, check: bool) -> list[Measurement]:

@@ -226,8 +226,7 @@ class FrontDiscovery:
             self.params,
             seed_for(self.settings.seed, "report"),
         )
-        nobody = torch.zeros(0, self.population.parameter_count)
-        reference = evaluator.measure(nobody)[0]
+        reference = evaluator.measure_reference()
         confirmed = self._new_archive()
         texts: dict[str, list[str]] = {}
         if members:

@@ -64,19 +64,18 @@ def test_estimates_have_one_unit_a_prompt(population):
     assert (found.rewards[..., 1] <= 0).all()  # maximised inside
 
 
-def test_no_policies_measure_the_reference(population):
+def test_the_reference_is_measured_by_its_name(population):
     measuring = evaluator(population)
-    reference = measuring.measure(population.parameters[:0])
-    assert len(reference) == 1
+    reference = measuring.measure_reference()
     fresh = measuring.measure(population.fresh(3)[None])[0]  # B is zero: the reference policy
-    assert np.array_equal(reference[0].rewards, fresh.rewards)
+    assert np.array_equal(reference.rewards, fresh.rewards)
     assert measuring.tokens == round(2 * 20 * 2 * fresh.length)
 
 
 def test_the_check_warns_of_what_cannot_be_traded(population):
     objectives = ObjectiveSet([*OBJECTIVES, Objective("same", lambda completions, **_: [1.0] * len(completions))])
     with pytest.warns(ParetoAlignWarning, match="'same' is 1 for all 40 completions"):
-        evaluator(population, objectives=objectives).measure(population.parameters[:0], check=True)
+        evaluator(population, objectives=objectives).measure_reference(check=True)
 
 
 def test_the_seed_is_part_of_the_measurement(population):
