@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 from pareto_align.errors import ConfigError
@@ -61,19 +62,11 @@ class Settings:
         for name in ("top_k", "archive_capacity"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
-        for name in (
-            "temperature",
-            "top_p",
-            "learning_rate",
-            "weight_decay",
-            "max_grad_norm",
-            "kl_coef",
-            "clip",
-            "resolution",
-        ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ConfigError(f"`{name}` must be a number. Found {name}={value!r}.")
+        for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):
+            _require_number(name, getattr(self, name))
+        for name in ("top_p", "max_grad_norm"):
+            if getattr(self, name) is not None:
+                _require_number(name, getattr(self, name))
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."
@@ -95,6 +88,11 @@ class Settings:
 def _require_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"`{name}` must be a whole number of at least 1. Found {name}={value!r}.")
+
+
+def _require_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"`{name}` must be a number. Found {name}={value!r}.")
 
 
 def settings_help() -> dict[str, Field[Any]]:

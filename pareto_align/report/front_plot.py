@@ -86,11 +86,7 @@ class FrontInfo:
         size = "" if volume is None else f"hypervolume {volume.value:.3f} ({volume.low:.3f} to {volume.high:.3f})"
         bars = "95 % intervals" if np.isfinite(self.halfwidth).any() else "intervals not known"
         kind = "report" if self.split == "report" else "selection"
-        return (
-            size,
-            f"{count} {kind} prompts, {bars}",
-            "grey: not kept" if len(self.fallen) else "",
-        )
+        return (size, f"{count} {kind} prompts, {bars}", "grey: not kept" if len(self.fallen) else "")
 
 
 def front_info(record: FrontRecord) -> FrontInfo:

@@ -85,6 +85,7 @@ def test_a_reward_that_raises_leaves_a_front_that_loads(cli, project, tmp_path):
     assert found.code == 2
     assert found.err.count("error: ") == 1
     assert "the judge is gone" in found.err
+    assert str(tmp_path / "run" / "front") in found.err, "the error says where the front found so far is"
     assert cli("front", tmp_path / "run").code == 0
 
 

@@ -129,3 +129,14 @@ def test_counts_are_whole_and_positive(name, value):
 def test_numbers_out_of_range(settings, named):
     with pytest.raises(ConfigError, match=named):
         Settings(**settings)
+
+
+@pytest.mark.parametrize("name", ["temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"])
+@pytest.mark.parametrize("value", ["1e-3", None, True])
+def test_a_number_is_asked_for_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be a number"):
+        Settings(**{name: value})
+
+
+def test_numpy_numbers_are_numbers():
+    assert Settings(learning_rate=np.float32(0.5)).learning_rate == 0.5
