@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.settings import Settings
-from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning, PromptError
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:
     from pareto_align.learning.credit import Credit
+    from pareto_align.policies.base import Base
     from pareto_align.result import ParetoFront
 
 __all__ = ["ParetoAligner"]
 
+logger = logging.getLogger(__name__)
+
 RUNS_FOLDER = "pareto_runs"
-PROVIDED = frozenset({"measured"})  # optional fields of a weighting's Signal that the loop fills in
+PROVIDED = frozenset({"measured", "gramians"})  # optional fields of a weighting's Signal that the loop fills in
 
 
 class ParetoAligner:
@@ -90,7 +94,10 @@ class ParetoAligner:
         archive_capacity: int | None = None,
         resolution: float = 2.0,
         stall_patience: int = 5,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int | None = None,
+        layout: str = "auto",
+        gradient_checkpointing: bool = False,
+        activated: bool = False,
         seed: int = 0,
         use_chat_template: bool | None = None,
         gguf_file: str | None = None,
@@ -126,6 +133,9 @@ class ParetoAligner:
             resolution=resolution,
             stall_patience=stall_patience,
             micro_batch_tokens=micro_batch_tokens,
+            layout=layout,
+            gradient_checkpointing=gradient_checkpointing,
+            activated=activated,
             seed=seed,
         )
         self.model = model
@@ -193,7 +203,7 @@ class ParetoAligner:
         from pareto_align.learning.losses import PolicyLoss
         from pareto_align.objectives import RewardScale
         from pareto_align.policies.base import load_base
-        from pareto_align.policies.population import PolicyPopulation
+        from pareto_align.policies.population import PolicyPopulation, activated_lora_config
         from pareto_align.policies.sampling import SamplingParams
         from pareto_align.report.card import write_card
         from pareto_align.result import ParetoFront
@@ -222,9 +232,14 @@ class ParetoAligner:
         rows = read_prompts(prompts, base, settings.max_new_tokens)
         held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, settings.max_new_tokens)
         splits = split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
-        population = PolicyPopulation(
-            base, settings.population, lora=self.lora, seed=seed_for(settings.seed, "adapters")
-        )
+        lora = activated_lora_config(base, self.lora) if settings.activated else self.lora
+        population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
+        try:
+            for row in (*splits.train, *splits.select, *splits.report):
+                population.split(row.ids)
+        except PromptError:
+            population.close()
+            raise
         lock = FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -232,8 +247,10 @@ class ParetoAligner:
             population.close()
             raise FrontFileError(f"Another process is running in {folder}.") from None
         try:
+            micro_batch_tokens = _micro_batch_tokens(settings, base)
             config = {"weighting": self.weighting.name, "learner": credit.name, "explorer": self.explorer.name}
-            config |= asdict(settings)
+            # the record holds what is used, set or not
+            config |= asdict(replace(settings, micro_batch_tokens=micro_batch_tokens))
             params = SamplingParams(
                 settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
             )
@@ -257,7 +274,9 @@ class ParetoAligner:
                 updates=settings.updates_per_rollout,
                 max_norm=settings.max_grad_norm,
                 weight_decay=settings.weight_decay,
-                micro_batch_tokens=settings.micro_batch_tokens,
+                micro_batch_tokens=micro_batch_tokens,
+                layout=settings.layout,
+                gradient_checkpointing=settings.gradient_checkpointing,
             )
             self.weighting.setup(settings.population, len(names))
             publisher = Publisher(folder / "front", population, self.objectives, scale, config)
@@ -301,6 +320,19 @@ class ParetoAligner:
         front.base = base  # the model is at hand: no need to load it again
         write_card(front.record, folder / "front")
         return front
+
+
+def _micro_batch_tokens(settings: Settings, base: Base) -> int:
+    """Tokens of one forward and backward pass: as set, else as recorded for this model and machine, else 4096."""
+    from pareto_align.learning.throughput import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
+
+    if settings.micro_batch_tokens is not None:
+        return settings.micro_batch_tokens
+    recorded = recorded_micro_batch(base)
+    if recorded is None:
+        return DEFAULT_MICRO_BATCH_TOKENS
+    logger.info("micro_batch_tokens=%d, as `pareto-align bench` recorded for this model and machine.", recorded)
+    return recorded
 
 
 def _new_run_folder(output_dir: Any) -> Path:

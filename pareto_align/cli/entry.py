@@ -28,6 +28,7 @@ _HOMES = {
     "plot": "fronts",
     "export": "fronts",
     "chat": "chatting",
+    "bench": "benchmarking",
     "env": "environment",
 }
 """Which module holds a command; it is imported when the command runs, so that `--help` costs nothing."""

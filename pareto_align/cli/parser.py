@@ -86,14 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks, and warnings of other libraries")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    def command(name: str, help: str, description: str, json: str) -> _Parser:
+    def command(name: str, help: str, description: str, json: str | None) -> _Parser:
         lines = [textwrap.fill(line, _width()) for line in description.splitlines()]
         added: _Parser = commands.add_parser(
             name, help=help, description="\n".join(lines), formatter_class=argparse.RawDescriptionHelpFormatter
         )
         # given before or after the command; unless suppressed, the default here would undo the former
         added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-        added.add_argument("--json", action="store_true", help=json)
+        if json is not None:
+            added.add_argument("--json", action="store_true", help=json)
         return added
 
     demo = command(
@@ -175,6 +176,41 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--format", choices=_FORMATS, default="peft", help="vllm adds a lora_modules.json (default: peft)"
     )
+
+    bench = command(
+        "bench",
+        "measure what a population costs on this machine",
+        "Measure how fast populations of several sizes sample and train on this model and machine, recommend the size "
+        "and the micro-batch, and record the latter for later fits.",
+        None,  # the tables are for a person to look at in any case; --json takes a file beside them
+    )
+    bench.add_argument("model", metavar="MODEL", help="hub id, folder, GGUF file or pypi:<distribution>")
+    for option, letter, default, meaning in (
+        ("--population", "K", [1, 2, 4, 8], "sizes to compare"),
+        ("--prompts", "N", 2, "prompts of a step"),
+        ("--group-size", "G", 8, "completions of each prompt and policy"),
+        ("--prompt-tokens", "P", 128, "length of a prompt"),
+        ("--max-new-tokens", "T", 64, "length of a completion; none ends early"),
+        ("--budgets", "TOKENS", [1024, 2048, 4096, 8192], "micro-batch budgets to compare, at the largest K"),
+        ("--repeats", "R", 3, "timed rounds, of which the medians are shown"),
+        ("--r", "R", 8, "LoRA rank"),
+    ):
+        several = isinstance(default, list)
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        bench.add_argument(
+            option,
+            nargs="+" if several else None,
+            type=_count,
+            default=default,
+            metavar=letter,
+            help=f"{meaning} (default {shown})",
+        )
+    bench.add_argument(
+        "--targets", nargs="+", metavar="NAME", help="layers to adapt, or all-linear (default: attention projections)"
+    )
+    bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
+    bench.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to this file, as JSON")
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
     return parser

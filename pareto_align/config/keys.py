@@ -49,13 +49,14 @@ _VALUE_TYPES: dict[str, Any] = {
     "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
 }  # fmt: skip
 
+_WRITTEN = {"None": "null", "True": "true", "False": "false"}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
 
 def settings_rows() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every field of `Settings`, the default as a config writes it."""
     return [
-        (name, "null" if field.default is None else str(field.default), str(field.metadata["help"]))
+        (name, _WRITTEN.get(str(field.default), str(field.default)), str(field.metadata["help"]))
         for name, field in settings_help().items()
     ]
 

@@ -122,6 +122,7 @@ class FrontDiscovery:
         self.train_tokens += rollouts.token_count
         self.rollouts += len(rollouts.texts)
         values = _mean_rewards(rollouts)
+        gradients = self.learner.gradients(rollouts) if "gramians" in self.weighting.requires else None
         weights = self.weighting(
             Signal(
                 step=step,
@@ -129,9 +130,16 @@ class FrontDiscovery:
                 values=self.scale.normalize(values)[:, list(self.objectives.axes)],
                 preferences=self.preferences,
                 measured=self.measured,
+                gramians=None if gradients is None else gradients.gramians,
             )
         )
-        report = self.learner.step(rollouts, weights, self._learning_rate(step), applies_to=self.weighting.applies_to)
+        report = self.learner.step(
+            rollouts,
+            weights,
+            self._learning_rate(step),
+            applies_to=self.weighting.applies_to,
+            gradients=gradients,
+        )
         if not np.isfinite(report.grad_norm).any():
             raise TrainingError(f"At step {step} no policy had a finite gradient. Lower the learning rate.")
         self.journal.write(

@@ -11,6 +11,7 @@ from pareto_align.errors import ConfigError
 __all__ = ["Settings", "settings_help"]
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
+LAYOUTS = ("auto", "packed", "dense")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -50,16 +51,27 @@ class Settings:
         2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"
     )
     stall_patience: int = _setting(5, "steps without any variation in a policy's rewards before it is started again")
-    micro_batch_tokens: int = _setting(4096, "tokens of one forward and backward pass")
+    micro_batch_tokens: int | None = _setting(
+        None, "tokens of one forward and backward pass; by default what `pareto-align bench` recorded, else 4096"
+    )
+    layout: str = _setting(
+        "auto", "training rows: packed (a prompt once, then its completions), dense, or auto: packed where it fits"
+    )
+    gradient_checkpointing: bool = _setting(
+        False, "compute activations again in the backward pass: less memory, more time in training"
+    )
+    activated: bool = _setting(
+        False, "adapters act only from the assistant's turn on: the prompt is read once for all policies"
+    )
     seed: int = _setting(0, "seeds everything")
 
     def __post_init__(self) -> None:
         for name in (
             "population", "steps", "prompts_per_step", "group_size", "max_new_tokens", "updates_per_rollout",
-            "eval_every", "eval_prompts", "eval_group_size", "stall_patience", "micro_batch_tokens",
+            "eval_every", "eval_prompts", "eval_group_size", "stall_patience",
         ):  # fmt: skip
             _require_count(name, getattr(self, name))
-        for name in ("top_k", "archive_capacity"):
+        for name in ("top_k", "archive_capacity", "micro_batch_tokens"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):
@@ -77,6 +89,11 @@ class Settings:
             raise ConfigError(f"`learning_rate` must be positive. Found {self.learning_rate!r}.")
         if self.lr_schedule not in LR_SCHEDULES:
             raise ConfigError(f"`lr_schedule` must be one of {', '.join(LR_SCHEDULES)}. Found {self.lr_schedule!r}.")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"`layout` must be one of {', '.join(LAYOUTS)}. Found {self.layout!r}.")
+        for name in ("gradient_checkpointing", "activated"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
         if not self.weight_decay >= 0:

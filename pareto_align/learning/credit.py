@@ -92,6 +92,11 @@ class Credit(ABC):
         direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
         return self._normalize(_mix(vector, direction)) * strength[:, None, None]
 
+    @property
+    def linear(self) -> bool:
+        """Whether the combined advantage is the weighted sum of the vector, with no normalisation after mixing."""
+        return type(self)._normalize is Credit._normalize
+
     @abstractmethod
     def _vector(self, rewards: Tensor) -> Tensor:
         """Vector advantages [K, N, G, m]; NaN is allowed where the reward is NaN."""

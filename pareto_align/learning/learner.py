@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.errors import ConfigError
 from pareto_align.learning.credit import Credit
+from pareto_align.learning.gradients import ObjectiveGradients
+from pareto_align.learning.layout import Batch, RowLayout, checkpointing
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import RewardScale
-from pareto_align.policies.logprobs import Head, completion_hidden, completion_logprobs, fused_loss
+from pareto_align.policies.logprobs import TokenLoss, completion_logprobs, fused_loss, lay_out, predicting_states
 from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 
@@ -55,7 +56,9 @@ class Learner:
         weight_decay: Of AdamW.
         micro_batch_tokens: Tokens of one forward and backward pass; prompts are taken a few at a time to stay below.
         layout: `"packed"`, `"dense"`, or `"auto"`: packed where a check at the first step finds it equal to dense.
-            A packed row longer than the model's sliding window falls back to dense rows in any case.
+            A sequence longer than the model's sliding window falls back to dense rows in any case.
+        gradient_checkpointing: Keep only the layers' inputs and run each layer again on the way back: less memory, a
+            quarter more time.
     """
 
     def __init__(
@@ -72,9 +75,8 @@ class Learner:
         weight_decay: float = 0.0,
         micro_batch_tokens: int = 4096,
         layout: str = "auto",
+        gradient_checkpointing: bool = False,
     ) -> None:
-        if layout not in ("auto", "packed", "dense"):
-            raise ConfigError(f"`layout` must be auto, packed or dense. Found layout={layout!r}.")
         if updates < 1:
             raise ConfigError(f"`updates` must be at least 1. Found updates={updates}.")
         self.population = population
@@ -84,12 +86,10 @@ class Learner:
         self.axes = list(axes)
         self.temperature = temperature
         self.updates = updates
-        self.micro_batch_tokens = micro_batch_tokens
-        self.head = Head(population.base)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.layout = RowLayout(population, layout, micro_batch_tokens, temperature)
+        self.head = population.head
         self.optimizer = PopulationAdamW(population.parameters, max_norm=max_norm, weight_decay=weight_decay)
-        self.layout = layout
-        self.packed = layout == "packed"
-        self._reads_packed_rows: bool | None = None
 
     def vector_credit(self, rollouts: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""
@@ -97,7 +97,13 @@ class Learner:
         return self.credit.vector(torch.from_numpy(np.ascontiguousarray(scaled)).float())
 
     def step(
-        self, rollouts: Rollouts, weights: np.ndarray, learning_rate: float, *, applies_to: str = "advantage"
+        self,
+        rollouts: Rollouts,
+        weights: np.ndarray,
+        learning_rate: float,
+        *,
+        applies_to: str = "advantage",
+        gradients: ObjectiveGradients | None = None,
     ) -> StepReport:
         """Update every policy on its own completions.
 
@@ -107,24 +113,28 @@ class Learner:
             learning_rate: For all policies.
             applies_to: Whether weights act on the advantage or, as some papers have it, on the reward before the
                 credit normalises it.
+            gradients: What `gradients(rollouts)` found. Where the credit is linear their weighted sum is the update,
+                and no second backward pass is made.
         """
         done = rollouts.completions
-        self.packed = self._can_pack(rollouts)
+        batch = self.layout.prepare(rollouts) if gradients is None else gradients.batch
         vector = self.vector_credit(rollouts)
-        advantages = self.credit.combine(vector, torch.from_numpy(weights).float(), applies_to=applies_to)
+        trade = torch.from_numpy(weights).float()
+        advantages = self.credit.combine(vector, trade, applies_to=applies_to)
         # a group of one has no spread of its own: its peers are the policy's other prompts
         peers = advantages if advantages.shape[2] > 1 else advantages.transpose(1, 2)
         spread = peers.std(2, correction=0).mean(1)
-        reference = self._reference_logprobs(rollouts) if self.loss.kl_coef > 0 else None
+        reference = self._reference_logprobs(batch) if gradients is None else gradients.reference
         if reference is not None:
             advantages = self.loss.charge_kl(advantages, done.logprobs, reference)
-        token_weights = self.loss.token_weights(done.mask)
-        old: list[Tensor | None] = [None] * len(rollouts.rows)
-        for _ in range(self.updates):
-            self.population.grad.zero_()
-            with self.population.serving(training=True):
-                for part in self._micro_batches(rollouts):
-                    self._backward(rollouts, part, advantages, token_weights, reference, old)
+        old = None if gradients is None else gradients.logprobs
+        sums = gradients is not None and gradients.exact and applies_to == "advantage"
+        for update in range(self.updates):
+            if sums and update == 0:
+                assert gradients is not None
+                self.population.grad.copy_(-gradients.combine(trade))
+            else:
+                old = self._loss_gradient(batch, advantages, reference, old)
             norms = self.optimizer.step(self.population.grad, learning_rate)
         counts = done.mask.sum((1, 2, 3)).clamp(min=1)
         unmeasured = torch.full(counts.shape, torch.nan)
@@ -136,105 +146,133 @@ class Learner:
             spread=spread.numpy(),
         )
 
-    def _backward(
-        self,
-        rollouts: Rollouts,
-        part: slice,
-        advantages: Tensor,
-        token_weights: Tensor,
-        reference: Tensor | None,
-        old: list[Tensor | None],
-    ) -> None:
-        """Add the gradient of some prompts' completions to the population's buffer."""
-        done, device = rollouts.completions, self.population.base.device
-        mask = done.mask[:, part]
-        length = int(mask.sum(-1).max())
-        mask, tokens = mask[..., :length], done.tokens[:, part, :, :length]
-        where = mask.to(device)
-        hidden = completion_hidden(
-            self.head, self.population.base, done.prompt_ids[part], tokens, mask, packed=self.packed
-        )
-        advantage = advantages[:, part, :, None].expand(mask.shape)[mask].to(device)
-        weight = token_weights[:, part, :, :length][mask].to(device)
-        ref = None if reference is None else reference[:, part, :, :length][mask].to(device)
-        before = old[part.start]
+    def gradients(self, rollouts: Rollouts) -> ObjectiveGradients:
+        """The gradient of every objective for every policy, from one backward pass.
 
-        def token_loss(logprob: Tensor, chunk: slice) -> Tensor:
-            # the first update's own log-probabilities stand for the sampler's: in bfloat16 those differ by rounding
-            sampled = logprob.detach() if before is None else before[chunk]
-            losses = self.loss.token_loss(logprob, sampled, advantage[chunk], None if ref is None else ref[chunk])
-            return losses * weight[chunk]
+        On-policy the loss of an objective is linear in its advantages, so one pass over the completions' summed
+        log-probabilities holds all of them: a LoRA layer sees each token's own gradient and adds it to m sums, with the
+        token's completion's advantages as factors. Packed rows hold their prompt m times for this, so that every copy
+        carries one sum; with more sums than completions dense rows are less work. The KL term of `kl="k1"` is one more
+        sum.
 
-        total, logprobs = fused_loss(
-            hidden[where], self.head, tokens.to(device)[where], token_loss, temperature=self.temperature
-        )
-        total.backward()  # type: ignore[no-untyped-call]
-        if before is None:
-            old[part.start] = logprobs
+        Args:
+            rollouts: What the current policies sampled, once: after an update the log-probabilities differ.
+        """
+        batch = self.layout.prepare(rollouts)
+        done, device = batch.done, self.population.base.device
+        vector = self.vector_credit(rollouts)
+        reference = self._reference_logprobs(batch)
+        objectives = vector.shape[-1]
+        charge = self.loss.kl == "k1" and reference is not None
+        if charge:
+            assert reference is not None
+            spent = self.loss.charge_kl(torch.zeros(vector.shape[:3]), done.logprobs, reference)
+            vector = torch.cat([vector, spent[..., None]], 3)
+        sums = vector.shape[-1]
+        if batch.packed and sums >= done.tokens.shape[2]:
+            batch = batch.dense()
+        found = torch.zeros(self.population.size, sums, self.population.parameter_count, device=device)
+        weights = self.loss.token_weights(done.mask)
+        logprobs = torch.zeros(done.tokens.shape)
+        with self.population.serving(training=True, gradients=found):
+            for numbers in self.layout.micro_batches(batch, copies=sums if batch.packed else 1):
+                weight = batch.pick(weights, numbers).to(device)
 
-    def _micro_batches(self, rollouts: Rollouts) -> list[slice]:
-        """Slices of the prompts, as many as fit the token budget with all policies' rows; at least one prompt each."""
-        policies, prompts, group, _ = rollouts.completions.tokens.shape
-        longest = int(rollouts.completions.lengths.max())
-        prompt = max(len(row.ids) for row in rollouts.rows)
-        tokens = policies * (prompt + group * longest if self.packed else group * (prompt + longest))
-        size = max(1, self.micro_batch_tokens // max(tokens, 1))
-        return [slice(start, min(start + size, prompts)) for start in range(0, prompts, size)]
+                def ascent(logprob: Tensor, chunk: slice, weight: Tensor = weight) -> Tensor:
+                    return logprob * weight[chunk]
 
-    def _reference_logprobs(self, rollouts: Rollouts) -> Tensor:
-        """Log-probabilities `[K, N, G, T]` of the completions under the frozen base, one adapter-free forward."""
-        done = rollouts.completions
-        found = torch.zeros(done.tokens.shape)
-        with self.population.reference():
-            for part in self._micro_batches(rollouts):
-                length = int(done.mask[:, part].sum(-1).max())
-                found[:, part, :, :length] = completion_logprobs(
-                    self.head,
-                    self.population.base,
-                    done.prompt_ids[part],
-                    done.tokens[:, part, :, :length],
-                    done.mask[:, part, :, :length],
-                    temperature=self.temperature,
-                    packed=self.packed,
-                ).cpu()
-        return found
+                seen = self._backward(batch, numbers, ascent, factors=vector[:, numbers].to(device))
+                batch.put(logprobs, numbers, seen)
+        kl = found[:, objectives] if charge else None
+        exact = self.credit.linear and (reference is None or charge)
+        return ObjectiveGradients(found[:, :objectives], kl, reference, logprobs, batch, exact)
 
-    def _can_pack(self, rollouts: Rollouts) -> bool:
-        """Whether completions can share their prompt's row; once they cannot, separate rows are used for good."""
-        if self.layout == "dense" or self._reads_packed_rows is False:
-            return False
-        window = getattr(self.population.base.model.config.get_text_config(), "sliding_window", None)
-        group = rollouts.completions.tokens.shape[2]
-        row = max(len(row.ids) for row in rollouts.rows) + group * int(rollouts.completions.lengths.max())
-        reason = None
-        if window and row > window:  # the prompt would slide out of the later completions' sight
-            reason = f": a packed row has {row} tokens, its window {window}"
-        elif self.layout == "auto" and self._reads_packed_rows is None:
-            reason = self._why_packed_differs(rollouts)
-        self._reads_packed_rows = reason is None
-        if reason is not None:
-            warnings.warn(
-                f"{type(self.population.base.model).__name__} does not read packed rows like separate ones{reason}; "
-                "training uses separate rows, which is slower.",
-                ParetoAlignWarning,
-                stacklevel=3,
-            )
-        return reason is None
+    def _loss_gradient(self, batch: Batch, advantages: Tensor, reference: Tensor | None, old: Tensor | None) -> Tensor:
+        """Put the loss's gradient into the population's buffer; returns the log-probabilities before the first update.
 
-    def _why_packed_differs(self, rollouts: Rollouts) -> str | None:
-        """What keeps the model from reading packed rows as separate ones (recurrent layers, say); None if it does."""
-        done, part = rollouts.completions, slice(0, 1)
-        arguments = (self.head, self.population.base, done.prompt_ids[part], done.tokens[:, part], done.mask[:, part])
-        with self.population.serving():
-            try:
-                packed, dense = (
-                    completion_logprobs(*arguments, temperature=self.temperature, packed=way) for way in (True, False)
+        The first update's own log-probabilities stand for the sampler's: in bfloat16 those differ by rounding.
+        """
+        device = self.population.base.device
+        weights = self.loss.token_weights(batch.done.mask)
+        before = torch.zeros(batch.done.tokens.shape) if old is None else old
+        self.population.grad.zero_()
+        with self.population.serving(training=True):
+            for numbers in self.layout.micro_batches(batch):
+                advantage, weight, ref, sampled = (
+                    None if x is None else batch.pick(x, numbers).to(device)
+                    for x in (advantages[..., None].expand(weights.shape), weights, reference, old)
                 )
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, TypeError) as error:
-                return f": {error}"
-        gap = float((packed - dense).abs().sum() / done.mask[:, part].sum().clamp(min=1))
-        # rounding: other shapes, other order of summation; in bfloat16 single tokens differ by up to .3 nats
-        tolerance = 1e-3 if self.population.base.dtype == torch.float32 else 0.1
-        return None if gap <= tolerance else f" (mean difference {gap:.2g} nats a token)"
+                seen = self._backward(batch, numbers, self._token_loss(advantage, weight, ref, sampled))
+                if old is None:
+                    batch.put(before, numbers, seen)
+        return before
+
+    def _token_loss(
+        self, advantage: Tensor | None, weight: Tensor | None, reference: Tensor | None, old: Tensor | None
+    ) -> TokenLoss:
+        assert advantage is not None
+        assert weight is not None
+
+        def loss(logprob: Tensor, chunk: slice) -> Tensor:
+            sampled = logprob.detach() if old is None else old[chunk]
+            ref = None if reference is None else reference[chunk]
+            return self.loss.token_loss(logprob, sampled, advantage[chunk], ref) * weight[chunk]
+
+        return loss
+
+    def _backward(
+        self, batch: Batch, numbers: Sequence[int], token_loss: TokenLoss, *, factors: Tensor | None = None
+    ) -> Tensor:
+        """One forward and backward pass over some prompts' completions; returns their log-probabilities `[n]`.
+
+        Args:
+            batch: The step's completions.
+            numbers: Which prompts.
+            token_loss: Loss of each token.
+            factors: `[K, n, G, S]` of each completion in each of S sums of gradients; None for one plain sum.
+        """
+        population = self.population
+        prompts, tokens, mask, past = batch.part(numbers)
+        copies = 1 if factors is None or not batch.packed else factors.shape[-1]
+        rows = lay_out(population, prompts, tokens, mask, packed=batch.packed, copies=copies, past=past)
+        spread = None
+        if factors is not None:
+            factors = factors.reshape(*rows.real.shape[:2], factors.shape[-1])
+            spread = factors if batch.packed else None
+            population.served.streams = rows.stream_factors(factors).view(population.size, -1, factors.shape[-1])
+        targets = tokens[mask].to(population.base.device)
+        try:
+            with (
+                checkpointing(population.base.model, self.gradient_checkpointing),
+                predicting_states(population, rows, spread=spread, plain=batch.plain) as hidden,
+            ):
+                total, logprobs = fused_loss(hidden, self.head, targets, token_loss, temperature=self.temperature)
+                total.backward()  # type: ignore[no-untyped-call]
+        finally:
+            population.served.streams = None
+        return logprobs.cpu()
+
+    def _reference_logprobs(self, batch: Batch) -> Tensor | None:
+        """Log-probabilities `[K, N, G, T]` of the completions under the frozen base; None without a KL term.
+
+        The base is the same for all policies: where rows are packed, all their completions share one prompt.
+        """
+        if self.loss.kl_coef == 0:
+            return None
+        done = batch.folded() if batch.packed and not batch.plain else batch
+        found = torch.zeros(done.done.tokens.shape)
+        with self.population.reference():
+            for numbers in self.layout.micro_batches(done):
+                prompts, tokens, mask, past = done.part(numbers)
+                seen = completion_logprobs(
+                    self.population,
+                    prompts,
+                    tokens,
+                    mask,
+                    temperature=self.temperature,
+                    packed=done.packed,
+                    past=past,
+                    plain=done.plain,
+                )
+                found[:, numbers, :, : tokens.shape[3]] = seen.cpu()
+        return batch.unfolded(found)

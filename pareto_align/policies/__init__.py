@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pareto_align.policies.base import Base, load_base
-from pareto_align.policies.population import PolicyPopulation, default_lora_config
+from pareto_align.policies.population import PolicyPopulation, activated_lora_config, default_lora_config
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Completions",
     "PolicyPopulation",
     "SamplingParams",
+    "activated_lora_config",
     "default_lora_config",
     "load_base",
     "sample",

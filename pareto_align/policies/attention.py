@@ -1,21 +1,97 @@
-"""Attention for a decoding step on the CPU, where torch's grouped-query path is slow.
+"""The attention of a population: rows that share a prompt read it once.
 
-With one query token, the query heads that share a key head are packed as rows of one product: 67 -> 24 ms a step at 32
-rows (torch's `enable_gqa` on the CPU copies the keys for every query head). Every other call goes to transformers' own
-scaled-dot-product attention.
+transformers lets an attention function be registered by name. Ours follows a *plan* where there is one (the rows of a
+training pass, `packing.PackedAttention`, or of a decoding step, `caching.SharedPrompt`) and is transformers' own
+scaled-dot-product attention everywhere else. A plan sees the raw queries, keys and values, so that no mask over whole
+rows is ever built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["population_attention", "use_population_attention"]
+__all__ = ["AttentionPlan", "PopulationAttention", "attend", "no_mask"]
 
 NAME = "pareto_align"
+ATTRIBUTE = "pareto_align_attention"
+TAKES_OVER = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+UNKNOWN = ("position_bias", "s_aux")  # what a model may ask of its attention that no plan of ours does
+
+
+class AttentionPlan(ABC):
+    """How the rows of the batch that is being run attend to each other."""
+
+    @abstractmethod
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
+    ) -> Tensor:
+        """Attention `[rows, T, heads, D]` of `query[rows, heads, T, D]` over `key`, `value` `[rows, key heads, L, D]`.
+
+        Args:
+            layer: The layer's number, for plans that hold keys of their own.
+            query, key, value: As the model computed them, positions rotated in.
+            scaling: Of the scores; `D ** -0.5` if None.
+            softcap: Scores are squashed to plus or minus this by a tanh; None leaves them.
+        """
+
+
+class PopulationAttention:
+    """Puts our attention into a model and holds the plan it follows.
+
+    Attributes:
+        plan: What the rows being run are; None is plain causal attention.
+        in_place: Whether the model uses our attention. A model with attention code of its own does not, and is run
+            with plain rows.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        self.plan: AttentionPlan | None = None
+        self.model = model
+        self.before = getattr(model.config, "_attn_implementation", None)
+        attention = [m for m in model.modules() if hasattr(m, "layer_idx") and "Attention" in type(m).__name__]
+        interface = self.before in TAKES_OVER or (
+            self.before == "eager" and getattr(model, "_supports_attention_backend", False)
+        )
+        self.in_place = bool(attention) and interface
+        if not self.in_place:
+            return
+        ALL_ATTENTION_FUNCTIONS.register(NAME, population_attention)
+        ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+        for module in attention:
+            setattr(module, ATTRIBUTE, self)
+        self.modules = attention
+
+    @contextmanager
+    def following(self, plan: AttentionPlan | None) -> Iterator[None]:
+        """Within this context the model's rows attend as the plan says; backward passes belong inside."""
+        before, self.plan = self.plan, plan
+        try:
+            yield
+        finally:
+            self.plan = before
+
+    def restore(self) -> None:
+        """Give the model its own attention back."""
+        if self.in_place:
+            self.model.set_attn_implementation(self.before)
+            for module in self.modules:
+                delattr(module, ATTRIBUTE)
+            self.in_place = False
+
+
+def no_mask(device: torch.device) -> Tensor:
+    """A mask that tells transformers to build none: a four-dimensional one is handed to the attention as it is."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 def population_attention(
@@ -31,34 +107,51 @@ def population_attention(
     """Attention of `query[rows, heads, T, D]` over `key`, `value` `[rows, key heads, L, D]`, called by transformers."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    plain = query.shape[2] == 1 and query.device.type == "cpu" and not torch.is_grad_enabled() and dropout == 0.0
-    if not plain or kwargs.get("position_bias") is not None or kwargs.get("softcap") is not None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    rows, heads, _, width = query.shape
-    shared = key.shape[1]
-    scores = torch.matmul(query.reshape(rows, shared, heads // shared, width), key.transpose(2, 3))
-    scores = scores.float().mul_(width**-0.5 if scaling is None else scaling)
-    if attention_mask is not None:
-        mask = attention_mask[..., : key.shape[2]]
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    weights = scores.softmax(-1).to(value.dtype)
-    return torch.matmul(weights, value).reshape(rows, 1, heads, value.shape[-1]), None
+    softcap = kwargs.get("softcap")
+    plan = getattr(module, ATTRIBUTE).plan if hasattr(module, ATTRIBUTE) else None
+    if plan is not None:
+        asked = [name for name in UNKNOWN if kwargs.get(name) is not None]
+        if asked:
+            raise NotImplementedError(f"attention with {asked[0]}")
+        return plan.attend(module.layer_idx, query, key, value, scaling, softcap), None
+    if softcap is not None:  # transformers' own scaled-dot-product attention refuses it
+        if attention_mask is None:
+            length, seen = query.shape[2], key.shape[2]
+            attention_mask = torch.ones(length, seen, dtype=torch.bool, device=query.device).tril(seen - length)
+        return attend(query, key, value, attention_mask, scaling, softcap).transpose(1, 2).contiguous(), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
-def use_population_attention(model: Any) -> Callable[[], None]:
-    """Let a model that runs on scaled-dot-product attention use ours; returns what undoes it.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """Attention `[rows, heads, T, D]` under a boolean or additive mask that all heads share; None is plain causal.
 
-    A model with an attention of its own (eager, softcapped, FlashAttention) is left as it is.
+    The query heads that share a key head are stacked as more queries of that head, so no key is copied for them: torch
+    would repeat keys and values on a CPU, and on a GPU take a slower kernel as soon as there is a mask.
+
+    Args:
+        query: `[rows, heads, T, D]`.
+        key, value: `[rows, key heads, L, D]`.
+        mask: Broadcasts to `[rows, 1, T, L]`; True is seen.
+        scaling, softcap: See `AttentionPlan.attend`.
     """
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    before = getattr(model.config, "_attn_implementation", None)
-    if before != "sdpa":
-        return lambda: None
-    ALL_ATTENTION_FUNCTIONS.register(NAME, population_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
-    return lambda: model.set_attn_implementation(before)
+    if mask is None and softcap is None:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+    rows, heads, length, width = query.shape
+    shared = key.shape[1]
+    stacked = query.reshape(rows, shared, heads // shared * length, width)
+    if mask is None:
+        mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if heads != shared:
+        mask = mask.expand(*mask.shape[:-2], length, key.shape[2]).repeat(*[1] * (mask.dim() - 2), heads // shared, 1)
+    if softcap is None:
+        out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
+    else:
+        scores = torch.matmul(stacked, key.transpose(2, 3)).float() * (width**-0.5 if scaling is None else scaling)
+        scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        out = torch.matmul(scores.softmax(-1).to(value.dtype), value)
+    return out.reshape(rows, heads, length, out.shape[-1])

@@ -215,7 +215,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 def _cpu_is_fast_at_bfloat16() -> bool:
     """Measure a matrix product in both types once per processor and torch version; keep the answer on disk."""
     record = cache_folder() / "bfloat16.json"
-    key = f"{_processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
+    key = f"{processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
     try:
         known = json.loads(record.read_text())
     except (OSError, ValueError):
@@ -241,7 +241,7 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return bool(known[key])
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,7 +1,7 @@
 """Linear layers that serve K LoRA policies at once over one frozen weight.
 
-Rows of a batch are sorted by policy with equally many rows each ("grouped by policy"), so the LoRA term of all policies
-is two batched matrix products: no gather, no index, no kernel of our own, on any device and in any dtype.
+Rows of a batch are sorted by policy with equally many tokens each ("grouped by policy"), so the LoRA term of all
+policies is two batched matrix products: no gather, no index, no kernel of our own, on any device and in any dtype.
 LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FrozenLinear", "PopulationLinear", "ServedAdapters", "frozen_linear"]
+from pareto_align.policies.linear import FrozenProduct
+
+__all__ = ["PopulationLinear", "ServedAdapters"]
 
 
 @dataclass(eq=False)
@@ -23,44 +25,13 @@ class ServedAdapters:
     Attributes:
         count: Number of policies whose adapters are being served; 0 runs the frozen base alone.
         training: Whether gradients flow into the layers' gradient buffers.
+        streams: `[K, tokens, S]` factors of every token of the batch in each of S sums of gradients, while the
+            gradients of several objectives are taken from one backward pass (`learning.gradients`); else None.
     """
 
     count: int = 0
     training: bool = False
-
-
-def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias` folded to two dimensions first.
-
-    On a non-contiguous three-dimensional input with a frozen weight, torch takes a batched product over an *expanded*
-    copy of the weight (pytorch issue 186148); folding costs nothing and is 2.5 times faster at the prefill.
-    """
-    if x.dim() == 2:
-        return nn.functional.linear(x, weight, bias)
-    folded = nn.functional.linear(x.reshape(-1, x.shape[-1]), weight, bias)
-    return folded.view(*x.shape[:-1], weight.shape[0])
-
-
-class FrozenLinear(nn.Module):
-    """A frozen `nn.Linear` that always folds its input to two dimensions."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.linear = linear
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight `[out, in]`."""
-        return self.linear.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen bias `[out]`, if there is one."""
-        return self.linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to `x[..., in]`."""
-        return frozen_linear(x, self.linear.weight, self.linear.bias)
+    streams: Tensor | None = None
 
 
 class _PopulationLoRA(torch.autograd.Function):
@@ -72,31 +43,39 @@ class _PopulationLoRA(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, layer: PopulationLinear
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, a, b)
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: PopulationLinear) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, a, b)
         ctx.layer = layer
-        return layer.apply_adapters(x, frozen_linear(x, weight, bias), a, b)
+        assert layer.product is not None
+        return layer.apply_adapters(x, layer.product.forward(x), a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, a, b = ctx.saved_tensors
+        x, a, b = ctx.saved_tensors
         layer: PopulationLinear = ctx.layer
-        policies, scaling = a.shape[0], layer.scaling
-        rows = x.reshape(policies, -1, x.shape[-1])
-        grad_rows = grad.reshape(policies, -1, grad.shape[-1])
-        down = torch.bmm(rows, a.transpose(1, 2))
-        grad_down = torch.bmm(grad_rows, b)
-        assert layer.grad_a is not None
-        assert layer.grad_b is not None
-        layer.grad_a.add_(torch.bmm(grad_down.transpose(1, 2), rows), alpha=scaling)
-        layer.grad_b.add_(torch.bmm(grad_rows.transpose(1, 2), down), alpha=scaling)
+        grad_down = layer.accumulate(x, grad, a, b)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, None, None, None
-        grad_x = grad.reshape(-1, grad.shape[-1]) @ weight
-        grad_x.view(policies, -1, x.shape[-1]).baddbmm_(grad_down, a, alpha=scaling)
-        return grad_x.view(x.shape), None, None, None, None, None
+            return None, None, None, None
+        assert layer.product is not None
+        grad_x = layer.product.backward(grad.reshape(-1, grad.shape[-1]))
+        grad_x.view(a.shape[0], -1, x.shape[-1]).baddbmm_(grad_down, a, alpha=layer.scaling)
+        return grad_x.view(x.shape), None, None, None
+
+
+class _AdapterTerm(torch.autograd.Function):
+    """`s (x A_k^T) B_k^T` alone, for a base layer that differentiates itself (a quantised one)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: PopulationLinear) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, a, b)
+        ctx.layer = layer
+        return layer.apply_adapters(x, x.new_zeros(*x.shape[:-1], b.shape[1]), a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, a, b = ctx.saved_tensors
+        grad_down = ctx.layer.accumulate(x, grad, a, b)
+        return (torch.bmm(grad_down, a) * ctx.layer.scaling).view(x.shape), None, None, None
 
 
 class PopulationLinear(nn.Module):
@@ -104,15 +83,18 @@ class PopulationLinear(nn.Module):
 
     Attributes:
         linear: The frozen layer.
+        product: Its own product; None for a layer that must be called as it is (a quantised one).
         a: `[count, r, in]` down-projections in the compute dtype.
         b: `[count, out, r]` up-projections in the compute dtype.
-        grad_a, grad_b: float32 views of the population's gradient buffer, of the shapes of `a` and `b`.
+        grad_a, grad_b: float32 views of the population's gradient buffer, of the shapes of `a` and `b`; with S streams
+            `[count, S, r, in]` and `[count, S, out, r]`.
         scaling: The LoRA factor `alpha / r` (or `alpha / sqrt(r)`).
     """
 
-    def __init__(self, linear: nn.Linear, served: ServedAdapters, scaling: float) -> None:
+    def __init__(self, linear: nn.Linear, served: ServedAdapters, scaling: float, *, packed: bool = False) -> None:
         super().__init__()
         self.linear = linear
+        self.product = FrozenProduct(linear, packed=packed) if type(linear) is nn.Linear else None
         self.served = served
         self.scaling = scaling
         self.a: Tensor | None = None
@@ -137,14 +119,46 @@ class PopulationLinear(nn.Module):
         y.view(policies, -1, y.shape[-1]).baddbmm_(down, b.transpose(1, 2), alpha=self.scaling)
         return y
 
+    def accumulate(self, x: Tensor, grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Add the gradients of A and B to the buffers; returns `grad B`, `[K, tokens, r]`, for the input's gradient.
+
+        A token's own gradients are `dA = s (g B)^T x` and `dB = s g^T (x A^T)`. With streams, every stream i is the
+        sum over tokens with the factors of that stream: the r columns are scaled S times and one product does them all.
+        """
+        policies = a.shape[0]
+        rows, grad_rows = x.reshape(policies, -1, x.shape[-1]), grad.reshape(policies, -1, grad.shape[-1])
+        down, grad_down = torch.bmm(rows, a.transpose(1, 2)), torch.bmm(grad_rows, b)
+        assert self.grad_a is not None
+        assert self.grad_b is not None
+        if self.served.streams is None:
+            self.grad_a.add_(torch.bmm(grad_down.transpose(1, 2), rows), alpha=self.scaling)
+            self.grad_b.add_(torch.bmm(grad_rows.transpose(1, 2), down), alpha=self.scaling)
+            return grad_down
+        factors = self.served.streams.to(x.dtype).unsqueeze(3)
+        split = (factors.shape[2], a.shape[1])
+        wide = (grad_down.unsqueeze(2) * factors).flatten(2)
+        self.grad_a.add_(torch.bmm(wide.transpose(1, 2), rows).unflatten(1, split), alpha=self.scaling)
+        wide = (down.unsqueeze(2) * factors).flatten(2)
+        columns = torch.bmm(grad_rows.transpose(1, 2), wide).unflatten(2, split)
+        self.grad_b.add_(columns.transpose(1, 2), alpha=self.scaling)
+        return grad_down
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x[rows, ..., in]`, rows grouped by policy."""
-        linear, served = self.linear, self.served
+        served = self.served
         if served.count == 0 or self.a is None or self.b is None:
-            return frozen_linear(x, linear.weight, linear.bias)
+            return self._base(x)
         if x.shape[0] % served.count:
             raise ValueError(f"{x.shape[0]} rows cannot be grouped by {served.count} policies.")
-        if served.training and torch.is_grad_enabled():
-            y: Tensor = _PopulationLoRA.apply(x, linear.weight, linear.bias, self.a, self.b, self)  # type: ignore[no-untyped-call]
-            return y
-        return self.apply_adapters(x, frozen_linear(x, linear.weight, linear.bias), self.a, self.b)
+        if not (served.training and torch.is_grad_enabled()):
+            return self.apply_adapters(x, self._base(x), self.a, self.b)
+        y: Tensor
+        if self.product is None:
+            y = self._base(x) + _AdapterTerm.apply(x, self.a, self.b, self)  # type: ignore[no-untyped-call]
+        else:
+            y = _PopulationLoRA.apply(x, self.a, self.b, self)  # type: ignore[no-untyped-call]
+        return y
+
+    def _base(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x) if self.product is None else self.product(x)
+        return y

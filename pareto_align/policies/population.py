@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pareto_align.errors import ConfigError, FrontFileError, ModelError
-from pareto_align.policies.attention import use_population_attention
+from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
+from pareto_align.policies.attention import PopulationAttention
 from pareto_align.policies.base import Base
-from pareto_align.policies.lora import FrozenLinear, PopulationLinear, ServedAdapters
+from pareto_align.policies.head import Head
+from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
+from pareto_align.policies.lora import PopulationLinear, ServedAdapters
 
-__all__ = ["PolicyPopulation", "default_lora_config"]
+__all__ = ["PolicyPopulation", "activated_lora_config", "default_lora_config"]
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "dense", "out_proj")
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -30,6 +32,39 @@ def default_lora_config(r: int = 8, alpha: int = 16) -> Any:
     return LoraConfig(
         r=r, lora_alpha=alpha, target_modules=list(ATTENTION_PROJECTIONS), lora_dropout=0.0, task_type="CAUSAL_LM"
     )
+
+
+def activated_lora_config(base: Base, lora: Any = None) -> Any:
+    """A LoRA config whose adapters act only from the assistant's turn on.
+
+    What stands before is then read by the frozen base, once for all policies, and takes no part in the backward pass.
+    Greenewald et al., "Activated LoRA: Fine-tuned LLMs for Intrinsics", arXiv 2504.12397.
+
+    Args:
+        base: The model, whose chat template says how an assistant's turn begins.
+        lora: What else the config says; `default_lora_config()` by default. Invocation tokens of its own are kept.
+
+    Raises:
+        ConfigError: There is no chat template, or it marks no beginning of the assistant's turn.
+    """
+    import copy
+
+    config = default_lora_config() if lora is None else copy.copy(lora)
+    if config.alora_invocation_tokens:
+        return config
+    hint = "Give the tokens yourself: LoraConfig(alora_invocation_tokens=[...])."
+    if base.tokenizer.chat_template is None:
+        raise ConfigError(f"Activated adapters begin with the assistant's turn, and there is no chat template. {hint}")
+    turn, opened = (
+        base.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "a"}], add_generation_prompt=opens, tokenize=True, return_dict=False
+        )
+        for opens in (False, True)
+    )
+    if len(opened) <= len(turn) or list(opened[: len(turn)]) != list(turn):
+        raise ConfigError(f"The chat template marks no beginning of the assistant's turn. {hint}")
+    config.alora_invocation_tokens = list(opened[len(turn) :])
+    return config
 
 
 @dataclass(frozen=True)
@@ -50,11 +85,11 @@ class _Block:
         return self.middle + self.r * self.layer.linear.out_features
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Views `[K, r, in]` and `[K, out, r]` of rows `[K, M]`."""
+        """Views `[..., r, in]` and `[..., out, r]` of rows `[..., M]`."""
         linear = self.layer.linear
         return (
-            rows[:, self.start : self.middle].unflatten(1, (self.r, linear.in_features)),
-            rows[:, self.middle : self.stop].unflatten(1, (linear.out_features, self.r)),
+            rows[..., self.start : self.middle].unflatten(-1, (self.r, linear.in_features)),
+            rows[..., self.middle : self.stop].unflatten(-1, (linear.out_features, self.r)),
         )
 
 
@@ -70,8 +105,20 @@ class PolicyPopulation:
     Args:
         base: The frozen model.
         size: K, the number of slots.
-        lora: A `peft.LoraConfig`; rank, alpha, rsLoRA and targets are honoured. Default: `default_lora_config()`.
+        lora: A `peft.LoraConfig`; rank, alpha, rsLoRA and targets are honoured. Default: `default_lora_config()`. With
+            `alora_invocation_tokens` the adapters are activated ones: they act from the last place in the prompt where
+            these tokens stand, and what stands before is read by the frozen base, once for all policies.
         seed: Seeds the initial A of every slot by slot number, so that a slot starts the same in any population.
+        onednn: Keep second copies of the linear weights in oneDNN's layout, which a CPU multiplies faster; by default
+            where that works and takes no more than a quarter of the memory. `PARETO_ALIGN_ONEDNN=0` turns it off.
+
+    Attributes:
+        base: The frozen model.
+        parameters: `[K, M]` the policies, float32.
+        grad: `[K, M]` gradients of the loss, added to by backward passes within `serving(training=True)`.
+        attention: What the model's rows attend to.
+        drivable: Whether the population's own sampler gives the model's logits; None until the first sampling.
+        read: The contexts of activated adapters that were read last, and their keys and values.
 
     Raises:
         ConfigError: `size` is below 1, or the LoRA config asks for something a population cannot do (DoRA, dropout,
@@ -79,7 +126,7 @@ class PolicyPopulation:
         ModelError: No `nn.Linear` of the model matches the targets.
     """
 
-    def __init__(self, base: Base, size: int, *, lora: Any = None, seed: int = 0) -> None:
+    def __init__(self, base: Base, size: int, *, lora: Any = None, seed: int = 0, onednn: bool | None = None) -> None:
         if size < 1:
             raise ConfigError(f"`population` must be at least 1. Found population={size}.")
         self.base = base
@@ -91,24 +138,70 @@ class PolicyPopulation:
         self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
         targets = _find_targets(base.model, self.lora)
         base.model.requires_grad_(False)
-        self._restore_attention = use_population_attention(base.model)
+        self.attention = PopulationAttention(base.model)
+        self.drivable: bool | None = None
+        self.read: tuple[Any, Any] | None = None
+        if onednn is None:
+            onednn = base.device.type == "cpu" and onednn_works(base.dtype) and room_for_packed(base.model)
         self.blocks: list[_Block] = []
         offset, r = 0, int(self.lora.r)
         scaling = self.lora.lora_alpha / (math.sqrt(r) if self.lora.use_rslora else r)
         for name, linear in targets:
-            layer = PopulationLinear(linear, self.served, scaling)
+            layer = PopulationLinear(linear, self.served, scaling, packed=onednn)
             self._replace(name, layer)
             self.blocks.append(_Block(name, layer, offset, r))
             offset = self.blocks[-1].stop
         wrapped = {id(block.layer.linear) for block in self.blocks}
         for name, module in list(base.model.named_modules()):
             if type(module) is nn.Linear and id(module) not in wrapped:
-                self._replace(name, FrozenLinear(module))
+                self._replace(name, FrozenLinear(module, packed=onednn))
         self.parameters = torch.zeros(size, offset, device=base.device)
         self.grad = torch.zeros_like(self.parameters)
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
         self._rows: Tensor | None = None
+        self._gradients = self.grad
+        self._head: Head | ModelError
+        try:
+            self._head = Head(base)
+        except ModelError as error:
+            self._head = error  # sampling can do without
+
+    @property
+    def head(self) -> Head:
+        """The model's head.
+
+        Raises:
+            ModelError: The model computes its logits in a way that `Head` does not reproduce.
+        """
+        if isinstance(self._head, ModelError):
+            raise self._head
+        return self._head
+
+    @property
+    def activated(self) -> bool:
+        """Whether the adapters act only from their invocation tokens on."""
+        return bool(self.lora.alora_invocation_tokens)
+
+    def split(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """A prompt as the part that the frozen base reads and the part that the adapters read.
+
+        Activated adapters act from the last place where their invocation tokens stand, others from the beginning.
+
+        Raises:
+            PromptError: The adapters are activated ones and the invocation tokens do not stand in the prompt.
+        """
+        if not self.activated:
+            return [], list(ids)
+        wanted = list(self.lora.alora_invocation_tokens)
+        for start in range(len(ids) - len(wanted), -1, -1):
+            if list(ids[start : start + len(wanted)]) == wanted:
+                return list(ids[:start]), list(ids[start:])
+        text = self.base.tokenizer.decode(wanted)
+        raise PromptError(
+            f"Activated adapters act from {text!r} on, which does not stand in a prompt of {len(ids)} tokens that ends "
+            f"in {self.base.tokenizer.decode(list(ids)[-12:])!r}."
+        )
 
     @property
     def parameter_count(self) -> int:
@@ -135,18 +228,22 @@ class PolicyPopulation:
         self.parameters[slot].copy_(row)
 
     @contextmanager
-    def serving(self, rows: Tensor | None = None, *, training: bool = False) -> Iterator[None]:
+    def serving(
+        self, rows: Tensor | None = None, *, training: bool = False, gradients: Tensor | None = None
+    ) -> Iterator[None]:
         """Within this context the model runs the policies `rows` `[k, M]`, batch rows grouped by policy.
 
         Args:
             rows: Any policies; by default all slots of the population.
-            training: Let backward passes add to `grad` `[K, M]`; only for the whole population.
+            training: Let backward passes add to the gradients; only for the whole population.
+            gradients: Where they are added: `[K, M]`, by default `grad`, or `[K, S, M]` for S weighted sums of tokens
+                (`ServedAdapters.streams`).
         """
         rows = self.parameters if rows is None else rows
         if training and rows is not self.parameters:
             raise ValueError("Only the population's own slots can be trained.")
-        before = (self._rows, self.served.training)
-        self._serve(rows, training)
+        before = (self._rows, self.served.training, self._gradients)
+        self._serve(rows, training, self.grad if gradients is None else gradients)
         try:
             yield
         finally:
@@ -155,21 +252,21 @@ class PolicyPopulation:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within this context the model is the frozen base alone, for any number of rows."""
-        before = (self._rows, self.served.training)
-        self._serve(None, False)
+        before = (self._rows, self.served.training, self._gradients)
+        self._serve(None, False, self._gradients)
         try:
             yield
         finally:
             self._serve(*before)
 
-    def _serve(self, rows: Tensor | None, training: bool) -> None:
+    def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor) -> None:
         if rows is not None:
-            self._fill(rows)
-        self._rows = rows
+            self._fill(rows, gradients)
+        self._rows, self._gradients = rows, gradients
         self.served.count, self.served.training = 0 if rows is None else rows.shape[0], training
 
     @torch.no_grad()
-    def _fill(self, rows: Tensor) -> None:
+    def _fill(self, rows: Tensor, gradients: Tensor) -> None:
         """Copy rows `[k, M]` into dense per-layer blocks `[k, r, in]`, `[k, out, r]` of the model's dtype."""
         for block in self.blocks:
             layer = block.layer
@@ -178,7 +275,7 @@ class PolicyPopulation:
                 dtype = self.base.dtype
             a, b = (part.to(device=device, dtype=dtype, copy=True).contiguous() for part in block.split(rows))
             layer.a, layer.b = a.requires_grad_(), b.requires_grad_()
-            layer.grad_a, layer.grad_b = block.split(self.grad) if rows is self.parameters else (None, None)
+            layer.grad_a, layer.grad_b = block.split(gradients) if rows is self.parameters else (None, None)
 
     def adapter_tensors(self, row: Tensor) -> dict[str, Tensor]:
         """One policy `[M]` under PEFT's key names, float32 and contiguous."""
@@ -220,6 +317,11 @@ class PolicyPopulation:
             tensors = load_file(folder / WEIGHTS_FILE)
         except (OSError, ValueError, SafetensorError) as error:
             raise FrontFileError(f"Cannot read the adapter in {folder}: {error}") from error
+        if (config.alora_invocation_tokens or None) != (self.lora.alora_invocation_tokens or None):
+            raise FrontFileError(
+                f"The adapter in {folder} acts from the tokens {config.alora_invocation_tokens or 'of the beginning'} "
+                f"on; this population's from {self.lora.alora_invocation_tokens or 'the beginning'}."
+            )
         if config.r > self.lora.r:
             raise FrontFileError(
                 f"The adapter in {folder} has rank {config.r}; this population has rank {self.lora.r}."
@@ -255,7 +357,7 @@ class PolicyPopulation:
         for parent, child, module in reversed(self._originals):
             setattr(parent, child, module)
         self._originals.clear()
-        self._restore_attention()
+        self.attention.restore()
         for parameter, flag in self._requires_grad:
             parameter.requires_grad_(flag)
         self._requires_grad.clear()

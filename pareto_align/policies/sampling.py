@@ -1,130 +1,33 @@
 """Batched decoding of a whole population with a preallocated KV cache.
 
-The prompt is run once per policy and prompt, its keys and values are then spread over the G samples; rows that have
-ended leave the batch in equal numbers per policy, so that rows stay grouped by policy.
+The prompt is read once per policy (with activated adapters once for all policies), its keys and values are shared by
+the G samples; rows that have ended leave the batch in equal numbers per policy, so that rows stay grouped by policy.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from pareto_align.errors import ModelError, ParetoAlignWarning
+from pareto_align.policies.attention import no_mask
+from pareto_align.policies.base import Base
+from pareto_align.policies.caching import GrowingCache, SharedPrompt
+from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
+from pareto_align.policies.generation import generate
+from pareto_align.policies.packing import Past, right_pad
 from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["Completions", "SamplingParams", "left_pad", "sample"]
+__all__ = ["Completions", "SamplingParams", "drives", "fits_window", "read_contexts", "read_prompts", "sample"]
 
 COMPACT_BELOW = 0.75  # rows leave once a quarter of them has ended: copying the cache costs about one step
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How completions are drawn.
-
-    Attributes:
-        max_new_tokens: T, the longest completion.
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_k: Keep this many likeliest tokens; None keeps all.
-        top_p: Keep the smallest set of likeliest tokens whose probability reaches this; None keeps all.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-
-@dataclass(eq=False)
-class Completions:
-    """What K policies said to N prompts, G times each.
-
-    Attributes:
-        prompt_ids: N token lists.
-        tokens: `[K, N, G, T]` token ids; the pad token after the end.
-        mask: `[K, N, G, T]` True where a token was sampled, the end token included.
-        logprobs: `[K, N, G, T]` log-probability of each sampled token under the sampling distribution; 0 after the end.
-    """
-
-    prompt_ids: list[list[int]]
-    tokens: Tensor
-    mask: Tensor
-    logprobs: Tensor
-    stop_ids: tuple[int, ...] = field(default=())
-
-    @property
-    def lengths(self) -> Tensor:
-        """Sampled tokens of each completion `[K, N, G]`, the end token included."""
-        return self.mask.sum(-1)
-
-    def token_lists(self) -> list[list[int]]:
-        """The K*N*G completions as token lists without the end token, policy-major."""
-        stop = set(self.stop_ids)
-        rows = self.tokens.flatten(0, 2).tolist()
-        lengths = self.lengths.flatten().tolist()
-        return [[t for t in row[:length] if t not in stop] for row, length in zip(rows, lengths, strict=True)]
-
-
-class _SlabLayer(CacheLayerMixin):
-    """Keys and values of one layer in one preallocated block: a decoding step writes one slice of it."""
-
-    is_sliding = False
-    is_croppable = True
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, width)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        stop = self.length + key_states.shape[2]
-        self.keys[:, :, self.length : stop] = key_states
-        self.values[:, :, self.length : stop] = value_states
-        self.length = stop
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def take(self, rows: Tensor, capacity: int) -> None:
-        """Keep the given rows (repeats allowed), with room for `capacity` tokens."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(len(rows), old.shape[1], capacity, old.shape[3])
-            new[:, :, : self.length] = old[rows, :, : self.length]
-            setattr(self, name, new)
-        self.capacity = capacity
-
-
-def left_pad(prompt_ids: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts of different lengths as ids and mask `[N, P]`, padded on the left."""
-    longest = max(len(ids) for ids in prompt_ids)
-    ids = torch.full((len(prompt_ids), longest), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(prompt_ids):
-        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-        mask[row, longest - len(tokens) :] = 1
-    return ids.to(device), mask.to(device)
+ACCELERATOR_LOOKS = 8  # steps between looks at who has ended, where a look makes the device wait
+PREFILL_TOKENS = 16384  # read at once
+CHECK_TOKENS, CHECK_STEPS = 64, 2  # of the check that the sampler gives the model's own logits
 
 
 @torch.no_grad()
@@ -140,7 +43,8 @@ def sample(
     """Draw `group_size` completions of every prompt from every policy.
 
     A policy's completions depend on its own seed, not on K nor on its neighbours: all random numbers of a policy come
-    from its own generator and are drawn before decoding.
+    from its own generator and are drawn before decoding. A model that our own decoding cannot drive is sampled by
+    transformers' `generate`, and said so once.
 
     Args:
         population: The policies.
@@ -152,101 +56,283 @@ def sample(
 
     Returns:
         Completions `[K, N, G, T]`, on the CPU. K is 1 for the reference policy.
+
+    Raises:
+        ModelError: The adapters are activated ones and the model is one that only `generate` can sample.
+        PromptError: The adapters are activated ones and a prompt does not contain their invocation tokens.
     """
-    base = population.base
     rows = population.parameters if rows is None else rows
-    policies, group, prompts = max(rows.shape[0], 1), group_size, len(prompt_ids)
+    policies, prompts, length = max(rows.shape[0], 1), len(prompt_ids), params.max_new_tokens
     if len(seeds) != policies:
         raise ValueError(f"{len(seeds)} seeds for {policies} policies.")
-    total, length = policies * prompts * group, params.max_new_tokens
     uniforms = torch.cat(
-        [torch.rand(prompts * group, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    ).to(base.device)
-    pad = int(base.tokenizer.pad_token_id)
-    stop = torch.tensor(base.stop_ids, device=base.device)
-    ids, mask = left_pad(prompt_ids, pad, base.device)
-    ragged = bool((mask == 0).any())
-    ids, mask = ids.repeat(policies, 1), mask.repeat(policies, 1)
-    start = ids.shape[1]
-
-    tokens = torch.full((total, length), pad, dtype=torch.long, device=base.device)
-    logprobs = torch.zeros(total, length, device=base.device)
-    kept = torch.zeros(total, length, dtype=torch.bool, device=base.device)
-    ended = torch.zeros(total, dtype=torch.bool, device=base.device)
-    slots = torch.arange(total, device=base.device)  # batch row -> completion
-
-    with population.serving(rows) if rows.shape[0] else population.reference():
-        layers = [_SlabLayer(start) for _ in range(base.model.config.get_text_config().num_hidden_layers)]
-        cache = Cache(layers=layers)  # type: ignore[arg-type]
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = _forward(base.model, ids, mask if ragged else None, positions, cache)
-        spread = torch.arange(policies * prompts, device=base.device).repeat_interleave(group)
-        for layer in layers:
-            layer.take(spread, start + length)
-        logits, position = logits[spread], positions[spread, -1:] + 1
-        if ragged:
-            mask = torch.cat([mask[spread], mask.new_ones(total, length)], 1)
-        for step in range(length):
-            token, logprob = _draw(logits, uniforms[slots, step], params)
-            tokens[slots, step], logprobs[slots, step], kept[slots, step] = token, logprob, ~ended[slots]
-            ended[slots] |= torch.isin(token, stop)
-            living = int((~ended).view(policies, -1).sum(1).max())
-            if living == 0 or step + 1 == length:
-                break
-            width = len(slots) // policies
-            if living <= COMPACT_BELOW * width:
-                order = ended[slots].view(policies, width).int().argsort(dim=1, stable=True)[:, :living]
-                keep = (order + torch.arange(policies, device=base.device)[:, None] * width).flatten()
-                for layer in layers:
-                    layer.take(keep, layer.capacity)
-                slots, token, position = slots[keep], token[keep], position[keep]
-                mask = mask[keep] if ragged else mask
-            seen = mask[:, : start + step + 1] if ragged else None
-            logits = _forward(base.model, token[:, None], seen, position, cache)
-            position = position + 1
-    shape = (policies, prompts, group, length)
+        [torch.rand(prompts * group_size, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+    serving = population.serving(rows) if rows.shape[0] else population.reference()
+    drawn = Drawn(population.base, policies * prompts * group_size, params, uniforms)
+    if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
+        _decode(population, prompt_ids, group_size, policies, serving, drawn)
+    else:
+        with serving:
+            generate(population, prompt_ids, group_size, policies, drawn)
+    shape = (policies, prompts, group_size, length)
     return Completions(
         [list(p) for p in prompt_ids],
-        tokens.masked_fill_(~kept, pad).view(shape).cpu(),
-        kept.view(shape).cpu(),
-        logprobs.masked_fill_(~kept, 0).view(shape).cpu(),
-        base.stop_ids,
+        drawn.tokens.masked_fill_(~drawn.kept, drawn.pad).view(shape).cpu(),
+        drawn.kept.view(shape).cpu(),
+        drawn.logprobs.masked_fill_(~drawn.kept, 0).view(shape).cpu(),
+        population.base.stop_ids,
     )
 
 
-def _forward(model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-    """Logits `[rows, V]` of the last position."""
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    last: Tensor = out.logits[:, -1]
-    return last
+def fits_window(base: Base, tokens: int) -> bool:
+    """Whether a sequence of so many tokens stays inside the model's sliding window, if it has one."""
+    window = getattr(base.model.config.get_text_config(), "sliding_window", None)
+    return not window or tokens <= window
 
 
-def _draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at one uniform number a row.
+def drives(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) -> bool:
+    """Whether our own decoding gives the model's own logits; checked once a population, on the frozen base."""
+    if population.drivable is None:
+        reason = _why_not_driven(population, prompt_ids)
+        population.drivable = reason is None
+        if reason is not None:
+            warnings.warn(
+                f"{type(population.base.model).__name__} cannot be decoded by the population's own sampler ({reason}); "
+                "transformers' generate is used, which is slower.",
+                ParetoAlignWarning,
+                stacklevel=3,
+            )
+    return population.drivable
 
-    `torch.multinomial` and Gumbel noise draw a random number per vocabulary entry, on the CPU 7 times the cost.
+
+def _why_not_driven(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) -> str | None:
+    """A long and a short prompt, two rows each: the last two tokens are decoded, and the logits compared.
+
+    Real prompts, because a model is chaotic on nonsense: in bfloat16 two right ways to run it then differ by half.
     """
-    if params.temperature == 0:
-        token = logits.argmax(-1)
-        return token, torch.zeros(token.shape, device=logits.device)
-    logits = logits.float() / params.temperature
-    if params.top_k is not None and params.top_k < logits.shape[-1]:
-        least = logits.topk(params.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    probs = logits.softmax(-1)
-    if params.top_p is not None and params.top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True)
-        drop = ordered.cumsum(-1) - ordered >= params.top_p
-        probs = probs.scatter(-1, order, ordered.masked_fill(drop, 0))
-    cumulative = probs.cumsum(-1)
-    target = uniform[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
-    probability = probs.gather(-1, token) / (1.0 if params.top_p is None else probs.sum(-1, keepdim=True))
-    return token[:, 0], probability[:, 0].log()
+    base = population.base
+    if not population.attention.in_place:
+        return "it has an attention of its own"
+    chosen = [list(ids[-CHECK_TOKENS:]) for ids in (max(prompt_ids, key=len), min(prompt_ids, key=len))]
+    chosen = [ids if len(ids) > CHECK_STEPS else (ids * (CHECK_STEPS + 1))[: CHECK_STEPS + 1] for ids in chosen]
+    forced = torch.tensor([ids[-CHECK_STEPS:] for ids in chosen for _ in range(2)], device=base.device)
+    try:
+        with population.reference(), torch.no_grad():
+            state = _prefill(
+                population, [ids[:-CHECK_STEPS] for ids in chosen], 2, 1, room=CHECK_STEPS, activated=False
+            )
+            seen = [state.logits]
+            for step in range(CHECK_STEPS):
+                state.advance(forced[:, step])
+                seen.append(state.logits)
+            ours = torch.stack(seen, 1)
+            theirs = torch.stack(
+                [
+                    base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False)
+                    .logits[0, -CHECK_STEPS - 1 :]
+                    .float()
+                    for ids in chosen
+                    for _ in range(2)
+                ]
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, ModelError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+    gap = float((ours - theirs).norm() / (theirs - theirs.mean(-1, keepdim=True)).norm())
+    return None if gap <= (1e-3 if base.dtype == torch.float32 else 0.2) else f"its logits differ by {gap:.2g}"
+
+
+class _Decoding:
+    """A batch of completions on their way: their keys, their next logits.
+
+    Attributes:
+        logits: `[rows, V]` of the next token.
+    """
+
+    def __init__(self, population: PolicyPopulation, plan: SharedPrompt, cache: GrowingCache, position: Tensor) -> None:
+        self.population, self.plan, self.cache, self.position = population, plan, cache, position
+        self.logits = torch.empty(0)
+
+    def advance(self, token: Tensor) -> None:
+        """Append one token `[rows]` to every row and compute the next logits."""
+        with self.population.attention.following(self.plan):
+            hidden = self.population.head.decoder(
+                input_ids=token[:, None],
+                position_ids=self.position[:, None],
+                attention_mask=no_mask(token.device),
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state
+        self.position = self.position + 1
+        self.logits = self.population.head.logits(hidden[:, -1])
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows only."""
+        self.cache.take(rows)
+        self.position = self.position[rows]
+        own = None if self.plan.own_seen is None else self.plan.own_seen[rows]
+        self.plan.serve(self.plan.prefix_of_row[rows], own)
+
+
+def _decode(
+    population: PolicyPopulation,
+    prompt_ids: Sequence[Sequence[int]],
+    group: int,
+    policies: int,
+    serving: AbstractContextManager[None],
+    drawn: Drawn,
+) -> None:
+    """Decode all completions together; those that have ended leave in equal numbers per policy."""
+    device, length = population.base.device, drawn.params.max_new_tokens
+    look_every = 1 if device.type == "cpu" else ACCELERATOR_LOOKS
+    with serving:
+        state = _prefill(population, prompt_ids, group, policies, room=length)
+        slots = torch.arange(len(drawn.tokens), device=device)  # batch row -> completion
+        for step in range(length):
+            token = drawn.draw(state.logits, slots, step)
+            if step + 1 == length:
+                break
+            if (step + 1) % look_every == 0:
+                living = int((~drawn.ended).view(policies, -1).sum(1).max())
+                if living == 0:
+                    break
+                width = len(slots) // policies
+                if living <= COMPACT_BELOW * width:
+                    order = drawn.ended[slots].view(policies, width).int().argsort(dim=1, stable=True)[:, :living]
+                    keep = (order + torch.arange(policies, device=device)[:, None] * width).flatten()
+                    state.keep(keep)
+                    slots, token = slots[keep], token[keep]
+            state.advance(token)
+
+
+def _prefill(
+    population: PolicyPopulation,
+    prompt_ids: Sequence[Sequence[int]],
+    group: int,
+    policies: int,
+    *,
+    room: int = 2,
+    activated: bool | None = None,
+) -> _Decoding:
+    """Read the prompts once per policy, or what all policies share of them once in all; ready to decode.
+
+    Args:
+        population: The policies; those being served when this is called are the ones that read.
+        prompt_ids: N prompts.
+        group: G, completions a prompt.
+        policies: K.
+        room: Tokens that will be decoded.
+        activated: Whether prompts are split at the invocation tokens; by default if the adapters are activated ones.
+    """
+    device = population.base.device
+    prompts = len(prompt_ids)
+    if not (population.activated if activated is None else activated):
+        past, hidden = read_prompts(population, prompt_ids, policies)
+        prefix = torch.arange(policies * prompts, device=device).repeat_interleave(group)
+        plan = SharedPrompt(past.keys, past.values, past.lengths, prefix)
+        state = _Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[prefix])
+        state.logits = population.head.logits(hidden)[prefix]
+        return state
+    contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids), strict=True)
+    past = read_contexts(population, contexts)
+    own, seen = right_pad(invocations, int(population.base.tokenizer.pad_token_id), device)
+    wide = own.shape[1]
+    rows = torch.arange(policies * prompts, device=device)
+    lengths = seen.sum(1).repeat(policies)
+    plan = SharedPrompt(past.keys, past.values, past.lengths, rows % prompts)
+    cache = GrowingCache(population.base.model, wide)
+    start = past.lengths.repeat(policies)
+    with population.attention.following(plan):
+        hidden = population.head.decoder(
+            input_ids=own.repeat(policies, 1),
+            position_ids=start[:, None] + torch.arange(wide, device=device),
+            attention_mask=no_mask(device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+    spread = rows.repeat_interleave(group)
+    cache.take(spread, wide + room)
+    ragged = None
+    if not bool(seen.all()):
+        ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[spread]
+    plan.serve(spread % prompts, ragged)
+    state = _Decoding(population, plan, cache, (start + lengths)[spread])
+    state.logits = population.head.logits(hidden[rows, lengths - 1])[spread]
+    return state
+
+
+def read_prompts(
+    population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]], policies: int
+) -> tuple[Past, Tensor]:
+    """Keys, values and the last hidden states `[K*N, d]` of N prompts for each of K policies being served.
+
+    Prompts of similar length are read together, padded on the right where causal attention never looks, so that a long
+    prompt does not make the short ones wait.
+    """
+    base = population.base
+    pad, device = int(base.tokenizer.pad_token_id), base.device
+    lengths = torch.tensor([len(ids) for ids in prompt_ids])
+    rows, widest = policies * len(prompt_ids), int(lengths.max())
+    config = base.model.config.get_text_config()
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    last = torch.empty(0)
+    buckets = _length_buckets(lengths.tolist(), policies)
+    for part in buckets:
+        ids, seen = right_pad([prompt_ids[n] for n in part], pad, device)
+        index = (torch.arange(policies)[:, None] * len(prompt_ids) + torch.tensor(part)).flatten().to(device)
+        cache = GrowingCache(base.model, ids.shape[1])
+        hidden = population.head.decoder(
+            input_ids=ids.repeat(policies, 1),
+            position_ids=torch.arange(ids.shape[1], device=device).expand(len(index), -1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        found = hidden[torch.arange(len(index), device=device), (seen.sum(1) - 1).repeat(policies)]
+        read = cache.read()
+        if len(buckets) == 1 and len(part) == len(prompt_ids):
+            keys, values, last = *read, found
+            break
+        if not keys:
+            keys, values = ([x.new_zeros(rows, x.shape[1], widest, x.shape[3]) for x in layers] for layers in read)
+            last = found.new_zeros(rows, found.shape[1])
+        for whole, layers in zip((keys, values), read, strict=True):
+            for into, x in zip(whole, layers, strict=True):
+                into[index, :, : ids.shape[1]] = x
+        last[index] = found
+    if not keys:  # nothing stands before the invocation tokens
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        depth = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        nothing = torch.empty(rows, heads, 0, depth, device=device, dtype=base.dtype)
+        keys = values = [nothing] * config.num_hidden_layers
+    return Past(keys, values, lengths.repeat(policies).to(device)), last
+
+
+@torch.no_grad()
+def read_contexts(population: PolicyPopulation, contexts: Sequence[Sequence[int]]) -> Past:
+    """What the frozen base makes of the parts of N prompts that stand before the adapters' invocation tokens.
+
+    The last answer is kept: sampling, the reference policy and the training pass ask for the same prompts.
+    """
+    key = tuple(map(tuple, contexts))
+    if population.read is None or population.read[0] != key:
+        with population.reference():
+            population.read = (key, read_prompts(population, contexts, 1)[0])
+    return population.read[1]
+
+
+def _length_buckets(lengths: Sequence[int], policies: int) -> list[list[int]]:
+    """Prompt numbers in groups to be read together: at most a quarter padding, and not too many tokens at once."""
+    order = sorted((n for n, length in enumerate(lengths) if length), key=lambda n: -lengths[n])
+    buckets: list[list[int]] = []
+    for n in order:
+        if buckets:
+            longest, size = lengths[buckets[-1][0]], len(buckets[-1]) + 1
+            fits = size == 1 or size * longest * policies <= PREFILL_TOKENS
+            if fits and longest <= 1.25 * lengths[n] + 8:
+                buckets[-1].append(n)
+                continue
+        buckets.append([n])
+    return [sorted(bucket) for bucket in buckets]

@@ -182,10 +182,11 @@ def test_micro_batches_change_nothing(tokens, kl_coef):
 
 
 def test_packed_and_dense_layouts_take_the_same_step():
-    packed, _, before, _ = stepped(layout="packed")
+    packed, _, _, _ = stepped(layout="packed")
     dense, _, _, _ = stepped(layout="dense")
     for k in range(3):
-        assert relative_error(packed.parameters[k] - before[k], dense.parameters[k] - before[k]) < 1e-4
+        # the gradients: Adam's first step turns the rounding of a vanishing gradient into a full one
+        assert relative_error(packed.grad[k], dense.grad[k]) < 1e-5
 
 
 LAYOUTS = [("llama", True), ("qwen2", True), ("gemma2", False), ("mistral", False)]
@@ -200,7 +201,7 @@ def test_the_layout_is_chosen_by_a_check(family, packed):
         warnings.simplefilter("always")
         learner.step(rollouts, WEIGHTS[:3], 1e-3)
         learner.step(rollouts, WEIGHTS[:3], 1e-3)
-    assert learner.packed is packed
+    assert learner.layout.prepare(rollouts).packed is packed
     told = [str(w.message) for w in caught if issubclass(w.category, ParetoAlignWarning)]
     assert len(told) == (0 if packed else 1)
     assert packed or "does not read packed rows like separate ones" in told[0]

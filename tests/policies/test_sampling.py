@@ -9,7 +9,8 @@ from tiny_models import EOS, PAD, RAGGED, as_peft, lora, random_population, tiny
 
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample
 from pareto_align.policies import sampling as sampling_module
-from pareto_align.policies.sampling import left_pad
+from pareto_align.policies.drawing import draw_tokens
+from pareto_align.policies.packing import right_pad
 from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "granite", "gpt_neox", "phi"]
@@ -191,7 +192,7 @@ def test_tokens_of_no_probability_never_come():
     logits = torch.full((2, 6), -1e4)
     logits[:, 1:3] = 0.0
     edges = torch.tensor([0.0, 1 - 2**-24])
-    token, logprob = sampling_module._draw(logits, edges, SamplingParams())
+    token, logprob = draw_tokens(logits, edges, SamplingParams())
     assert token.tolist() == [1, 2]
     assert torch.allclose(logprob, torch.full((2,), -np.log(2.0), dtype=torch.float32))
 
@@ -207,7 +208,20 @@ def test_a_model_without_an_end_token_runs_to_the_full_length():
     assert (done.lengths == 10).all()
 
 
-def test_left_pad():
-    ids, mask = left_pad([[1, 2, 3], [4]], 9, torch.device("cpu"))
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+def test_right_pad():
+    ids, mask = right_pad([[1, 2, 3], [4]], 9, torch.device("cpu"))
+    assert ids.tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [40, 256, 257, 1000])
+def test_drawing_by_blocks_is_drawing_from_one_cumulative_sum(size):
+    """The reference is the plain inversion in float64; a difference in rounding may only move a token by one place."""
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randn(3000, size, generator=generator) * 3
+    uniform = torch.rand(3000, generator=generator)
+    token, logprob = draw_tokens(logits, uniform, SamplingParams())
+    probabilities = logits.double().softmax(-1)
+    plain = torch.searchsorted(probabilities.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
+    assert (token != plain).float().mean() < 2e-3
+    assert torch.allclose(logprob.double(), probabilities.gather(1, token[:, None])[:, 0].log(), atol=1e-5)

@@ -1,0 +1,217 @@
+"""How a step's completions are laid out for the forward and backward passes: in which rows, how many at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
+from pareto_align.learning.rollouts import Rollouts
+from pareto_align.policies.logprobs import completion_logprobs
+from pareto_align.policies.packing import Past, row_lengths
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import Completions, fits_window, read_contexts
+
+__all__ = ["Batch", "RowLayout", "checkpointing"]
+
+LAYOUTS = ("auto", "packed", "dense")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's completions, ready to be laid out.
+
+    Attributes:
+        done: The completions `[K, N, G, T]`.
+        prompts: N prompts, as far as the adapters read them.
+        past: What the frozen base read before them; None if the adapters read everything.
+        packed: Completions share their prompt's row.
+        plain: Attention is left to transformers.
+    """
+
+    done: Completions
+    prompts: list[list[int]]
+    past: Past | None
+    packed: bool
+    plain: bool
+
+    def part(self, numbers: Sequence[int]) -> tuple[list[list[int]], Tensor, Tensor, Past | None]:
+        """Prompts, tokens and mask `[K, n, G, T]`, and past of some of the prompts, cut to the longest completion."""
+        mask = self.done.mask[:, numbers]
+        length = max(1, int(mask.sum(-1).max()))
+        past = None if self.past is None else self.past.take(numbers)
+        prompts = [self.prompts[n] for n in numbers]
+        return prompts, self.done.tokens[:, numbers, :, :length], mask[..., :length], past
+
+    def pick(self, values: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Values `[n]` of some prompts' completion tokens, of `[K, N, G, T]`."""
+        return values[:, numbers][self.done.mask[:, numbers]]
+
+    def put(self, values: Tensor, numbers: Sequence[int], found: Tensor) -> None:
+        """Write values `[n]` of some prompts' completion tokens into `[K, N, G, T]`."""
+        part = values[:, numbers]
+        part[self.done.mask[:, numbers]] = found
+        values[:, numbers] = part
+
+    def dense(self) -> Batch:
+        """The same with a row for every completion."""
+        return replace(self, packed=False, plain=self.past is None)
+
+    def folded(self) -> Batch:
+        """All policies' completions as one group `[1, N, K*G, T]`: what a model reads that is the same for all."""
+
+        def fold(x: Tensor) -> Tensor:
+            return x.transpose(0, 1).flatten(1, 2).unsqueeze(0)
+
+        done = replace(self.done, tokens=fold(self.done.tokens), mask=fold(self.done.mask), logprobs=torch.empty(0))
+        return replace(self, done=done)
+
+    def unfolded(self, values: Tensor) -> Tensor:
+        """Values of the folded batch back as `[K, N, G, T]`; those of an unfolded one as they are."""
+        policies, _, group, _ = self.done.tokens.shape
+        if values.shape[0] == policies and values.shape[2] == group:
+            return values
+        return values[0].unflatten(1, (policies, group)).transpose(0, 1)
+
+
+class RowLayout:
+    """Decides between packed and dense rows, and how many prompts are run at a time.
+
+    Args:
+        population: The policies.
+        layout: `"packed"`, `"dense"`, or `"auto"`: packed where the first batch shows that it equals dense.
+        micro_batch_tokens: Tokens of one forward and backward pass.
+        temperature: The sampling temperature.
+
+    Raises:
+        ConfigError: An unknown layout, or no room for a token.
+    """
+
+    def __init__(self, population: PolicyPopulation, layout: str, micro_batch_tokens: int, temperature: float) -> None:
+        if layout not in LAYOUTS:
+            raise ConfigError(f"`layout` must be {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. Found layout={layout!r}.")
+        if micro_batch_tokens < 1:
+            raise ConfigError(f"`micro_batch_tokens` must be at least 1. Found {micro_batch_tokens}.")
+        self.population = population
+        self.layout = layout
+        self.micro_batch_tokens = micro_batch_tokens
+        self.temperature = temperature
+        self._reads_packed_rows: bool | None = None
+
+    def prepare(self, rollouts: Rollouts) -> Batch:
+        """Split the prompts where the adapters begin to act, and choose the rows."""
+        done, population = rollouts.completions, self.population
+        contexts, prompts = zip(*(population.split(row.ids) for row in rollouts.rows), strict=True)
+        past = read_contexts(population, contexts) if population.activated else None
+        longest = max(len(row.ids) for row in rollouts.rows) + int(done.lengths.max())
+        plain = not population.attention.in_place or not fits_window(population.base, longest)
+        if plain and past is not None:
+            raise ModelError("Activated adapters need a model whose attention the population can plan, in its window.")
+        batch = Batch(done, list(prompts), past, True, plain)
+        if self._can_pack(batch, longest):
+            return batch
+        return batch.dense()
+
+    def micro_batches(self, batch: Batch, *, copies: int = 1) -> list[list[int]]:
+        """Prompt numbers, as many together as fit the token budget with all policies' rows; at least one.
+
+        Rows are as long as the longest of their micro-batch, so prompts of similar length go together.
+        """
+        rows = row_lengths(batch.prompts, batch.done.mask, copies)
+        policies, _, group, _ = batch.done.tokens.shape
+        if not batch.packed:
+            lengths = torch.tensor([len(ids) for ids in batch.prompts])
+            rows = group * (lengths + batch.done.lengths.amax((0, 2)).cpu()).expand(policies, -1)
+        cost = rows.amax(0).tolist()
+        parts: list[list[int]] = []
+        for n in sorted(range(len(cost)), key=lambda n: -cost[n]):
+            if parts and policies * cost[parts[-1][0]] * (len(parts[-1]) + 1) <= self.micro_batch_tokens:
+                parts[-1].append(n)
+            else:
+                parts.append([n])
+        return parts
+
+    def _can_pack(self, batch: Batch, longest: int) -> bool:
+        """Whether completions can share their prompt's row; once they cannot, separate rows are used for good."""
+        if self.layout == "dense" or self._reads_packed_rows is False:
+            return False
+        reason = None
+        if not fits_window(self.population.base, longest):
+            reason = f": a sequence has {longest} tokens, more than its sliding window"
+        elif self.layout == "auto" and self._reads_packed_rows is None:
+            reason = self._why_packed_differs(batch)
+        self._reads_packed_rows = reason is None
+        if reason is not None:
+            warnings.warn(
+                f"{type(self.population.base.model).__name__} does not read packed rows like separate ones{reason}; "
+                "training uses separate rows, which is slower.",
+                ParetoAlignWarning,
+                stacklevel=4,
+            )
+        return reason is None
+
+    def _why_packed_differs(self, batch: Batch) -> str | None:
+        """What keeps the model from reading packed rows as separate ones (recurrent layers, say); None if it does."""
+        prompts, tokens, mask, past = batch.part([0])
+        dense = batch.dense()
+        with self.population.serving():
+            try:
+                ours, theirs = (
+                    completion_logprobs(
+                        self.population,
+                        prompts,
+                        tokens,
+                        mask,
+                        temperature=self.temperature,
+                        packed=way.packed,
+                        past=past,
+                        plain=way.plain,
+                    )
+                    for way in (batch, dense)
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                return f": {error}"
+        gap = float((ours - theirs).abs().sum() / mask.sum().clamp(min=1))
+        # rounding: other shapes, other order of summation; in bfloat16 single tokens differ by up to .3 nats
+        tolerance = 1e-3 if self.population.base.dtype == torch.float32 else 0.1
+        return None if gap <= tolerance else f" (mean difference {gap:.2g} nats a token)"
+
+
+@contextmanager
+def checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Within this context the model's layers are run again on the way back instead of keeping what they computed.
+
+    Only the layers' own switch is set: the model as a whole stays in evaluation mode, so that no dropout wakes up.
+
+    Raises:
+        ModelError: The model has no layers that can do so.
+    """
+    if not on:
+        yield
+        return
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no layers that can be checkpointed. Turn it off.")
+    before = [(layer, layer.training, layer.gradient_checkpointing) for layer in layers]
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(  # type: ignore[assignment]
+            checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
+    try:
+        yield
+    finally:
+        for layer, training, was_on in before:
+            layer.training, layer.gradient_checkpointing = training, was_on

@@ -1,0 +1,617 @@
+"""How fast a population samples and trains on this model and machine, and what that recommends.
+
+Measured before a run, never within one: a run that timed itself would cut its micro-batches differently each time and
+so would not repeat. What is found to be the best micro-batch is recorded in the user's cache, where a later run of the
+same model on the same machine finds it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from pareto_align.errors import ConfigError, ModelError
+from pareto_align.learning.credit import make_credit
+from pareto_align.learning.learner import Learner
+from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.rollouts import PromptRow, Rollouts
+from pareto_align.objectives import RewardScale
+from pareto_align.policies.base import Base, cache_folder, processor
+from pareto_align.policies.population import PolicyPopulation, default_lora_config
+from pareto_align.policies.sampling import Completions, SamplingParams, sample
+
+__all__ = [
+    "DEFAULT_MICRO_BATCH_TOKENS",
+    "BudgetSpeed",
+    "PopulationSpeed",
+    "Throughput",
+    "Workload",
+    "measure_throughput",
+    "record_micro_batch",
+    "recorded_micro_batch",
+]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+DEFAULT_MICRO_BATCH_TOKENS = 4096
+"""Tokens of one forward and backward pass where neither a setting nor a record says otherwise."""
+
+RECORD = "micro_batch.json"
+PRICE_TOLERANCE = 0.10  # a policy's price within this of the lowest counts as the lowest: timings scatter by as much
+BUDGET_TOLERANCE = 0.05
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET_PEAK = "5"  # what Linux takes to forget the process's peak resident memory
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured: the shape of a training step, and the variants that are compared.
+
+    Attributes:
+        populations: The sizes K to compare.
+        prompts: N, prompts of a step; budgets are compared on more where the largest holds more.
+        group_size: G, completions of each prompt and policy.
+        prompt_tokens: Length of every prompt.
+        max_new_tokens: T, length of every completion; none ends early.
+        r: LoRA rank; alpha is 2 r.
+        targets: Names of the layers to adapt, or `("all-linear",)`; None takes the attention projections.
+        budgets: Micro-batch budgets to compare, in tokens. A budget below one prompt's rows still takes that prompt.
+        repeats: Timed rounds, after one that is not timed.
+
+    Raises:
+        ConfigError: A number is below 1, or there is nothing to compare.
+    """
+
+    populations: tuple[int, ...] = (1, 2, 4, 8)
+    prompts: int = 2
+    group_size: int = 8
+    prompt_tokens: int = 128
+    max_new_tokens: int = 64
+    r: int = 8
+    targets: tuple[str, ...] | None = None
+    budgets: tuple[int, ...] = (1024, 2048, 4096, 8192)
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "group_size", "prompt_tokens", "max_new_tokens", "r", "repeats"):
+            _require_count(name, getattr(self, name))
+        for name in ("populations", "budgets"):
+            if not getattr(self, name):
+                raise ConfigError(f"`{name}` is empty. Give at least one number.")
+            for value in getattr(self, name):
+                _require_count(name, value)
+        if self.targets is not None and not self.targets:
+            raise ConfigError("`targets` is empty. Name the layers to adapt, or leave it out.")
+
+
+def _require_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"`{name}` must be whole and at least 1. Found {value!r}.")
+
+
+@dataclass(frozen=True)
+class PopulationSpeed:
+    """A population of one size at work on one step.
+
+    Attributes:
+        population: K.
+        tokens: Completion tokens of the step, of all policies together.
+        sampling_seconds: One a round.
+        training_seconds: One a round; credit, forward and backward passes, and the optimizer.
+        memory: Bytes, in the meaning of `Throughput.memory_meaning`; None where it cannot be measured.
+    """
+
+    population: int
+    tokens: int
+    sampling_seconds: tuple[float, ...]
+    training_seconds: tuple[float, ...]
+    memory: int | None
+
+    @property
+    def sampling_rate(self) -> float:
+        """Completion tokens sampled a second, by the median round."""
+        return self.tokens / statistics.median(self.sampling_seconds)
+
+    @property
+    def training_rate(self) -> float:
+        """Completion tokens trained on a second, by the median round."""
+        return self.tokens / statistics.median(self.training_seconds)
+
+    @property
+    def price(self) -> float:
+        """Seconds that one policy's share of a step takes: sampling and training of the whole step over K."""
+        seconds = statistics.median(self.sampling_seconds) + statistics.median(self.training_seconds)
+        return seconds / self.population
+
+
+@dataclass(frozen=True)
+class BudgetSpeed:
+    """Training under one micro-batch budget.
+
+    Attributes:
+        micro_batch_tokens: The budget.
+        passes: Forward and backward passes that the step was cut into.
+        pass_tokens: Tokens of the largest pass, prompts and padding included; above the budget where that is below
+            what the smallest possible pass takes.
+        tokens: Completion tokens of the step.
+        seconds: One a round. Budgets that cut the step in the same way are the same work and share one measurement.
+    """
+
+    micro_batch_tokens: int
+    passes: int
+    pass_tokens: int
+    tokens: int
+    seconds: tuple[float, ...]
+
+    @property
+    def rate(self) -> float:
+        """Completion tokens trained on a second, by the median round."""
+        return self.tokens / statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured, and what it recommends.
+
+    Attributes:
+        model: The base model's name; None for a model given in memory.
+        device: Such as `cpu` or `cuda:0`.
+        processor: The device's own name.
+        dtype: Floating type of the base model.
+        threads: Threads that torch uses on the CPU.
+        parameters: M, trainable parameters a policy.
+        layout: How training laid its rows out: `packed` or `dense`.
+        workload: What was asked for.
+        populations: One entry a size, ascending.
+        budgets: One entry a micro-batch budget, ascending, at the largest population.
+        memory_meaning: What the memory figures are.
+        did_not_fit: The variants that ran out of the device's memory, in words.
+    """
+
+    model: str | None
+    device: str
+    processor: str
+    dtype: str
+    threads: int
+    parameters: int
+    layout: str
+    workload: Workload
+    populations: tuple[PopulationSpeed, ...]
+    budgets: tuple[BudgetSpeed, ...]
+    memory_meaning: str
+    did_not_fit: tuple[str, ...] = ()
+
+    @property
+    def recommended(self) -> PopulationSpeed:
+        """The smallest population whose price of a policy is within a tenth of the lowest measured.
+
+        Beyond it another policy costs nearly what a policy costs anyhow, so larger populations save no more time.
+        """
+        least = min(speed.price for speed in self.populations)
+        return next(speed for speed in self.populations if speed.price <= (1 + PRICE_TOLERANCE) * least)
+
+    @property
+    def another_costs(self) -> float | None:
+        """What a policy beyond the recommended population costs, as a share of what one costs in it.
+
+        From the next larger population measured; None where the recommended one is the largest.
+        """
+        here = self.recommended
+        larger = self.populations[self.populations.index(here) + 1 :]
+        if not larger:
+            return None
+        added = larger[0].population - here.population
+        seconds = larger[0].price * larger[0].population - here.price * here.population
+        return seconds / added / here.price
+
+    @property
+    def recommended_budget(self) -> BudgetSpeed:
+        """The smallest micro-batch budget whose throughput is within 5 % of the best."""
+        best = max(speed.rate for speed in self.budgets)
+        return next(speed for speed in self.budgets if speed.rate >= (1 - BUDGET_TOLERANCE) * best)
+
+    @property
+    def recommended_micro_batch(self) -> int:
+        """Tokens of one pass to ask for: the recommended budget, or what its passes took where that is more.
+
+        A budget below the smallest possible pass has not been measured, only that pass has.
+        """
+        return max(self.recommended_budget.micro_batch_tokens, self.recommended_budget.pass_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, with rates in tokens a second and prices in seconds."""
+        found = asdict(self)
+        for row, speed in zip(found["populations"], self.populations, strict=True):
+            row |= {"sampling_rate": speed.sampling_rate, "training_rate": speed.training_rate, "price": speed.price}
+        for row, budget in zip(found["budgets"], self.budgets, strict=True):
+            row["rate"] = budget.rate
+        found["recommended"] = {
+            "population": self.recommended.population,
+            "another_costs": self.another_costs,
+            "micro_batch_tokens": self.recommended_micro_batch,
+        }
+        return found
+
+
+def measure_throughput(
+    base: Base, workload: Workload | None = None, *, progress: Callable[[str], None] | None = None
+) -> Throughput:
+    """Time sampling and training of populations of several sizes, then training under several micro-batch budgets.
+
+    Prompts are random tokens, and no completion ends early, so that every variant does the same work a policy. The
+    variants alternate: what else the machine does falls on all of them. Training learns from what was just sampled,
+    under random rewards; for the budgets from random tokens, of as many prompts as fill the largest budget. Nothing of
+    `base` is changed when this returns.
+
+    Args:
+        base: The model.
+        workload: What to measure; `Workload()` by default.
+        progress: Called with a line about each variant before it runs.
+
+    Raises:
+        ConfigError: A completion does not fit behind its prompt into the model's context.
+        ModelError: The model cannot carry a population, or not even the smallest one fits on the device.
+    """
+    workload = workload or Workload()
+    length = workload.prompt_tokens + workload.max_new_tokens
+    if length > base.context_length:
+        raise ConfigError(
+            f"{workload.prompt_tokens} prompt tokens and {workload.max_new_tokens} new ones exceed the model's context "
+            f"of {base.context_length}. Lower one of them."
+        )
+    bench = _Bench(base, workload, progress or (lambda line: None))
+    populations = bench.populations()
+    budgets = bench.budgets(populations[-1].population)
+    return Throughput(
+        model=base.name,
+        device=str(base.device),
+        processor=processor_of(base.device),
+        dtype=str(base.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        parameters=bench.parameters,
+        layout=bench.layout,
+        workload=workload,
+        populations=populations,
+        budgets=budgets,
+        memory_meaning=bench.memory.meaning,
+        did_not_fit=tuple(bench.did_not_fit),
+    )
+
+
+class _Endless(Base):
+    """A base model whose completions run to full length: no token has the id that would end one."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (-1,)
+
+
+class _Bench:
+    """The measurements of one model: what they share, and how each is taken."""
+
+    def __init__(self, base: Base, workload: Workload, progress: Callable[[str], None]) -> None:
+        self.base = _Endless(**{field.name: getattr(base, field.name) for field in fields(Base)})
+        self.workload = workload
+        self.progress = progress
+        self.rows = _random_prompts(base, workload.prompts, workload.prompt_tokens)
+        self.lora = default_lora_config(workload.r, 2 * workload.r)
+        if workload.targets is not None:
+            everything = workload.targets == ("all-linear",)
+            self.lora.target_modules = "all-linear" if everything else set(workload.targets)
+        self.layout = "auto"
+        self.parameters = 0
+        self.did_not_fit: list[str] = []
+        # weights that are mapped from a file come into memory with the first pass: they are no population's
+        with torch.no_grad():
+            base.model(input_ids=torch.tensor([self.rows[0].ids], device=base.device), use_cache=False)
+        self.memory = _Memory(base.device)
+
+    def populations(self) -> tuple[PopulationSpeed, ...]:
+        """Sampling and training for every size, ascending; sizes that do not fit are left out."""
+        tokens: dict[int, int] = {}
+        memory: dict[int, int | None] = {}
+        for size in sorted(set(self.workload.populations)):
+            self.progress(f"K = {size}: warming up")
+            self.memory.reset()
+            try:
+                done, *_ = self._step(size)
+            except torch.OutOfMemoryError as error:
+                self._ran_out(f"K = {size}")
+                if not tokens:
+                    raise ModelError(
+                        f"A step of K = {size} does not fit on {self.base.device} ({error}). "
+                        "Take fewer or shorter completions, or fewer prompts."
+                    ) from None
+                break
+            tokens[size], memory[size] = done, self.memory.read()
+        sampling: dict[int, list[float]] = {size: [] for size in tokens}
+        training: dict[int, list[float]] = {size: [] for size in tokens}
+        for number in range(self.workload.repeats):
+            for size in tokens:
+                self.progress(f"K = {size}: round {number + 1} of {self.workload.repeats}")
+                tokens[size], sampled, trained = self._step(size)
+                sampling[size].append(sampled)
+                training[size].append(trained)
+        return tuple(
+            PopulationSpeed(size, tokens[size], tuple(sampling[size]), tuple(training[size]), memory[size])
+            for size in tokens
+        )
+
+    def budgets(self, size: int) -> tuple[BudgetSpeed, ...]:
+        """Training of the population `size` under every budget, ascending; those that do not fit are left out."""
+        asked = sorted(set(self.workload.budgets))
+        load = self.workload
+        readings = 1 if self.layout == "packed" else load.group_size
+        row = readings * load.prompt_tokens + load.group_size * load.max_new_tokens
+        # as many prompts as the largest budget holds: with fewer it would never be filled
+        rows = _random_prompts(self.base, max(load.prompts, asked[-1] // (size * row)), load.prompt_tokens)
+        with self._population(size) as population:
+            shape = (size, len(rows), load.group_size, load.max_new_tokens)
+            rollouts = _random_rollouts(rows, shape)
+            cuts: dict[int, tuple[int, int]] = {}
+            for budget in asked:
+                self.progress(f"micro-batches of {budget} tokens: warming up")
+                try:
+                    with self._passes() as sizes:
+                        _train(self._learner(population, budget), rollouts)
+                except torch.OutOfMemoryError:
+                    self._ran_out(f"micro-batches of {budget} tokens")
+                    if not cuts:
+                        raise ModelError(
+                            f"Micro-batches of {budget} tokens do not fit on {self.base.device}. Take smaller budgets."
+                        ) from None
+                    break
+                cuts[budget] = (len(sizes), max(sizes))
+            seconds: dict[tuple[int, int], list[float]] = {cut: [] for cut in cuts.values()}
+            for number in range(self.workload.repeats):
+                for cut in seconds:
+                    budget = next(budget for budget, found in cuts.items() if found == cut)
+                    self.progress(f"micro-batches of {budget} tokens: round {number + 1} of {self.workload.repeats}")
+                    learner = self._learner(population, budget)
+                    seconds[cut].append(_timed(self.base.device, partial(_train, learner, rollouts))[1])
+            return tuple(
+                BudgetSpeed(budget, *cut, rollouts.token_count, tuple(seconds[cut])) for budget, cut in cuts.items()
+            )
+
+    def _step(self, size: int) -> tuple[int, float, float]:
+        """Completion tokens of one step of a fresh population, and the seconds of sampling and of training."""
+        with self._population(size) as population:
+            completions, sampled = _timed(self.base.device, lambda: self._sample(population))
+            rollouts = _rollouts(self.rows, completions)
+            learner = self._learner(population, DEFAULT_MICRO_BATCH_TOKENS)
+            if self.layout == "auto":  # settled once: the check of packed against dense rows belongs to no timed step
+                self.layout = "packed" if learner.layout.prepare(rollouts).packed else "dense"
+            _, trained = _timed(self.base.device, lambda: _train(learner, rollouts))
+            return rollouts.token_count, sampled, trained
+
+    @contextmanager
+    def _population(self, size: int) -> Iterator[PolicyPopulation]:
+        """A population that is ready to be timed, and gone afterwards: two cannot share a model."""
+        with closing(PolicyPopulation(self.base, size, lora=self.lora)) as population:
+            self.parameters = population.parameter_count
+            self._sample(population, length=1)  # whatever is set up at first use belongs to no timing
+            yield population
+
+    def _sample(self, population: PolicyPopulation, length: int | None = None) -> Completions:
+        params = SamplingParams(length or self.workload.max_new_tokens)
+        prompts = [list(row.ids) for row in self.rows]
+        return sample(population, prompts, self.workload.group_size, params, range(population.size))
+
+    def _learner(self, population: PolicyPopulation, micro_batch_tokens: int) -> Learner:
+        credit = make_credit("centred" if self.workload.group_size > 1 else "reinforce")
+        zero, one = np.zeros(1), np.ones(1)
+        scale = RewardScale(location=zero, scale=one, lower=zero, upper=one)
+        return Learner(
+            population,
+            credit,
+            PolicyLoss(),
+            scale,
+            [0],
+            micro_batch_tokens=micro_batch_tokens,
+            layout=self.layout,
+        )
+
+    @contextmanager
+    def _passes(self) -> Iterator[list[int]]:
+        """Tokens of every forward pass of the model within the context, prompts and padding included."""
+        sizes: list[int] = []
+
+        def note(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            ids = keywords.get("input_ids")
+            sizes.append(int(ids.numel() if ids is not None else keywords["inputs_embeds"].shape[:-1].numel()))
+
+        handle = self.base.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield sizes
+        finally:
+            handle.remove()
+
+    def _ran_out(self, variant: str) -> None:
+        self.did_not_fit.append(variant)
+        gc.collect()  # the traceback held what the variant had allocated
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _train(learner: Learner, rollouts: Rollouts) -> None:
+    learner.step(rollouts, np.ones((learner.population.size, 1)), 1e-4)
+
+
+def _rollouts(rows: list[PromptRow], completions: Completions) -> Rollouts:
+    """Completions with random rewards."""
+    count = completions.tokens.shape[:3]
+    return Rollouts(rows, completions, [""] * int(np.prod(count)), np.random.default_rng(0).random((*count, 1)))
+
+
+def _random_rollouts(rows: list[PromptRow], shape: tuple[int, int, int, int]) -> Rollouts:
+    """Completions `[K, N, G, T]` of tokens of the prompts, all of full length, with random rewards."""
+    tokens = torch.tensor([row.ids for row in rows])
+    draws = torch.randint(tokens.numel(), shape, generator=torch.Generator().manual_seed(0))
+    whole = torch.ones(shape, dtype=torch.bool)
+    prompts = [list(row.ids) for row in rows]
+    return _rollouts(rows, Completions(prompts, tokens.flatten()[draws], whole, torch.zeros(shape)))
+
+
+def _timed(device: torch.device, call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and the seconds until the device has done all of it."""
+    _synchronize(device)
+    start = time.perf_counter()
+    result = call()
+    _synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _random_prompts(base: Base, count: int, length: int) -> list[PromptRow]:
+    """Prompts of random tokens; special ones are left out, as a model may treat them specially."""
+    vocabulary = min(int(base.model.get_input_embeddings().weight.shape[0]), len(base.tokenizer))
+    special = set(base.tokenizer.all_special_ids)
+    plain = torch.tensor([token for token in range(vocabulary) if token not in special])
+    draws = torch.randint(len(plain), (count, length), generator=torch.Generator().manual_seed(0))
+    return [PromptRow("", tuple(row), {}) for row in plain[draws].tolist()]
+
+
+class _Memory:
+    """The most memory that was taken since the last reset, as well as the device lets one know.
+
+    Attributes:
+        meaning: What `read` returns, in words.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.floor = 0
+        if device.type == "cuda":
+            self.meaning = "peak of the memory allocated on the device, the base model included"
+        elif device.type == "mps":
+            self.meaning = "memory that the driver holds after a step, the base model and its cache included"
+        elif _resets_peak():
+            self.meaning = "growth of the process's peak resident memory over the loaded base model"
+            self.floor = _resident_peak() or 0
+        elif _resident_peak() is not None:
+            self.meaning = (
+                "growth of the process's all-time peak resident memory over that of loading the base model; what stays "
+                "below that peak does not show"
+            )
+            self.floor = _resident_peak() or 0
+        else:
+            self.meaning = "not measured: this platform does not say"
+
+    def reset(self) -> None:
+        """Forget the peak, where that is possible."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.device.type == "cpu":
+            _resets_peak()
+
+    def read(self) -> int | None:
+        """Bytes, as `meaning` says; None where they cannot be known."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        peak = _resident_peak()
+        return None if peak is None else max(0, peak - self.floor)
+
+
+def _resets_peak() -> bool:
+    """Set the process's peak resident memory to what is resident now; False where the system cannot."""
+    try:
+        _CLEAR_REFS.write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def _resident_peak() -> int | None:
+    """The process's peak resident memory in bytes; None where the system does not say."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux; the resource module knows the all-time peak
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def record_micro_batch(base: Base, tokens: int) -> Path | None:
+    """Keep a micro-batch size for later runs of this model, in this type, on this machine.
+
+    Args:
+        base: The model it was measured on.
+        tokens: Tokens of one forward and backward pass.
+
+    Returns:
+        The file in the user's cache; None where the model has no name to know it by, or the file cannot be written.
+    """
+    key = _record_key(base)
+    if key is None:
+        return None
+    record = cache_folder() / RECORD
+    known = _read_record()
+    known[key] = tokens
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        partial = record.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(known, indent=1))
+        partial.replace(record)
+    except OSError as error:
+        logger.debug("the micro-batch could not be kept: %s", error)
+        return None
+    return record
+
+
+def recorded_micro_batch(base: Base) -> int | None:
+    """The micro-batch size that was recorded for this model, in this type, on this machine; None without a record."""
+    key = _record_key(base)
+    tokens = None if key is None else _read_record().get(key)
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1 else None
+
+
+def _read_record() -> dict[str, Any]:
+    try:
+        known = json.loads((cache_folder() / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _record_key(base: Base) -> str | None:
+    if not base.name:
+        return None
+    # a folder may be named from anywhere; a hub id is its own name
+    name = str(Path(base.name).resolve()) if Path(base.name).exists() else base.name
+    parts = [name, base.gguf_file, str(base.dtype).removeprefix("torch."), base.device.type]
+    parts += [processor_of(base.device), f"{torch.get_num_threads()} threads"]
+    return " | ".join(part for part in parts if part)
+
+
+def processor_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

@@ -1,0 +1,192 @@
+"""Keys and values while sampling: what many completions share is kept once, what is their own in one block.
+
+A *prefix* is the beginning that completions share: the prompt of one policy, or with activated adapters the part of
+the prompt that all policies share. It is read by all its completions at once. Behind it every completion has its own
+keys, in a block with room for the longest completion, into which a decoding step writes one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from pareto_align.policies.attention import AttentionPlan
+
+__all__ = ["GrowingCache", "GrowingLayer", "SharedPrompt"]
+
+
+class GrowingLayer(CacheLayerMixin):
+    """Keys and values of one layer in one preallocated block: a decoding step writes one slice of it.
+
+    Args:
+        capacity: Tokens there is room for.
+    """
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate when the first keys show their shape."""
+        rows, heads, _, width = key_states.shape
+        self.keys = key_states.new_empty(rows, heads, self.capacity, width)
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values `[rows, key heads, T, D]`; returns all of them so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        stop = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : stop] = key_states
+        self.values[:, :, self.length : stop] = value_states
+        self.length = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys seen by the next queries, and where the first of them stands."""
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens so far."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """Unlimited, as far as transformers is concerned."""
+        return -1
+
+    def take(self, rows: Tensor, capacity: int | None = None) -> None:
+        """Keep the given rows (repeats allowed), with room for `capacity` tokens."""
+        self.capacity = self.capacity if capacity is None else capacity
+        if not self.is_initialized:
+            return
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(len(rows), old.shape[1], self.capacity, old.shape[3])
+            new[:, :, : self.length] = old[rows, :, : self.length]
+            setattr(self, name, new)
+
+
+class GrowingCache(Cache):
+    """An empty cache of a model with room for `capacity` tokens.
+
+    Attributes:
+        layers: One `GrowingLayer` a layer of the model.
+    """
+
+    layers: list[GrowingLayer]  # type: ignore[assignment]
+
+    def __init__(self, model: Any, capacity: int) -> None:
+        layers = [GrowingLayer(capacity) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        super().__init__(layers=layers)  # type: ignore[arg-type]
+
+    def take(self, rows: Tensor, capacity: int | None = None) -> None:
+        """Keep the given rows (repeats allowed) of every layer."""
+        for layer in self.layers:
+            layer.take(rows, capacity)
+
+    def read(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values `[rows, key heads, T, D]` of every layer, as far as they are filled."""
+        assert all(layer.is_initialized for layer in self.layers)
+        return (
+            [layer.keys[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
+            [layer.values[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
+        )
+
+
+class SharedPrompt(AttentionPlan):
+    """Rows that attend to the prefix they share and to their own keys.
+
+    Args:
+        keys, values: One `[F, key heads, P, D]` a layer: F prefixes, padded on the right.
+        lengths: `[F]` real tokens of each.
+        prefix_of_row: `[rows]` which prefix a row belongs to.
+        own_seen: `[rows, L]` False on padding among a row's own first tokens; None if there is none.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        lengths: Tensor,
+        prefix_of_row: Tensor,
+        own_seen: Tensor | None = None,
+    ) -> None:
+        self.keys, self.values, self.lengths = keys, values, lengths
+        width = keys[0].shape[2]
+        seen = torch.arange(width, device=lengths.device) < lengths[:, None]
+        self.seen = None if bool(seen.all()) else seen
+        self.own_seen = own_seen
+        self.serve(prefix_of_row)
+
+    def serve(self, prefix_of_row: Tensor, own_seen: Tensor | None = None) -> None:
+        """From now on these rows are run.
+
+        The rows of a prefix are stacked into one product with its keys; where prefixes have unequal numbers of rows,
+        the shorter stacks are filled up with the first row, whose results are not read.
+        """
+        self.prefix_of_row = prefix_of_row
+        if own_seen is not None:
+            self.own_seen = own_seen
+        prefixes, rows = len(self.lengths), len(prefix_of_row)
+        order = prefix_of_row.argsort(stable=True)
+        counts = torch.bincount(prefix_of_row, minlength=prefixes)
+        self.stack = int(counts.max())
+        rank = torch.arange(rows, device=order.device) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
+        place = prefix_of_row[order] * self.stack + rank
+        self.gather = torch.zeros(prefixes * self.stack, dtype=torch.long, device=order.device)
+        self.gather[place] = order
+        self.scatter = torch.empty(rows, dtype=torch.long, device=order.device)
+        self.scatter[order] = place
+        in_order = torch.arange(rows, device=order.device)
+        self.sorted = len(self.gather) == rows and bool((self.gather == in_order).all())
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
+    ) -> Tensor:
+        """See `AttentionPlan.attend`; `key` and `value` are the rows' own."""
+        rows, heads, length, width = query.shape
+        shared, own = key.shape[1], key.shape[2]
+        each = heads // shared * length  # queries of a row that one key head serves
+        query = query.reshape(rows, shared, each, width)
+        keys, values = self.keys[layer], self.values[layer]
+        scores = torch.cat(
+            [self._unstack(torch.matmul(self._stack(query), keys.transpose(2, 3)), each), query @ key.transpose(2, 3)],
+            3,
+        ).float()
+        scores *= width**-0.5 if scaling is None else scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        prefix = keys.shape[2]
+        if self.seen is not None:
+            scores[..., :prefix].masked_fill_(~self.seen[self.prefix_of_row][:, None, None], -torch.inf)
+        if self.own_seen is not None:
+            scores[..., prefix:].masked_fill_(~self.own_seen[:, None, None, :own], -torch.inf)
+        if length > 1:
+            causal = torch.ones(length, own, dtype=torch.bool, device=query.device).tril(own - length)
+            scores[..., prefix:].masked_fill_(~causal.repeat(heads // shared, 1), -torch.inf)
+        weights = scores.softmax(-1).to(value.dtype)
+        out = weights[..., prefix:] @ value
+        out += self._unstack(torch.matmul(self._stack(weights[..., :prefix]), values), each)
+        return out.view(rows, heads, length, -1).transpose(1, 2)
+
+    def _stack(self, x: Tensor) -> Tensor:
+        """`[rows, key heads, each, D]` to `[F, key heads, stack * each, D]`."""
+        x = x if self.sorted else x.index_select(0, self.gather)
+        return x.unflatten(0, (-1, self.stack)).transpose(1, 2).flatten(2, 3)
+
+    def _unstack(self, x: Tensor, each: int) -> Tensor:
+        """Back to `[rows, key heads, each, D]`."""
+        x = x.unflatten(2, (self.stack, each)).transpose(1, 2).flatten(0, 1)
+        return x if self.sorted else x.index_select(0, self.scatter)

@@ -1,0 +1,65 @@
+"""Sampling by transformers' own `generate`, for models that the population's sampler cannot drive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pareto_align.errors import ModelError
+from pareto_align.policies.drawing import Drawn
+from pareto_align.policies.population import PolicyPopulation
+
+__all__ = ["generate"]
+
+
+def generate(
+    population: PolicyPopulation,
+    prompt_ids: Sequence[Sequence[int]],
+    group: int,
+    policies: int,
+    drawn: Drawn,
+) -> None:
+    """Sample by transformers' `generate`, for models that our own decoding cannot drive.
+
+    Our drawing sits inside as a logits processor that leaves a single token to choose, so that the same seeds give
+    the same completions. Prompts of equal length run together: nothing is padded, whatever the model does with padding.
+    """
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+    base = population.base
+    if population.activated:
+        raise ModelError(
+            f"Activated adapters need a model that the population's own sampler can drive; {type(base.model).__name__} "
+            "is none. Leave `alora_invocation_tokens` out."
+        )
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=drawn.params.max_new_tokens,
+        eos_token_id=list(base.stop_ids) or None,
+        pad_token_id=drawn.pad,
+        repetition_penalty=1.0,
+        use_cache=True,
+    )
+
+    class Drawing(LogitsProcessor):
+        def __init__(self, slots: Tensor, start: int) -> None:
+            self.slots, self.start = slots, start
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            token = drawn.draw(scores, self.slots, input_ids.shape[1] - self.start)
+            return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+    for width in sorted({len(ids) for ids in prompt_ids}):
+        part = torch.tensor([n for n, ids in enumerate(prompt_ids) if len(ids) == width])
+        ids = torch.tensor([list(prompt_ids[n]) for n in part.tolist()]).repeat_interleave(group, 0)
+        inside = (part[:, None] * group + torch.arange(group)).flatten()
+        slots = (torch.arange(policies)[:, None] * len(prompt_ids) * group + inside).flatten().to(base.device)
+        ids = ids.repeat(policies, 1).to(base.device)
+        base.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([Drawing(slots, width)]),
+        )

@@ -1,0 +1,329 @@
+"""Completions as rows of a training pass: the prompt once, then its completions, real tokens only.
+
+A *packed* row holds one prompt of one policy and all G completions, each of which sees the prompt and itself (the idea
+of Prefix Grouper, arXiv 2506.05433); a *dense* row is the same with one completion. Rows need P + G*T tokens where
+separate ones need G*(P + T), and nothing is padded inside: only attention, a small part of the work, is done on a
+rectangle.
+
+A row may hold its prompt several times over. The copies are equal on the way forward; on the way back each one carries
+the gradient of another weighted sum of completions, which is what the gradients of several objectives need
+(`learning.gradients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pareto_align.policies.attention import AttentionPlan, attend
+
+__all__ = ["PackedAttention", "PackedRows", "Past", "pack", "right_pad", "row_lengths"]
+
+
+@dataclass(eq=False)
+class Past:
+    """Keys and values of what stands before every row and is the same for all policies; no gradient flows into it.
+
+    Attributes:
+        keys, values: One tensor `[N, key heads, P, D]` a layer, padded on the right.
+        lengths: `[N]` real tokens of each.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    lengths: Tensor
+
+    def take(self, prompts: Sequence[int]) -> Past:
+        """The past of some of the prompts."""
+        index = torch.as_tensor(prompts, device=self.lengths.device)
+        longest = int(self.lengths[index].max())
+        return Past(
+            [k[index, :, :longest] for k in self.keys],
+            [v[index, :, :longest] for v in self.values],
+            self.lengths[index],
+        )
+
+
+@dataclass(eq=False)
+class PackedRows:
+    """R rows of L tokens, and where everything is in them. Flat positions count through all rows, `R * L`.
+
+    Attributes:
+        ids: `[R, L]` tokens.
+        positions: `[R, L]` their places in the sequence that the model believes it reads.
+        branch: `[R, L]` -1 on a prompt, the completion's number on a completion, -2 on padding at the end of a row.
+        copy: `[R, L]` which copy of the prompt a prompt token belongs to.
+        prompt_index: `[R, C, P]` flat positions of the prompt's tokens; repeats on padding.
+        prompt_lengths: `[R]`.
+        completion_index: `[R, G, T]` flat positions of the completions' tokens; repeats on padding.
+        real: `[R, G, T]` True on real completion tokens.
+        past: What stands before all rows.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    branch: Tensor
+    copy: Tensor
+    prompt_index: Tensor
+    prompt_lengths: Tensor
+    completion_index: Tensor
+    real: Tensor
+    past: Past | None = None
+
+    @property
+    def copies(self) -> int:
+        """C, how often a row holds its prompt."""
+        return self.prompt_index.shape[1]
+
+    def tree_mask(self) -> Tensor:
+        """Attention mask `[R, 1, L, L]` for a model that does not follow our plan (one copy of the prompt only)."""
+        index = torch.arange(self.ids.shape[1], device=self.ids.device)
+        mine, other = self.branch[:, :, None], self.branch[:, None, :]
+        tree = (index[:, None] >= index) & (mine != -2) & ((other == -1) | (mine == other))
+        # padding attends to itself: a row of the softmax with nothing in it would be NaN
+        return (tree | torch.eye(len(index), dtype=torch.bool, device=self.ids.device))[:, None]
+
+    def predicting(self, hidden: Tensor, spread: Tensor | None = None) -> Tensor:
+        """Hidden states `[n, d]` that predict the n real completion tokens, in the order of `real`.
+
+        Args:
+            hidden: `[R, L, d]`, the last layer's.
+            spread: `[R, G, C]` share of each completion in each copy of the prompt, on the way back.
+        """
+        rows, group, _ = self.real.shape
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        last = self.prompt_index.gather(2, (self.prompt_lengths - 1)[:, None, None].expand(-1, self.copies, 1))[..., 0]
+        first = spread_copies(flat[last], group, spread).reshape(rows * group, -1)
+        start = torch.arange(rows * group, device=hidden.device).view(rows, group, 1)
+        index = torch.cat([start, rows * group + self.completion_index[..., :-1]], 2)
+        return torch.cat([first, flat]).index_select(0, index[self.real])
+
+    def stream_factors(self, factors: Tensor) -> Tensor:
+        """Factors `[R, L, S]` of every token in each of S sums, from those of the completions `[R, G, S]`.
+
+        A completion's tokens carry its own factors. A prompt's copy i carries sum i alone, already weighted; where a
+        row holds one completion only, its prompt carries that completion's factors.
+        """
+        completion = factors.gather(1, self.branch.clamp(min=0)[..., None].expand(-1, -1, factors.shape[2]))
+        if self.real.shape[1] == 1:
+            return completion.masked_fill((self.branch == -2)[..., None], 0)
+        prompt = torch.nn.functional.one_hot(self.copy, factors.shape[2]).to(factors.dtype)
+        found = torch.where((self.branch == -1)[..., None], prompt, completion)
+        return found.masked_fill((self.branch == -2)[..., None], 0)
+
+
+def right_pad(prompt_ids: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as ids and mask `[N, P]`, padded on the right."""
+    ids = torch.full((len(prompt_ids), max(map(len, prompt_ids))), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(prompt_ids):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        mask[row, : len(tokens)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def row_lengths(prompt_ids: Sequence[Sequence[int]], mask: Tensor, copies: int = 1) -> Tensor:
+    """Tokens `[K, N]` of each policy's and prompt's packed row for completions with `mask` `[K, N, G, T]`."""
+    prompts = torch.tensor([len(ids) for ids in prompt_ids])
+    return copies * prompts + mask.sum((2, 3)).cpu()
+
+
+def pack(
+    prompt_ids: Sequence[Sequence[int]],
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    pad: int,
+    device: torch.device,
+    copies: int = 1,
+    past: Past | None = None,
+) -> PackedRows:
+    """Lay out completions `[K, N, G, T]` of N prompts as K*N rows, policy-major.
+
+    Args:
+        prompt_ids: N prompts, without what stands in `past`.
+        tokens, mask: `[K, N, G, T]`; the mask is True from the first to the last token of each completion.
+        pad: Fills the rows up to the longest.
+        device: Where to.
+        copies: C, how often each prompt is repeated.
+        past: What stands before the prompts.
+    """
+    policies, prompts, group, _ = tokens.shape
+    lengths = mask.sum(3).reshape(policies * prompts, group).cpu()
+    longest = max(1, int(lengths.max()))
+    tokens, real = (x[..., :longest].reshape(policies * prompts, group, longest).cpu() for x in (tokens, mask))
+    own = torch.tensor([len(ids) for ids in prompt_ids])
+    width = int(own.max())
+    padded, _ = right_pad(prompt_ids, pad, torch.device("cpu"))
+    rows, own = policies * prompts, own.repeat(policies)
+    before = (torch.zeros(prompts, dtype=torch.long) if past is None else past.lengths.cpu()).repeat(policies)
+    total = copies * own + lengths.sum(1)
+    length = int(total.max())
+    start = (torch.arange(rows) * length)[:, None, None]
+    place = torch.arange(width)
+    in_prompt = (place < own[:, None])[:, None, :].expand(rows, copies, width)
+    prompt_index = torch.where(
+        in_prompt, start + torch.arange(copies)[None, :, None] * own[:, None, None] + place, start
+    )
+    offset = copies * own[:, None] + lengths.cumsum(1) - lengths
+    completion_index = torch.where(real, start + offset[..., None] + torch.arange(longest), start)
+
+    def lay(prompt: Tensor, completion: Tensor, empty: int) -> Tensor:
+        out = torch.full((rows * length,), empty)
+        out[prompt_index[in_prompt]] = prompt.expand(rows, copies, width)[in_prompt]
+        out[completion_index[real]] = completion.expand(rows, group, longest)[real]
+        return out.view(rows, length).to(device)
+
+    where = before[:, None, None]
+    branch = lay(torch.full((1, 1, 1), -1), torch.arange(group)[None, :, None], -2)
+    positions = lay(where + place, where + own[:, None, None] + torch.arange(longest), 0)
+    if group == 1:  # padding counts on: transformers takes a step back for the start of another sequence
+        positions = torch.where(branch == -2, torch.arange(length, device=device), positions)
+    return PackedRows(
+        ids=lay(padded.repeat(policies, 1)[:, None], tokens, pad),
+        positions=positions,
+        branch=branch,
+        copy=lay(torch.arange(copies)[None, :, None], torch.zeros(1, 1, 1, dtype=torch.long), 0),
+        prompt_index=prompt_index.to(device),
+        prompt_lengths=own.to(device),
+        completion_index=completion_index.to(device),
+        real=real.to(device),
+        past=past,
+    )
+
+
+def spread_copies(copies: Tensor, group: int, weights: Tensor | None) -> Tensor:
+    """What all completions of a row see, `[R, G, ...]`, of its equal copies `[R, C, ...]`.
+
+    On the way back, copy i receives the completions' gradients weighted by `weights[R, G, C]`; with one copy and no
+    weights, their sum.
+    """
+    if weights is None:
+        return copies.expand(-1, group, *copies.shape[2:])
+    found: Tensor = _SpreadCopies.apply(copies, weights)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _SpreadCopies(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, copies: Tensor, weights: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(weights)
+        return copies[:, :1].expand(-1, weights.shape[1], *copies.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (weights,) = ctx.saved_tensors
+        flat = grad.flatten(2)
+        return torch.bmm(weights.transpose(1, 2).to(flat.dtype), flat).view(-1, weights.shape[2], *grad.shape[2:]), None
+
+
+class _Rearrange(torch.autograd.Function):
+    """Rows of a matrix by an index on the way forward, by its inverse on the way back: two gathers, no scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, absent: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inverse, absent)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inverse, absent = ctx.saved_tensors
+        found = grad.index_select(0, inverse)
+        if absent is not None:
+            found.index_fill_(0, absent, 0)
+        return found, None, None, None
+
+
+class PackedAttention(AttentionPlan):
+    """Packed rows attend as if every completion stood behind its own copy of the prompt.
+
+    Args:
+        rows: The rows being run.
+        spread: `[R, G, C]` share of each completion in the gradient of each copy of its prompt; None for one copy.
+    """
+
+    def __init__(self, rows: PackedRows, spread: Tensor | None = None) -> None:
+        self.rows, self.spread = rows, spread
+        count, copies, width = rows.prompt_index.shape
+        _, group, length = rows.real.shape
+        device = rows.ids.device
+        total = rows.ids.numel()
+        self.index = torch.cat([rows.prompt_index.flatten(), rows.completion_index.flatten()])
+        in_prompt = torch.arange(width, device=device) < rows.prompt_lengths[:, None, None]
+        present = torch.cat([in_prompt.expand(count, copies, width).flatten(), rows.real.flatten()])
+        self.inverse = torch.zeros(total, dtype=torch.long, device=device)
+        self.inverse[self.index[present]] = torch.arange(len(self.index), device=device)[present]
+        self.absent = (rows.branch == -2).flatten().nonzero()[:, 0]
+        # on the way back through the output, padding of the rectangle has received nothing
+        self.empty = (~present).nonzero()[:, 0]
+        self.mask = self._mask(width, length, group)
+
+    def _mask(self, width: int, length: int, group: int) -> tuple[Tensor | None, Tensor]:
+        """Masks of the prompts `[R*C, 1, P, past + P]` and of the completions `[R*G, 1, T, past + P + T]`."""
+        rows = self.rows
+        device, count = rows.ids.device, rows.ids.shape[0]
+        seen = torch.arange(width, device=device) < rows.prompt_lengths[:, None]  # [R, P]
+        prompt = None
+        if rows.past is not None:
+            wide = rows.past.keys[0].shape[2]
+            past = torch.arange(wide, device=device) < rows.past.lengths[:, None]
+            past = past.repeat(count // len(past), 1)
+            causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+            prompt = torch.cat([past[:, None].expand(-1, width, -1), causal.expand(count, -1, -1)], 2)[:, None]
+            prompt = prompt.repeat_interleave(rows.copies, 0)
+            seen = torch.cat([past, seen], 1)
+        own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        if bool(seen.all()):
+            full = torch.ones(length, seen.shape[1], dtype=torch.bool, device=device)
+            return prompt, torch.cat([full, own], 1)[None, None]
+        mask = torch.cat([seen[:, None].expand(-1, length, -1), own.expand(count, -1, -1)], 2)[:, None]
+        return prompt, mask.repeat_interleave(group, 0)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
+    ) -> Tensor:
+        """See `AttentionPlan.attend`."""
+        rows = self.rows
+        count, copies, width = rows.prompt_index.shape
+        _, group, length = rows.real.shape
+
+        def split(x: Tensor) -> tuple[Tensor, Tensor]:
+            """Prompts `[R*C, heads, P, D]` and completions `[R*G, heads, T, D]`."""
+            _, heads, _, depth = x.shape
+            flat = x.transpose(1, 2).reshape(-1, heads * depth)
+            taken = _Rearrange.apply(flat, self.index, self.inverse, self.absent)  # type: ignore[no-untyped-call]
+            prompts, completions = taken.split([count * copies * width, count * group * length])
+            return (
+                prompts.view(count * copies, width, heads, depth).transpose(1, 2),
+                completions.view(count * group, length, heads, depth).transpose(1, 2),
+            )
+
+        prompt_query, own_query = split(query)
+        prompt_key, own_key = split(key)
+        prompt_value, own_value = split(value)
+
+        def shared(x: Tensor) -> Tensor:
+            """The prompts' keys as every completion sees them, `[R*G, heads, P, D]`."""
+            return spread_copies(x.unflatten(0, (count, copies)), group, self.spread).flatten(0, 1)
+
+        keys, values = [shared(prompt_key), own_key], [shared(prompt_value), own_value]
+        prompt_keys, prompt_values = prompt_key, prompt_value
+        if rows.past is not None:
+            fixed = [x.repeat(count // len(x), 1, 1, 1) for x in (rows.past.keys[layer], rows.past.values[layer])]
+            prompt_keys, prompt_values = (
+                torch.cat([x.repeat_interleave(copies, 0), y], 2)
+                for x, y in zip(fixed, (prompt_key, prompt_value), strict=True)
+            )
+            keys.insert(0, fixed[0].repeat_interleave(group, 0))
+            values.insert(0, fixed[1].repeat_interleave(group, 0))
+        prompt_mask, mask = self.mask
+        prompt_out = attend(prompt_query, prompt_keys, prompt_values, prompt_mask, scaling, softcap)
+        own_out = attend(own_query, torch.cat(keys, 2), torch.cat(values, 2), mask, scaling, softcap)
+        heads, depth = query.shape[1], value.shape[-1]
+        out = torch.cat([x.transpose(1, 2).reshape(-1, heads * depth) for x in (prompt_out, own_out)])
+        back = _Rearrange.apply(out, self.inverse, self.index, self.empty)  # type: ignore[no-untyped-call]
+        return back.view(query.shape[0], query.shape[2], heads, depth)

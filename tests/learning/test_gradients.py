@@ -1,0 +1,161 @@
+"""The gradients of all objectives from one backward pass, against one plain backward pass an objective."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import RAGGED, lora, random_population, relative_error, tiny_base
+
+from pareto_align.learning import Learner, PolicyLoss, PromptRow, make_credit, roll_out
+from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
+from pareto_align.policies import SamplingParams
+
+T, TEMPERATURE = 7, 0.9
+
+
+def share_of(letters):
+    def reward(completions, **_):
+        return [sum(c in letters for c in text) / T for text in completions]
+
+    return reward
+
+
+def objectives_of(count):
+    found = [Objective(f"o{i}", share_of("abcdefghijklabcdef"[i : i + 6]), bounds=(0, 1)) for i in range(count)]
+    return ObjectiveSet(found)
+
+
+def setting(count=3, *, family="llama", group=5, loss=None, credit="centred", size=3, config=None, **settings):
+    """A population of random policies, what it said, and its learner."""
+    objectives = objectives_of(count)
+    scale = RewardScale.measure(np.zeros((2, count)), objectives)
+    base = tiny_base(family, **({"sliding_window": 64} if family in ("mistral", "gemma2") else {}))
+    population = random_population(base, size, config=config)
+    rows = [PromptRow(prompt, tuple(base.encode(prompt)), {}) for prompt in RAGGED]
+    params = SamplingParams(T, temperature=TEMPERATURE)
+    rollouts = roll_out(population, objectives, rows, group, params, range(size))
+    learner = Learner(
+        population,
+        make_credit(credit),
+        loss or PolicyLoss(),
+        scale,
+        objectives.axes,
+        temperature=TEMPERATURE,
+        **{"layout": "packed", **settings},
+    )
+    return population, rollouts, learner
+
+
+def one_by_one(population, rollouts, learner, count):
+    """The direction of ascent of each objective `[K, m, M]`: its own loss, its own backward pass."""
+    found = []
+    for i in range(count):
+        weights = np.zeros((population.size, count))
+        weights[:, i] = 1
+        learner.step(rollouts, weights, 0.0)
+        found.append(-population.grad.clone())
+    return torch.stack(found, 1)
+
+
+FAMILIES = ["llama", "qwen2", "qwen3", "gpt_neox", "phi", "mistral", "gemma2"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", ["packed", "dense"])
+def test_one_pass_gives_what_a_pass_for_each_objective_gives(family, layout):
+    population, rollouts, learner = setting(3, family=family, layout=layout)
+    expected = one_by_one(population, rollouts, learner, 3)
+    before = population.parameters.clone()
+    found = learner.gradients(rollouts)
+    assert found.gradients.shape == (3, 3, population.parameter_count)
+    for k in range(3):
+        for i in range(3):
+            assert relative_error(found.gradients[k, i], expected[k, i]) < 1e-5
+    plain = torch.einsum("kip,kjp->kij", expected.double(), expected.double()).numpy()
+    assert np.allclose(found.gramians, plain, rtol=1e-5, atol=1e-5 * plain.max())
+    assert torch.equal(population.parameters, before)
+
+
+@pytest.mark.parametrize(
+    ("count", "group", "packed"), [(1, 5, True), (2, 5, True), (4, 5, True), (5, 5, False), (6, 3, False)]
+)
+def test_rows_are_dense_where_copies_of_the_prompt_would_be_more_work(count, group, packed):
+    population, rollouts, learner = setting(count, group=group)
+    expected = one_by_one(population, rollouts, learner, count)
+    found = learner.gradients(rollouts)
+    assert found.batch.packed is packed
+    for k in range(3):
+        for i in range(count):
+            assert relative_error(found.gradients[k, i], expected[k, i]) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 10**6])
+def test_micro_batches_change_no_gradient(tokens):
+    _, rollouts, learner = setting(2, micro_batch_tokens=tokens)
+    found = learner.gradients(rollouts)
+    expected = setting(2)[2].gradients(rollouts)
+    for k in range(3):
+        assert relative_error(found.gradients[k], expected.gradients[k]) < 1e-5
+
+
+WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 1.3]])
+
+
+@pytest.mark.parametrize(
+    ("loss", "credit", "exact"),
+    [
+        (PolicyLoss(), "centred", True),
+        (PolicyLoss(kl_coef=0.3), "rloo", True),
+        (PolicyLoss(kl_coef=0.3, aggregation="sequence"), "centred", True),
+        (PolicyLoss(kl_coef=0.3, kl="k3"), "centred", False),
+        (PolicyLoss(), "gdpo", False),
+    ],
+)
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_step_from_the_gradients_is_the_plain_step(loss, credit, exact, updates):
+    """Signed and unequal strengths included; where mixing is not linear the plain backward pass is made."""
+    settings = {"loss": loss, "credit": credit, "updates": updates}
+    plain, rollouts, learner = setting(2, **settings)
+    report = learner.step(rollouts, WEIGHTS, 1e-3)
+    other, rollouts, learner = setting(2, **settings)
+    found = learner.gradients(rollouts)
+    assert found.exact is exact
+    shown = learner.step(rollouts, WEIGHTS, 1e-3, gradients=found)
+    for k in range(3):
+        assert relative_error(other.grad[k], plain.grad[k]) < 2e-5 * updates**2
+    assert np.allclose(shown.grad_norm, report.grad_norm, rtol=1e-4)
+    assert np.allclose(shown.kl, report.kl, equal_nan=True, rtol=1e-5)
+
+
+def test_a_policys_gradients_do_not_hear_its_neighbours():
+    _, rollouts, learner = setting(2)
+    together = learner.gradients(rollouts).gradients
+    rollouts.rewards[1:] = 0.0
+    alone = learner.gradients(rollouts).gradients
+    assert torch.equal(alone[1:], torch.zeros_like(alone[1:]))
+    assert torch.equal(alone[0], together[0])
+
+
+def test_the_gradients_of_a_bfloat16_model_point_the_same_way():
+    population, rollouts, learner = setting(2)
+    expected = learner.gradients(rollouts).gradients
+    population.base.model.to(torch.bfloat16)
+    half = type(population.base)(**{**vars(population.base), "dtype": torch.bfloat16})
+    rows = population.parameters.clone()
+    population.close()
+    rough = random_population(half, 3, config=lora())
+    rough.parameters.copy_(rows)
+    learner = Learner(
+        rough,
+        make_credit("centred"),
+        PolicyLoss(),
+        learner.scale,
+        learner.axes,
+        temperature=TEMPERATURE,
+        layout="packed",
+    )
+    found = learner.gradients(rollouts).gradients
+    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1)
+    assert found.dtype == torch.float32
+    assert cosine.min() > 0.98
