@@ -74,7 +74,9 @@ class Credit(ABC):
         return torch.nan_to_num(self._vector(rewards), nan=0.0)
 
     def combine(self, vector: Tensor, weights: Tensor, *, applies_to: str = "advantage") -> Tensor:
-        """Advantages [K, N, G] of vector advantages [K, N, G, m] under `weights` [K, m] (non-negative).
+        """Advantages [K, N, G] of vector advantages [K, N, G, m] under `weights` [K, m].
+
+        The strength of a row is the sum of its magnitudes, which for non-negative weights is its sum.
 
         Raises:
             ConfigError: The shapes do not belong together, or `applies_to` is unknown.
@@ -88,7 +90,7 @@ class Credit(ABC):
         weights = weights.to(vector)
         if applies_to == "reward":
             return self._normalize(_mix(vector, weights))
-        strength = weights.sum(dim=1)
+        strength = weights.abs().sum(dim=1)
         direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
         return self._normalize(_mix(vector, direction)) * strength[:, None, None]
 

@@ -29,6 +29,7 @@ __all__ = [
     "normalize_rows",
     "project_simplex",
     "register",
+    "running_mean",
     "softmax",
 ]
 
@@ -51,6 +52,10 @@ class Signal:
         measured: [K, m] each policy's latest mean on the `select` prompts, framed so that 0 to 1 spans what was seen
             before training; None before the first evaluation, a NaN row for a policy not measured yet.
         gramians: [K, m, m] inner products of the objectives' gradients; only for methods whose `requires` names it.
+        slack: [K, c] value minus threshold of each of the c constrained objectives, on the frozen scale and maximised:
+            positive where the constraint holds, NaN where every reward was missing; None without constraints.
+        spread: [K, m] standard deviation over the batch of each policy's rewards, on the frozen scale, never negative;
+            NaN where every reward was missing; None where nobody asks for it.
 
     Raises:
         ConfigError: The shapes do not belong together.
@@ -62,18 +67,28 @@ class Signal:
     preferences: FloatArray
     measured: FloatArray | None = None
     gramians: FloatArray | None = None
+    slack: FloatArray | None = None
+    spread: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for name in ("values", "preferences", "measured", "gramians"):
+        for name in ("values", "preferences", "measured", "gramians", "slack", "spread"):
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.asarray(array, dtype=np.float64))
         if self.values.ndim != 2:
             raise ConfigError(f"Signal.values must have shape [K, m]. Found {self.values.shape}.")
         K, m = self.values.shape
-        for name, shape in (("preferences", (K, m)), ("measured", (K, m)), ("gramians", (K, m, m))):
+        square = (K, m)
+        for name, shape in (("preferences", square), ("measured", square), ("gramians", (K, m, m)), ("spread", square)):
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ConfigError(f"Signal.{name} must have shape {list(shape)} like `values`. Found {array.shape}.")
+        if self.slack is not None and (self.slack.ndim != 2 or len(self.slack) != K):
+            raise ConfigError(f"Signal.slack must have shape [{K}, c], a row a policy. Found {self.slack.shape}.")
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is behind: 0 in the first step, 1 in the last."""
+        return min(self.step / max(self.steps - 1, 1), 1.0)
 
 
 class Weighting(ABC):
@@ -85,16 +100,20 @@ class Weighting(ABC):
 
     Attributes:
         name: The name it is registered under.
-        requires: Optional `Signal` fields it cannot work without ("measured", "gramians"). "measured" may still be
-            None before the first evaluation.
+        requires: Optional `Signal` fields it cannot work without ("measured", "gramians", "slack", "spread").
+            "measured" may still be None before the first evaluation. A method that requires "slack" returns weights
+            [K, m + c]: the last c columns steer the constrained objectives, in the order of `Signal.slack`.
+        signed: True where weights may be negative, to push an objective down.
         applies_to: "advantage" multiplies normalised advantages, so the row sum scales the step; "reward" mixes the
             rewards before advantages are normalised, where a common factor may cancel.
         state_names: Attributes (arrays or numbers) that make up the state.
     """
 
     name: ClassVar[str] = ""
-    requires: ClassVar[frozenset[str]] = frozenset()
-    applies_to: ClassVar[Literal["advantage", "reward"]] = "advantage"
+    # Not ClassVar: a weighting that is built of others takes these from its parts.
+    requires: frozenset[str] = frozenset()
+    signed: bool = False
+    applies_to: Literal["advantage", "reward"] = "advantage"
     state_names: ClassVar[tuple[str, ...]] = ()
 
     K: int = 0
@@ -108,7 +127,7 @@ class Weighting(ABC):
 
     @abstractmethod
     def __call__(self, signal: Signal) -> FloatArray:
-        """Weights [K, m] for this step: finite, non-negative, float64. Called exactly once a step."""
+        """Weights [K, m] for this step: finite, float64, non-negative unless `signed`. Called exactly once a step."""
 
     def reset(self, slot: int) -> None:
         """Forget what belongs to policy `slot`: from now on another policy lives there."""
@@ -223,6 +242,28 @@ def interior(preferences: ArrayLike, floor: float) -> FloatArray:
     if not 0 <= floor * m < 1:
         raise ConfigError(f"`floor` must be at least 0 and below 1/m = {1 / m:.3g}. Found {floor}.")
     return np.asarray(w * (1 - m * floor) + floor)
+
+
+def running_mean(
+    total: FloatArray, count: FloatArray, values: FloatArray, keep: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Exponentially weighted mean of what was seen, entry by entry; NaN in `values` is nothing seen.
+
+    Args:
+        total: [...] decayed sum so far, zeros at the start.
+        count: [...] how often each entry was seen, zeros at the start.
+        values: [...] of this step.
+        keep: Share of the old mean that a step keeps; 0 has no memory.
+
+    Returns:
+        The new `total`, the new `count`, and the mean [...], NaN where nothing was ever seen.
+    """
+    seen = ~np.isnan(values)
+    count = count + seen
+    total = np.where(seen, keep * total + (1 - keep) * np.nan_to_num(values), total)
+    # Adam's bias correction: the first mean is the first value, not a tenth of it.
+    weight = np.where(count > 0, 1 - keep**count, np.nan)
+    return total, count, np.asarray(total / weight)
 
 
 def project_simplex(points: ArrayLike) -> FloatArray:

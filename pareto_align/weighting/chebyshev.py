@@ -11,15 +11,17 @@ References:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import FloatArray, Signal, Weighting, interior, normalize_rows, register, softmax
+from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register, softmax
+from pareto_align.weighting.frame import FramedWeighting
 
-__all__ = ["Chebyshev", "smooth_chebyshev", "smooth_chebyshev_gradient"]
+__all__ = ["Chebyshev", "FramedScalarization", "smooth_chebyshev", "smooth_chebyshev_gradient"]
 
 
 def smooth_chebyshev(values: ArrayLike, weights: ArrayLike, ideal: ArrayLike, /, mu: float) -> FloatArray:
@@ -39,14 +41,68 @@ def smooth_chebyshev_gradient(values: ArrayLike, weights: ArrayLike, ideal: Arra
     return np.asarray(w * softmax(w * (np.asarray(ideal) - np.asarray(values)) / mu))
 
 
-def _standing(values: FloatArray, objective: int) -> tuple[float, float]:
-    """Sort key of a policy's values [m] for one objective: that value, then the sum of all; NaN is worst."""
-    value = values[objective]
-    return (-np.inf if np.isnan(value) else float(value)), float(np.nansum(values))
+class FramedScalarization(FramedWeighting):
+    """Ascent on a scalarization of a policy's shortfalls in the population's frame; a subclass gives its slope.
+
+    A row is the gradient of the scalarization in the values, scaled to sum 1.
+
+    Args:
+        tau: The ideal point lies this share of the range above the best (slow) running mean seen in the population.
+        floor: Smallest preference entry.
+        smoothing: Memory of each policy's running mean.
+        frame_smoothing: Memory of the means that ideal and nadir are read from.
+        min_range: Smallest range, in the units of `Signal.values`.
+        ideal: [m] fixed ideal point in the units of `Signal.values`, instead of the moving one.
+        nadir: [m] fixed nadir point.
+
+    Raises:
+        ConfigError: A setting out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float,
+        floor: float,
+        smoothing: float,
+        frame_smoothing: float,
+        min_range: float,
+        ideal: Sequence[float] | None,
+        nadir: Sequence[float] | None,
+    ) -> None:
+        super().__init__(
+            smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
+        )
+        for name, value in (("tau", tau), ("floor", floor)):
+            if not (np.isfinite(value) and value >= 0):
+                raise ConfigError(f"Weighting '{self.name}': `{name}` must be a number of at least 0. Found {value}.")
+        self.tau, self.floor = float(tau), float(floor)
+
+    def setup(self, K: int, m: int) -> None:
+        """Forget all values seen. [K, m] running sums and counts, [m, m] payoff table."""
+        super().setup(K, m)
+        if self.floor * m >= 1:
+            raise ConfigError(f"Weighting '{self.name}': `floor` must be below 1/m = {1 / m:.3g}. Found {self.floor}.")
+
+    def __call__(self, signal: Signal) -> FloatArray:
+        """Weights [K, m], rows of sum 1. A policy with an objective never yet seen gets its preference."""
+        self._check(signal)
+        preferences = interior(signal.preferences, self.floor)
+        shortfalls, spread = self._shortfalls(signal.values)
+        known = ~np.isnan(shortfalls)
+        if self.ideal is None:
+            shortfalls = shortfalls + self.tau
+        # A slope is per share of the range; a reward is counted per unit of value.
+        weights = normalize_rows(self._slope(preferences, np.where(known, shortfalls, 0.0)) / spread)
+        return np.where(known.all(axis=1, keepdims=True), weights, preferences)
+
+    @abstractmethod
+    def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:
+        """What a share of the range is worth in each objective, [K, m], not negative."""
 
 
 @register("chebyshev")
-class Chebyshev(Weighting):
+class Chebyshev(FramedScalarization):
     """Holds every policy at its own place on the front (the default weighting).
 
     With `s_i = (z_i - v_i) / d_i`, the shortfall of a policy from the ideal point z as a share of the range
@@ -85,8 +141,6 @@ class Chebyshev(Weighting):
         ConfigError: A setting out of range.
     """
 
-    state_names = ("smoothed", "slow", "count", "payoff")
-
     def __init__(
         self,
         *,
@@ -100,73 +154,20 @@ class Chebyshev(Weighting):
         ideal: Sequence[float] | None = None,
         nadir: Sequence[float] | None = None,
     ) -> None:
-        for name, value, low in (("mu", mu, 0.0), ("min_range", min_range, 0.0)):
-            if not (np.isfinite(value) and value > low):
-                raise ConfigError(f"Chebyshev `{name}` must be a positive number. Found {value}.")
-        for name, value in (("rho", rho), ("tau", tau), ("floor", floor)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"Chebyshev `{name}` must be a number of at least 0. Found {value}.")
-        for name, value in (("smoothing", smoothing), ("frame_smoothing", frame_smoothing)):
-            if not 0 <= value < 1:
-                raise ConfigError(f"Chebyshev `{name}` must be at least 0 and below 1. Found {value}.")
-        self.mu, self.rho, self.tau, self.floor = float(mu), float(rho), float(tau), float(floor)
-        self.smoothing, self.frame_smoothing = float(smoothing), float(frame_smoothing)
-        self.min_range = float(min_range)
-        self.ideal = None if ideal is None else np.asarray(ideal, dtype=np.float64)
-        self.nadir = None if nadir is None else np.asarray(nadir, dtype=np.float64)
+        super().__init__(
+            tau=tau,
+            floor=floor,
+            smoothing=smoothing,
+            frame_smoothing=frame_smoothing,
+            min_range=min_range,
+            ideal=ideal,
+            nadir=nadir,
+        )
+        if not (np.isfinite(mu) and mu > 0):
+            raise ConfigError(f"Chebyshev `mu` must be a positive number. Found {mu}.")
+        if not (np.isfinite(rho) and rho >= 0):
+            raise ConfigError(f"Chebyshev `rho` must be a number of at least 0. Found {rho}.")
+        self.mu, self.rho = float(mu), float(rho)
 
-    def setup(self, K: int, m: int) -> None:
-        """Forget all values seen. [K, m] running sums and counts, [m, m] payoff table."""
-        super().setup(K, m)
-        for name, point in (("ideal", self.ideal), ("nadir", self.nadir)):
-            if point is not None and (point.shape != (m,) or not np.isfinite(point).all()):
-                raise ConfigError(f"Chebyshev `{name}` must be {m} finite numbers. Found {point.tolist()}.")
-        if self.floor * m >= 1:
-            raise ConfigError(f"Chebyshev `floor` must be below 1/m = {1 / m:.3g}. Found {self.floor}.")
-        self.smoothed = np.zeros((K, m))
-        self.slow = np.zeros((K, m))
-        self.count = np.zeros((K, m))
-        self.payoff = np.full((m, m), np.nan)
-
-    def reset(self, slot: int) -> None:
-        """Forget the running means of policy `slot`; the ideal point, which somebody did reach, stays."""
-        super().reset(slot)
-        self.smoothed[slot] = 0.0
-        self.slow[slot] = 0.0
-        self.count[slot] = 0.0
-
-    def __call__(self, signal: Signal) -> FloatArray:
-        """Weights [K, m], rows of sum 1. A policy with an objective never yet seen gets its preference."""
-        self._check(signal)
-        preferences = interior(signal.preferences, self.floor)
-        self.count = self.count + ~np.isnan(signal.values)
-        self.smoothed, values = self._average(self.smoothed, signal.values, self.smoothing)
-        self.slow, slow = self._average(self.slow, signal.values, self.frame_smoothing)
-        ideal, spread = self._frame(slow)
-        known = ~np.isnan(values)
-        shortfall = np.where(known, (ideal - values) / spread, 0.0)
-        pull = softmax(self.m * preferences * shortfall / self.mu) + self.rho
-        weights = normalize_rows(preferences * pull / spread)
-        return np.where(known.all(axis=1, keepdims=True), weights, preferences)
-
-    def _average(self, total: FloatArray, values: FloatArray, keep: float) -> tuple[FloatArray, FloatArray]:
-        """The decayed sum [K, m] with `values` in it, and the mean [K, m] it stands for (NaN: nothing ever seen)."""
-        total = np.where(np.isnan(values), total, keep * total + (1 - keep) * np.nan_to_num(values))
-        # Adam's bias correction: the first mean is the first value, not a tenth of it.
-        weight = np.where(self.count > 0, 1 - keep**self.count, np.nan)
-        return total, np.asarray(total / weight)
-
-    def _frame(self, slow: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Ideal point [m] and range [m] in which shortfalls are expressed, from the slow means [K, m]."""
-        for i in range(self.m):
-            # A row is replaced as a whole: what objective i's best policy has of the others is the price of the best.
-            # Of equally good policies the one that is better at the rest counts, whatever slot it lives in.
-            standings = [_standing(values, i) for values in slow]
-            if max(standings) > _standing(self.payoff[i], i):
-                self.payoff[i] = slow[standings.index(max(standings))]
-        best = np.diag(self.payoff)
-        top = np.where(np.isnan(best), 0.0, best) if self.ideal is None else self.ideal
-        # fmin skips what nobody measured.
-        bottom = np.fmin.reduce(self.payoff, axis=0) if self.nadir is None else self.nadir
-        spread = np.maximum(np.where(np.isnan(bottom), 0.0, top - bottom), self.min_range)
-        return (top + self.tau * spread if self.ideal is None else top), spread
+    def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:
+        return np.asarray(preferences * (softmax(self.m * preferences * shortfalls / self.mu) + self.rho))

@@ -24,7 +24,13 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHARED_PAGE = {"hypervolume-paper": "hypervolume"}
+SHARED_PAGE = {
+    "hypervolume-paper": "hypervolume",
+    **dict.fromkeys(["mgda", "pcgrad", "cagrad", "aligned-mtl", "imtl-g", "upgrad", "nash-mtl"], "aggregators"),
+    **dict.fromkeys(["epo", "pareto-mtl"], "rays"),
+    **dict.fromkeys(["augmented-tchebycheff", "stch", "softmin", "hypervolume-scalarization", "psa"], "tchebycheff"),
+    **dict.fromkeys(["lagrangian-sigmoid", "lagrangian-equality", "lagrangian-all", "safe-rlhf"], "lagrangian"),
+}
 
 
 def page_id(page: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 from pareto_align import weighting as package
 from pareto_align.errors import ConfigError
 from pareto_align.weighting import Chebyshev, Fixed, Hypervolume, Signal, Weighting, available, make, register
-from pareto_align.weighting.base import interior, normalize_rows, project_simplex, softmax
+from pareto_align.weighting.base import interior, normalize_rows, project_simplex, running_mean, softmax
 
 
 def test_names() -> None:
@@ -38,6 +38,9 @@ def test_everything_public_is_there() -> None:
         (lambda: Signal(0, 1, np.zeros(2), np.zeros(2)), r"\[K, m\]"),
         (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((1, 2))), "preferences"),
         (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((2, 2)), gramians=np.zeros((2, 2))), "gramians"),
+        (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((2, 2)), spread=np.zeros((2, 3))), "spread"),
+        (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((2, 2)), slack=np.zeros((3, 1))), r"slack .*\[2, c\]"),
+        (lambda: Signal(0, 1, np.zeros((2, 2)), np.zeros((2, 2)), slack=np.zeros(2)), "slack"),
     ],
 )
 def test_what_is_wrong_is_named(call: object, message: str) -> None:
@@ -76,6 +79,40 @@ def test_registering() -> None:
         from pareto_align.weighting import base
 
         base._REGISTRY.pop("test-only", None)
+
+
+def test_progress_runs_from_the_first_step_to_the_last() -> None:
+    found = [Signal(step, 5, np.zeros((1, 2)), np.zeros((1, 2))).progress for step in range(6)]
+    assert found == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert Signal(0, 1, np.zeros((1, 2)), np.zeros((1, 2))).progress == 0.0
+
+
+def test_running_mean_starts_at_the_first_value_and_skips_what_is_missing() -> None:
+    total, count = np.zeros(2), np.zeros(2)
+    means = []
+    for values in ([np.nan, 1.0], [0.2, np.nan], [0.8, 0.0]):
+        total, count, mean = running_mean(total, count, np.array(values), 0.5)
+        means.append(mean)
+    # .2 then .8 at keep .5: (.25 * .2 + .5 * .8) / .75 = .6; 1 then 0: .25 / .75.
+    np.testing.assert_allclose(means, [[np.nan, 1.0], [0.2, 1.0], [0.6, 1 / 3]])
+    np.testing.assert_array_equal(count, [2, 2])
+    # With keep w the mean of n values weighs the last one (1 - w) / (1 - w^n).
+    total, count = np.zeros(1), np.zeros(1)
+    for value in (0.0, 0.0, 1.0):
+        total, count, mean = running_mean(total, count, np.array([value]), 0.9)
+    np.testing.assert_allclose(mean, 0.1 / (1 - 0.9**3))
+
+
+def test_a_nested_state_belongs_to_its_parts() -> None:
+    outer = make("psa", scalarization="chebyshev")
+    outer.setup(2, 2)
+    state = outer.state_dict()
+    assert {"points", "part0.payoff", "part0.K"} <= set(state)
+    del state["part0.payoff"]
+    with pytest.raises(ConfigError, match=r"weighting 'chebyshev': missing \['payoff'\]"):
+        make("psa", scalarization="chebyshev").load_state_dict(state)
+    with pytest.raises(ConfigError, match="unknown"):
+        make("psa").load_state_dict(outer.state_dict())
 
 
 def test_project_simplex_gold_values() -> None:
