@@ -324,7 +324,7 @@ class ParetoAligner:
 
 def _micro_batch_tokens(settings: Settings, base: Base) -> int:
     """Tokens of one forward and backward pass: as set, else as recorded for this model and machine, else 4096."""
-    from pareto_align.learning.throughput import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
+    from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
 
     if settings.micro_batch_tokens is not None:
         return settings.micro_batch_tokens

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tiny_models import lora, tiny_model
 
 from pareto_align import Objective, ParetoAligner
 from pareto_align.errors import ConfigError, PromptError
+from pareto_align.learning import Learner
 from pareto_align.testing.tiny import symbol_tokenizer
 
 
@@ -38,8 +40,19 @@ PROMPTS = [f"<{i % 4}>{'abc'[: i % 3]}dh" for i in range(8)]
 
 
 @pytest.mark.parametrize("weighting", ["mgda", "gradient", "epo"])
-def test_a_fit_by_gradients(weighting, tmp_path):
+def test_a_fit_by_gradients(weighting, tmp_path, monkeypatch):
+    """Every step's update is the weighted sum of the gradients that the weighting saw the Gramians of."""
+    taken, step = [], Learner.step
+
+    def watched(self, rollouts, weights, rate, *, gradients, **options):
+        report = step(self, rollouts, weights, rate, gradients=gradients, **options)
+        sums = torch.einsum("km,kmp->kp", torch.from_numpy(weights).float(), gradients.gradients)
+        taken.append(torch.equal(self.population.grad, -sums) and gradients.gramians.shape == (2, 2, 2))
+        return report
+
+    monkeypatch.setattr(Learner, "step", watched)
     front = aligner(weighting=weighting).fit(PROMPTS, output_dir=tmp_path / "run")
+    assert taken == [True, True]
     assert len(front) >= 1
 
 

@@ -29,7 +29,8 @@ def bench(arguments: argparse.Namespace) -> None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise ConfigError(f"Cannot write {file}: --json takes a file in a folder that exists.")
 
-    from pareto_align.learning.throughput import Workload, measure_throughput, record_micro_batch
+    from pareto_align.learning.micro_batch import record_micro_batch
+    from pareto_align.learning.throughput import Workload, measure_throughput
     from pareto_align.policies.base import load_base
 
     workload = Workload(

@@ -36,7 +36,8 @@ def env(arguments: argparse.Namespace) -> None:
 def _look() -> dict[str, Any]:
     import torch
 
-    from pareto_align.policies.base import cache_folder, resolve_device, resolve_dtype
+    from pareto_align.policies.base import resolve_device, resolve_dtype
+    from pareto_align.policies.records import cache_folder
 
     device = resolve_device()
     return {

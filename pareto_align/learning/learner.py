@@ -57,8 +57,8 @@ class Learner:
         micro_batch_tokens: Tokens of one forward and backward pass; prompts are taken a few at a time to stay below.
         layout: `"packed"`, `"dense"`, or `"auto"`: packed where a check at the first step finds it equal to dense.
             A sequence longer than the model's sliding window falls back to dense rows in any case.
-        gradient_checkpointing: Keep only the layers' inputs and run each layer again on the way back: less memory, a
-            quarter more time.
+        gradient_checkpointing: Keep only the layers' inputs and run each layer again on the way back: less memory, more
+            time.
     """
 
     def __init__(

@@ -1,24 +1,19 @@
 """How fast a population samples and trains on this model and machine, and what that recommends.
 
 Measured before a run, never within one: a run that timed itself would cut its micro-batches differently each time and
-so would not repeat. What is found to be the best micro-batch is recorded in the user's cache, where a later run of the
+so would not repeat. What is found to be the best micro-batch can be recorded (`micro_batch`), where a later run of the
 same model on the same machine finds it.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import logging
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,36 +23,26 @@ from pareto_align.errors import ConfigError, ModelError
 from pareto_align.learning.credit import make_credit
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.memory import PeakMemory
+from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, processor_of
 from pareto_align.learning.rollouts import PromptRow, Rollouts
 from pareto_align.objectives import RewardScale
-from pareto_align.policies.base import Base, cache_folder, processor
+from pareto_align.policies.base import Base
 from pareto_align.policies.population import PolicyPopulation, default_lora_config
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
 __all__ = [
-    "DEFAULT_MICRO_BATCH_TOKENS",
     "BudgetSpeed",
     "PopulationSpeed",
     "Throughput",
     "Workload",
     "measure_throughput",
-    "record_micro_batch",
-    "recorded_micro_batch",
 ]
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-DEFAULT_MICRO_BATCH_TOKENS = 4096
-"""Tokens of one forward and backward pass where neither a setting nor a record says otherwise."""
-
-RECORD = "micro_batch.json"
 PRICE_TOLERANCE = 0.10  # a policy's price within this of the lowest counts as the lowest: timings scatter by as much
 BUDGET_TOLERANCE = 0.05
-
-_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-_RESET_PEAK = "5"  # what Linux takes to forget the process's peak resident memory
 
 
 @dataclass(frozen=True)
@@ -321,7 +306,7 @@ class _Bench:
         # weights that are mapped from a file come into memory with the first pass: they are no population's
         with torch.no_grad():
             base.model(input_ids=torch.tensor([self.rows[0].ids], device=base.device), use_cache=False)
-        self.memory = _Memory(base.device)
+        self.memory = PeakMemory(base.device)
 
     def populations(self) -> tuple[PopulationSpeed, ...]:
         """Sampling and training for every size, ascending; sizes that do not fit are left out."""
@@ -492,126 +477,3 @@ def _random_prompts(base: Base, count: int, length: int) -> list[PromptRow]:
     plain = torch.tensor([token for token in range(vocabulary) if token not in special])
     draws = torch.randint(len(plain), (count, length), generator=torch.Generator().manual_seed(0))
     return [PromptRow("", tuple(row), {}) for row in plain[draws].tolist()]
-
-
-class _Memory:
-    """The most memory that was taken since the last reset, as well as the device lets one know.
-
-    Attributes:
-        meaning: What `read` returns, in words.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.floor = 0
-        if device.type == "cuda":
-            self.meaning = "peak of the memory allocated on the device, the base model included"
-        elif device.type == "mps":
-            self.meaning = "memory that the driver holds after a step, the base model and its cache included"
-        elif _resets_peak():
-            self.meaning = "growth of the process's peak resident memory over the loaded base model"
-            self.floor = _resident_peak() or 0
-        elif _resident_peak() is not None:
-            self.meaning = (
-                "growth of the process's all-time peak resident memory over that of loading the base model; what stays "
-                "below that peak does not show"
-            )
-            self.floor = _resident_peak() or 0
-        else:
-            self.meaning = "not measured: this platform does not say"
-
-    def reset(self) -> None:
-        """Forget the peak, where that is possible."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif self.device.type == "cpu":
-            _resets_peak()
-
-    def read(self) -> int | None:
-        """Bytes, as `meaning` says; None where they cannot be known."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        if self.device.type == "mps":
-            return torch.mps.driver_allocated_memory()
-        peak = _resident_peak()
-        return None if peak is None else max(0, peak - self.floor)
-
-
-def _resets_peak() -> bool:
-    """Set the process's peak resident memory to what is resident now; False where the system cannot."""
-    try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
-    except OSError:
-        return False
-    return True
-
-
-def _resident_peak() -> int | None:
-    """The process's peak resident memory in bytes; None where the system does not say."""
-    try:
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux; the resource module knows the all-time peak
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def record_micro_batch(base: Base, tokens: int) -> Path | None:
-    """Keep a micro-batch size for later runs of this model, in this type, on this machine.
-
-    Args:
-        base: The model it was measured on.
-        tokens: Tokens of one forward and backward pass.
-
-    Returns:
-        The file in the user's cache; None where the model has no name to know it by, or the file cannot be written.
-    """
-    key = _record_key(base)
-    if key is None:
-        return None
-    record = cache_folder() / RECORD
-    known = _read_record()
-    known[key] = tokens
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        partial = record.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(known, indent=1))
-        partial.replace(record)
-    except OSError as error:
-        logger.debug("the micro-batch could not be kept: %s", error)
-        return None
-    return record
-
-
-def recorded_micro_batch(base: Base) -> int | None:
-    """The micro-batch size that was recorded for this model, in this type, on this machine; None without a record."""
-    key = _record_key(base)
-    tokens = None if key is None else _read_record().get(key)
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1 else None
-
-
-def _read_record() -> dict[str, Any]:
-    try:
-        known = json.loads((cache_folder() / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _record_key(base: Base) -> str | None:
-    if not base.name:
-        return None
-    # a folder may be named from anywhere; a hub id is its own name
-    name = str(Path(base.name).resolve()) if Path(base.name).exists() else base.name
-    parts = [name, base.gguf_file, str(base.dtype).removeprefix("torch."), base.device.type]
-    parts += [processor_of(base.device), f"{torch.get_num_threads()} threads"]
-    return " | ".join(part for part in parts if part)
-
-
-def processor_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

@@ -6,10 +6,8 @@ Device and dtype are resolved once, here; everything above asks `Base.device` an
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -22,8 +20,9 @@ from typing import Any
 import torch
 
 from pareto_align.errors import ModelError, PromptError
+from pareto_align.policies.records import cache_folder, processor, read_record, write_record
 
-__all__ = ["Base", "Prompt", "cache_folder", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
+__all__ = ["Base", "Prompt", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ Prompt = str | list[dict[str, str]]
 """A prompt: plain text, or chat messages as `[{"role": ..., "content": ...}, ...]`."""
 
 PYPI_SCHEME = "pypi:"
+RECORD = "bfloat16.json"
 
 
 @dataclass(eq=False)
@@ -93,13 +93,6 @@ class Base:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, special tokens removed."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-
-def cache_folder() -> Path:
-    """Where converted models and probe results are kept: `$PARETO_ALIGN_CACHE`, else the user's cache folder."""
-    if root := os.environ.get("PARETO_ALIGN_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pareto_align"
 
 
 def load_base(
@@ -214,12 +207,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 def _cpu_is_fast_at_bfloat16() -> bool:
     """Measure a matrix product in both types once per processor and torch version; keep the answer on disk."""
-    record = cache_folder() / "bfloat16.json"
     key = f"{processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
-    try:
-        known = json.loads(record.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = read_record(RECORD)
     if key not in known:
         seconds = {}
         for dtype in (torch.float32, torch.bfloat16):
@@ -231,24 +220,8 @@ def _cpu_is_fast_at_bfloat16() -> bool:
                 times.append(time.perf_counter() - start)
             seconds[dtype] = sorted(times)[len(times) // 2]
         known[key] = seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            partial = record.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(known))
-            partial.replace(record)
-        except OSError as error:
-            logger.debug("the probe's answer could not be kept: %s", error)
+        write_record(RECORD, key, known[key])
     return bool(known[key])
-
-
-def processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux; the platform module's answer will do
-    return platform.processor() or platform.machine()
 
 
 def _gguf_of_distribution(distribution: str) -> Path:

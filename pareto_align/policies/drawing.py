@@ -95,7 +95,7 @@ def draw_tokens(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tupl
     """One token a row by inverting the cumulative distribution at one uniform number a row, and its log-probability.
 
     `torch.multinomial` and Gumbel noise draw a random number per vocabulary entry. The inversion goes over sums of
-    blocks first and then inside one block: a fourth of the time of one long cumulative sum, and less rounding.
+    blocks first and then inside one block: faster than one long cumulative sum, and with less rounding.
 
     Args:
         logits: `[n, V]`.

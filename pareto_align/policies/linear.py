@@ -2,7 +2,7 @@
 
 Two costs are avoided. On a non-contiguous three-dimensional input with a frozen weight, torch takes a batched product
 over an *expanded* copy of the weight (pytorch issue 186148); folding costs nothing and makes the prefill 2.5 times
-faster. And `F.linear` lays the weight out anew for every call, which at the few rows of a decoding step is up to half
+faster. And `F.linear` lays the weight out anew for every call, which at the few rows of a decoding step is a good part
 of its time; oneDNN takes a weight that was laid out once. The price is a second copy of the base's linear weights in
 host memory, so it is only taken where that fits well.
 """

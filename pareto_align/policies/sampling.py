@@ -109,7 +109,7 @@ def drives(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) ->
 def _why_not_driven(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) -> str | None:
     """A long and a short prompt, two rows each: the last two tokens are decoded, and the logits compared.
 
-    Real prompts, because a model is chaotic on nonsense: in bfloat16 two right ways to run it then differ by half.
+    Real prompts, because a model is chaotic on nonsense: in bfloat16 two right ways to run it then differ widely.
     """
     base = population.base
     if not population.attention.in_place:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Weighting, running_mean
+from pareto_align.weighting.means import check_memory
 
 __all__ = ["FramedWeighting"]
 
@@ -49,10 +50,8 @@ class FramedWeighting(Weighting):
     ) -> None:
         if not (np.isfinite(min_range) and min_range > 0):
             raise ConfigError(f"Weighting '{self.name}': `min_range` must be a positive number. Found {min_range}.")
-        for name, value in (("smoothing", smoothing), ("frame_smoothing", frame_smoothing)):
-            if not 0 <= value < 1:
-                raise ConfigError(f"Weighting '{self.name}': `{name}` must be at least 0 and below 1. Found {value}.")
-        self.smoothing, self.frame_smoothing = float(smoothing), float(frame_smoothing)
+        self.smoothing = check_memory(self.name, "smoothing", smoothing)
+        self.frame_smoothing = check_memory(self.name, "frame_smoothing", frame_smoothing)
         self.min_range = float(min_range)
         self.ideal = None if ideal is None else np.asarray(ideal, dtype=np.float64)
         self.nadir = None if nadir is None else np.asarray(nadir, dtype=np.float64)

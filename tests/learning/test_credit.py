@@ -307,3 +307,13 @@ def test_a_credit_of_ones_own() -> None:
         close(found.combine(found.vector(group(1, NAN)), torch.tensor([[2.0]])), [2, 0])
     finally:
         credit._REGISTRY.pop("test-only", None)
+
+
+def test_signed_weights_keep_their_direction_and_strength():
+    """Rows may sum to 0 or less: where nothing is normalised after mixing, the result is the plain weighted sum."""
+    vector = torch.randn(3, 2, 4, 2, generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([[1.0, -1.0], [-0.5, 0.2], [0.3, 0.7]])
+    expected = (vector * weights[:, None, None]).sum(-1)
+    assert torch.allclose(make_credit("centred").combine(vector, weights), expected, atol=1e-6)
+    turned = make_credit("grpo").combine(vector, -weights)
+    assert torch.allclose(turned, -make_credit("grpo").combine(vector, weights), atol=1e-6)

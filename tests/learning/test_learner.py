@@ -18,9 +18,11 @@ from tiny_models import (
     tiny_base,
     tiny_model,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
 from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
+from pareto_align.learning.layout import checkpointing
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base
 from pareto_align.policies.sampling import Completions
@@ -187,6 +189,34 @@ def test_packed_and_dense_layouts_take_the_same_step():
     for k in range(3):
         # the gradients: Adam's first step turns the rounding of a vanishing gradient into a full one
         assert relative_error(packed.grad[k], dense.grad[k]) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "gpt_neox"])
+@pytest.mark.parametrize("layout", ["packed", "dense"])
+def test_checkpointed_layers_run_again_and_change_nothing(family, layout):
+    plain, _, _, _ = stepped(family, layout=layout)
+    population = random_population(tiny_base(family), 3)
+    rollouts, learner = draw(population, range(3)), make_learner(population, layout=layout, gradient_checkpointing=True)
+    layer = next(m for m in population.base.model.modules() if isinstance(m, GradientCheckpointingLayer))
+    runs = []
+    handle = layer.get_submodule(next(name for name, _ in layer.named_children())).register_forward_pre_hook(
+        lambda *_: runs.append(torch.is_grad_enabled())
+    )
+    learner.step(rollouts, WEIGHTS[:3], 1e-2)
+    handle.remove()
+    assert len(runs) == 2, "once on the way forward, once on the way back"
+    for k in range(3):
+        assert relative_error(population.grad[k], plain.grad[k]) < 1e-5
+    assert not any(m.training for m in population.base.model.modules())
+    assert not layer.gradient_checkpointing
+
+
+def test_a_model_without_layers_to_checkpoint_is_refused():
+    with (
+        pytest.raises(ModelError, match="Linear has no layers that can be checkpointed"),
+        checkpointing(torch.nn.Linear(2, 2), True),
+    ):
+        pass
 
 
 LAYOUTS = [("llama", True), ("qwen2", True), ("gemma2", False), ("mistral", False)]

@@ -17,18 +17,17 @@ from tiny_models import EOS, PAD, tiny_base
 from pareto_align.errors import ConfigError, ModelError
 from pareto_align.learning import throughput
 from pareto_align.learning.learner import Learner
+from pareto_align.learning.memory import PeakMemory
+from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record_micro_batch, recorded_micro_batch
 from pareto_align.learning.throughput import (
-    DEFAULT_MICRO_BATCH_TOKENS,
     BudgetSpeed,
     PopulationSpeed,
     Throughput,
     Workload,
     measure_throughput,
-    record_micro_batch,
-    recorded_micro_batch,
 )
 from pareto_align.policies import load_base
-from pareto_align.policies.base import cache_folder
+from pareto_align.policies.records import cache_folder
 
 N, G, P, T = 3, 2, 8, 6
 SMALL = {
@@ -181,7 +180,7 @@ def test_a_group_of_one_can_be_measured(base):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
 def test_memory_is_the_growth_since_the_model_was_there():
-    memory = throughput._Memory(torch.device("cpu"))
+    memory = PeakMemory(torch.device("cpu"))
     memory.reset()
     block = mmap.mmap(-1, 64 * 2**20)  # not from the heap, which may hold freed pages of earlier tests
     for page in range(0, len(block), 4096):

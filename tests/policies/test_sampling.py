@@ -208,6 +208,27 @@ def test_a_model_without_an_end_token_runs_to_the_full_length():
     assert (done.lengths == 10).all()
 
 
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_prompts_that_are_read_apart_are_read_the_same(family, monkeypatch):
+    """Buckets of similar length are a matter of speed: one prompt at a time gives the same completions."""
+    population = random_population(tiny_base(family), 3)
+    ids = [population.base.encode(prompt) for prompt in (*RAGGED, "<3>a")]
+    together = sample(population, ids, 3, SamplingParams(5), [1, 2, 3])
+    assert len(sampling_module._length_buckets([len(i) for i in ids], 3)) == 1
+    monkeypatch.setattr(sampling_module, "PREFILL_TOKENS", 1)
+    assert len(sampling_module._length_buckets([len(i) for i in ids], 3)) == 4
+    apart = sample(population, ids, 3, SamplingParams(5), [1, 2, 3])
+    assert torch.equal(apart.tokens, together.tokens)
+    assert torch.allclose(apart.logprobs, together.logprobs, atol=1e-5)
+
+
+def test_a_long_prompt_does_not_make_short_ones_wait():
+    assert sampling_module._length_buckets([100, 10, 90, 0, 12], 1) == [
+        [0, 2],
+        [1, 4],
+    ]  # nothing is read of the empty one
+
+
 def test_right_pad():
     ids, mask = right_pad([[1, 2, 3], [4]], 9, torch.device("cpu"))
     assert ids.tolist() == [[1, 2, 3], [4, 9, 9]]
