@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.settings import Settings
+from pareto_align.discovery.signals import PROVIDED, steered_axes
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning, PromptError
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.weighting import Weighting, make
@@ -27,7 +28,6 @@ __all__ = ["ParetoAligner"]
 logger = logging.getLogger(__name__)
 
 RUNS_FOLDER = "pareto_runs"
-PROVIDED = frozenset({"measured", "gramians"})  # optional fields of a weighting's Signal that the loop fills in
 
 
 class ParetoAligner:
@@ -91,6 +91,8 @@ class ParetoAligner:
         eval_every: int = 10,
         eval_prompts: int = 64,
         eval_group_size: int = 1,
+        max_tokens: int | None = None,
+        max_seconds: float | None = None,
         archive_capacity: int | None = None,
         resolution: float = 2.0,
         stall_patience: int = 5,
@@ -129,6 +131,8 @@ class ParetoAligner:
             eval_every=eval_every,
             eval_prompts=eval_prompts,
             eval_group_size=eval_group_size,
+            max_tokens=max_tokens,
+            max_seconds=max_seconds,
             archive_capacity=archive_capacity,
             resolution=resolution,
             stall_patience=stall_patience,
@@ -162,10 +166,10 @@ class ParetoAligner:
                 ParetoAlignWarning,
                 stacklevel=2,
             )
-        if any(objective.role == "constrain" for objective in self.objectives):
+        if self.objectives.constraints and "slack" not in self.weighting.requires:
             warnings.warn(
                 f"The weighting {self.weighting.name!r} does not push policies towards thresholds; constrained "
-                "objectives only decide which policies may enter the front.",
+                "objectives only decide which policies may enter the front. A Lagrangian weighting pushes them.",
                 ParetoAlignWarning,
                 stacklevel=2,
             )
@@ -269,7 +273,7 @@ class ParetoAligner:
                 credit,
                 loss,
                 scale,
-                self.objectives.axes,
+                steered_axes(self.objectives, self.weighting),
                 temperature=settings.temperature,
                 updates=settings.updates_per_rollout,
                 max_norm=settings.max_grad_norm,
@@ -303,6 +307,7 @@ class ParetoAligner:
                 objectives=self.objectives,
                 learner=learner,
                 weighting=self.weighting,
+                explorer=self.explorer,
                 preferences=np.asarray(preferences),
                 splits=splits,
                 scale=scale,

@@ -10,20 +10,24 @@ import numpy as np
 import torch
 
 from pareto_align.discovery.evaluation import Evaluator, Measurement
+from pareto_align.discovery.explorers import Exploration, Explorer, Task
+from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.journal import Journal
 from pareto_align.discovery.prompts import Splits
 from pareto_align.discovery.publishing import Publisher
 from pareto_align.discovery.seeds import seed_for
 from pareto_align.discovery.settings import Settings
+from pareto_align.discovery.signals import make_signal, mean_rewards
 from pareto_align.discovery.stalls import StallMonitor, choose_parent
 from pareto_align.errors import TrainingError
 from pareto_align.front import Estimate, ParetoArchive
 from pareto_align.learning.learner import Learner, StepReport
-from pareto_align.learning.rollouts import PromptRow, Rollouts, roll_out
+from pareto_align.learning.rollouts import PromptRow, roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.mixing import mix
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
-from pareto_align.weighting import Signal, Weighting
+from pareto_align.weighting import Weighting
 
 __all__ = ["FrontDiscovery"]
 
@@ -35,8 +39,9 @@ class FrontDiscovery:
         population: K policies.
         objectives: What is optimized, constrained and audited.
         learner: Steps the population.
-        weighting: Turns the state of the population into weights `[K, m]`.
-        preferences: `[K, m]` what each slot pursues.
+        weighting: Turns the state of the population into weights `[K, m]`, or `[K, m + c]` if it steers constraints.
+        explorer: Decides after every measurement what the slots train next.
+        preferences: `[K, m]` what each slot pursues at first.
         splits: Prompts to train on, to select on, to report on.
         scale: The frozen scale of the objectives.
         evaluator: Measures on the select split.
@@ -53,6 +58,7 @@ class FrontDiscovery:
         objectives: ObjectiveSet,
         learner: Learner,
         weighting: Weighting,
+        explorer: Explorer,
         preferences: np.ndarray,
         splits: Splits,
         scale: RewardScale,
@@ -66,7 +72,9 @@ class FrontDiscovery:
         self.objectives = objectives
         self.learner = learner
         self.weighting = weighting
-        self.preferences = preferences
+        self.explorer = explorer
+        self.preferences = np.array(preferences, dtype=float)
+        self.floors = FloorKeeper(*self.preferences.shape)
         self.splits = splits
         self.scale = scale
         self.reference = reference
@@ -97,18 +105,22 @@ class FrontDiscovery:
             for step in range(self.settings.steps):
                 report = self._train(step)
                 spread = report.spread
-                last = step + 1 == self.settings.steps
-                if (step + 1) % self.settings.eval_every == 0 or last:
+                last = step + 1 == self.settings.steps or self._spent()
+                measure = (step + 1) % self.settings.eval_every == 0 or last
+                if measure:
                     self._measure(step + 1, spread)
-                if not last:
-                    self._restart_stalled(step + 1, spread)
-            self._report(self.settings.steps)
+                if last:
+                    break
+                if measure:
+                    self._explore(step + 1)
+                self._restart_stalled(step + 1, spread)
+            self._report(step + 1)
         except BaseException as error:
             self.journal.write("stopped", step=step, error=f"{type(error).__name__}: {error}")
             found = len(self.archive.members())
             error.add_note(f"The front found before step {step + 1} is in {self.publisher.path} ({found} adapters).")
             raise
-        self.journal.write("end", step=self.settings.steps, cost=self._cost())
+        self.journal.write("end", step=step + 1, cost=self._cost())
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -121,18 +133,23 @@ class FrontDiscovery:
         )
         self.train_tokens += rollouts.token_count
         self.rollouts += len(rollouts.texts)
-        values = _mean_rewards(rollouts)
-        gradients = self.learner.gradients(rollouts) if "gramians" in self.weighting.requires else None
-        weights = self.weighting(
-            Signal(
-                step=step,
-                steps=settings.steps,
-                values=self.scale.normalize(values)[:, list(self.objectives.axes)],
-                preferences=self.preferences,
-                measured=self.measured,
-                gramians=None if gradients is None else gradients.gramians,
-            )
+        gradients = None
+        if "gramians" in self.weighting.requires:
+            gradients = self.learner.gradients(rollouts)
+        signal = make_signal(
+            self.weighting,
+            rollouts,
+            self.objectives,
+            self.scale,
+            step=step,
+            steps=settings.steps,
+            preferences=self.preferences.copy(),
+            measured=None if self.measured is None else self.measured.copy(),
+            gradients=gradients,
         )
+        weights = np.array(self.weighting(signal))
+        m = self.objectives.m
+        weights[:, :m] = self.floors(weights[:, :m], signal)
         report = self.learner.step(
             rollouts,
             weights,
@@ -145,8 +162,9 @@ class FrontDiscovery:
         self.journal.write(
             "step",
             step=step + 1,
-            values=self.objectives.to_user(values),
-            weights=weights,
+            values=self.objectives.to_user(mean_rewards(rollouts)),
+            weights=weights[:, :m],
+            steering=weights[:, m:],
             kl=report.kl,
             entropy=report.entropy,
             spread=report.spread,
@@ -167,7 +185,11 @@ class FrontDiscovery:
         return batch
 
     def _learning_rate(self, step: int) -> float:
-        left = 1 - step / self.settings.steps
+        """Decays with the steps, or with the tokens where the budget of tokens will end the run first."""
+        done = step / self.settings.steps
+        if self.settings.max_tokens is not None:
+            done = min(max(done, (self.train_tokens + self.select.tokens) / self.settings.max_tokens), 1.0)
+        left = 1 - done
         factor = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}
         return self.settings.learning_rate * factor[self.settings.lr_schedule]
 
@@ -181,13 +203,59 @@ class FrontDiscovery:
                 reason = "not measured yet" if self.measured is None else "nothing archived serves it better"
                 self.journal.write("stalled", step=step, policy=slot, action=f"left as it is: {reason}")
                 continue
-            self.population.load(slot, parent.adapter)
-            self.learner.optimizer.reset(slot)
-            self.weighting.reset(slot)
-            self.stalls.reset(slot)
-            assert self.measured is not None  # a parent was chosen by it
-            self.measured[slot] = np.nan  # the old tenant's measurement is not the newcomer's
+            self._adopt(slot, parent.adapter)
             self.journal.write("stalled", step=step, policy=slot, action="started again", parent=parent.id)
+
+    def _adopt(self, slot: int, adapter: torch.Tensor) -> None:
+        """A slot goes on from another policy's adapter; nothing that belonged to the old tenant is kept."""
+        self.population.load(slot, adapter)
+        self.learner.optimizer.reset(slot)
+        self.weighting.reset(slot)
+        self.stalls.reset(slot)
+        if self.measured is not None:
+            self.measured[slot] = np.nan
+
+    def _explore(self, step: int) -> None:
+        """Let the explorer decide what the slots train next, and measure the candidates that need no training."""
+        assert self.measured is not None
+        state = Exploration(
+            step=step,
+            steps=self.settings.steps,
+            names=[self.objectives.names[i] for i in self.objectives.axes],
+            preferences=self.preferences.copy(),
+            measured=self.measured.copy(),
+            archive=self.archive,
+            frame=self._frame,
+            frame_stderr=self._frame_stderr,
+            seed=seed_for(self.settings.seed, "explorer", step),
+        )
+        self._measure_mixtures(step, state)
+        for slot, task in enumerate(self.explorer.propose(state)):
+            if task is not None:
+                self._assign(step, slot, task)
+
+    def _assign(self, step: int, slot: int, task: Task) -> None:
+        adapter = None if task.parent is None else self.archive.entries[task.parent].adapter
+        if adapter is not None:
+            self._adopt(slot, adapter)
+        else:
+            self.weighting.reset(slot)
+        self.preferences[slot] = task.preference
+        floors = None
+        if task.floors is not None:
+            axes = list(self.objectives.axes)
+            lower, upper = self.scale.lower[axes], self.scale.upper[axes]
+            floors = (lower + task.floors * (upper - lower) - self.scale.location[axes]) / self.scale.scale[axes]
+        self.floors.assign(slot, floors)
+        self.journal.write(
+            "task",
+            step=step,
+            policy=slot,
+            preference=task.preference,
+            floors=task.floors,
+            parent=task.parent,
+            reason=task.reason,
+        )
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
@@ -197,8 +265,7 @@ class FrontDiscovery:
         self.measured = np.stack([self._frame(m.estimate) for m in found])
         statuses = []
         for slot, measurement in enumerate(found):
-            name = f"m{self._next_entry:04d}"
-            self._next_entry += 1
+            name = self._new_name()
             provenance = {
                 "step": step,
                 "policy": slot,
@@ -220,6 +287,43 @@ class FrontDiscovery:
             hypervolume_low=low,
             hypervolume_high=high,
             members=len(self.archive.members()),
+            statuses=statuses,
+        )
+
+    def _measure_mixtures(self, step: int, state: Exploration) -> None:
+        """Measure the explorer's mixtures of archived adapters and offer them to the archive."""
+        mixtures = list(self.explorer.mixtures(state))
+        if not mixtures:
+            return
+        rows, errors = [], []
+        for mixture in mixtures:
+            adapters = torch.stack([self.archive.entries[name].adapter for name in mixture.parents])
+            row, error = mix(self.population, adapters, mixture.coefficients)
+            rows.append(row)
+            errors.append(error)
+        found = self.select.measure(torch.stack(rows).to(self.population.base.device))
+        names, statuses = [], []
+        for mixture, row, error, measurement in zip(mixtures, rows, errors, found, strict=True):
+            provenance = {
+                "step": step,
+                "parents": list(mixture.parents),
+                "coefficients": [float(c) for c in mixture.coefficients],
+                "rank_error": error,
+                "length": round(measurement.length, 2),
+            }
+            if mixture.preference is not None:
+                provenance["preference"] = np.asarray(mixture.preference, float).tolist()
+            names.append(self._new_name())
+            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, provenance, row.cpu())))
+        self.journal.write(
+            "mixtures",
+            step=step,
+            names=names,
+            parents=[list(m.parents) for m in mixtures],
+            coefficients=[list(m.coefficients) for m in mixtures],
+            rank_errors=errors,
+            reasons=[m.reason for m in mixtures],
+            values=self.objectives.to_user(np.stack([m.estimate.mean for m in found])),
             statuses=statuses,
         )
 
@@ -277,6 +381,18 @@ class FrontDiscovery:
             cost=self._cost() | {"steps": step},
         )
 
+    def _new_name(self) -> str:
+        name = f"m{self._next_entry:04d}"
+        self._next_entry += 1
+        return name
+
+    def _spent(self) -> bool:
+        """Whether the budget of tokens or of time is used up."""
+        tokens, seconds = self.settings.max_tokens, self.settings.max_seconds
+        return (tokens is not None and self.train_tokens + self.select.tokens >= tokens) or (
+            seconds is not None and time.monotonic() - self.started >= seconds
+        )
+
     def _cost(self) -> dict[str, Any]:
         """What the run has spent so far."""
         return {
@@ -304,9 +420,7 @@ class FrontDiscovery:
         framed: np.ndarray = self.scale.frame(estimate.mean)[list(self.objectives.axes)]
         return framed
 
-
-def _mean_rewards(rollouts: Rollouts) -> np.ndarray:
-    """Mean score `[K, M]` of each policy over its completions, NaN where an objective never applied."""
-    rewards = rollouts.rewards.reshape(rollouts.rewards.shape[0], -1, rollouts.rewards.shape[-1])
-    seen = np.isfinite(rewards).sum(1)
-    return np.where(seen > 0, np.nansum(rewards, 1) / np.maximum(seen, 1), np.nan)
+    def _frame_stderr(self, estimate: Estimate) -> np.ndarray:
+        axes = list(self.objectives.axes)
+        framed: np.ndarray = estimate.stderr[axes] / (self.scale.upper - self.scale.lower)[axes]
+        return framed

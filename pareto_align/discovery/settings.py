@@ -46,6 +46,8 @@ class Settings:
     eval_every: int = _setting(10, "steps between measurements of the population on the select split")
     eval_prompts: int = _setting(64, "prompts of the select split, and as many of the report split")
     eval_group_size: int = _setting(1, "completions per held-out prompt")
+    max_tokens: int | None = _setting(None, "stop training once this many tokens were sampled, measuring included")
+    max_seconds: float | None = _setting(None, "stop training after this many seconds")
     archive_capacity: int | None = _setting(None, "most members the archive keeps")
     resolution: float = _setting(
         2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"
@@ -71,12 +73,12 @@ class Settings:
             "eval_every", "eval_prompts", "eval_group_size", "stall_patience",
         ):  # fmt: skip
             _require_count(name, getattr(self, name))
-        for name in ("top_k", "archive_capacity", "micro_batch_tokens"):
+        for name in ("top_k", "archive_capacity", "micro_batch_tokens", "max_tokens"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):
             _require_number(name, getattr(self, name))
-        for name in ("top_p", "max_grad_norm"):
+        for name in ("top_p", "max_grad_norm", "max_seconds"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
         if not self.temperature > 0:
@@ -96,6 +98,14 @@ class Settings:
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
+        rows = self.population * self.prompts_per_step * self.group_size
+        if self.max_tokens is not None and self.max_tokens < rows:
+            raise ConfigError(
+                f"`max_tokens` cannot pay for one step: it samples {rows} completions (population x prompts_per_step x "
+                f"group_size). Found max_tokens={self.max_tokens}."
+            )
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ConfigError(f"`max_seconds` must be positive or None. Found {self.max_seconds!r}.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"`weight_decay` must be 0 or more. Found {self.weight_decay!r}.")
         if not self.resolution >= 0:

@@ -1,37 +1,21 @@
-"""What to train: which preference each slot of the population pursues."""
+"""A fixed grid of preferences: the plain explorer, and the baseline of the others."""
 
 from __future__ import annotations
 
-import difflib
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from pareto_align.discovery.explorers.base import Explorer, register_explorer
 from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
 from pareto_align.front.preferences import Preference
 
-__all__ = ["Explorer", "Grid", "make_explorer"]
+__all__ = ["Grid"]
 
 
-class Explorer(ABC):
-    """Decides the preferences that the slots of a population pursue."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
-        """Preferences `[K, m]` on the simplex.
-
-        Args:
-            names: The m optimized objectives.
-            population: K.
-            seed: For explorers that draw.
-        """
-
-
+@register_explorer("grid")
 class Grid(Explorer):
     """Evenly spread preferences (pymoo's reference directions for m > 2), or the ones given.
 
@@ -42,8 +26,6 @@ class Grid(Explorer):
     Raises:
         ConfigError: The margin leaves no room, or the number of preferences is not the population's.
     """
-
-    name = "grid"
 
     def __init__(self, preferences: Sequence[Any] | None = None, *, margin: float = 0.0) -> None:
         if not 0 <= margin < 1:
@@ -63,21 +45,3 @@ class Grid(Explorer):
         if self.margin * len(names) >= 1:
             raise ConfigError(f"A margin of {self.margin} leaves no room for {len(names)} objectives.")
         return simplex.interior(simplex.grid(len(names), population), self.margin)
-
-
-def make_explorer(explorer: str | Explorer) -> Explorer:
-    """An explorer by name, or the instance given.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
-    if isinstance(explorer, Explorer):
-        return explorer
-    known = {Grid.name: Grid}
-    if explorer not in known:
-        near = difflib.get_close_matches(str(explorer), known, n=1)
-        raise ConfigError(
-            f"Unknown explorer {explorer!r}."
-            + (f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}.")
-        )
-    return known[explorer]()

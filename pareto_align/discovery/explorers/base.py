@@ -1,0 +1,173 @@
+"""What an explorer is: it decides what the slots of a population train, from what was measured so far."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pareto_align.errors import ConfigError
+from pareto_align.front import Entry, Estimate, ParetoArchive
+
+__all__ = ["Exploration", "Explorer", "Mixture", "Task", "available_explorers", "make_explorer", "register_explorer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a slot does from now on.
+
+    Attributes:
+        preference: `[m]` on the simplex, what the slot pursues.
+        reason: Why, as a short sentence for the journal.
+        parent: The archived entry whose adapter the slot goes on from, with a fresh optimizer; None: the slot's own.
+        floors: `[m]` framed values that the policy must keep while it pursues its preference, NaN where it is free;
+            None: no floors.
+    """
+
+    preference: np.ndarray
+    reason: str
+    parent: str | None = None
+    floors: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A candidate that needs no training: a weighted sum of the weight updates of archived adapters.
+
+    Attributes:
+        parents: Ids of archive entries that still hold an adapter.
+        coefficients: One a parent. On the simplex it is an interpolation; negative ones extrapolate.
+        reason: Why, for the journal.
+        preference: `[m]` it is meant to serve, for the record.
+    """
+
+    parents: Sequence[str]
+    coefficients: Sequence[float]
+    reason: str
+    preference: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Exploration:
+    """What an explorer may look at, after every measurement of the population.
+
+    "Framed" values are maximised and on the frozen frame of the reward scale, in which 0 to 1 spans each optimised
+    objective.
+
+    Attributes:
+        step: Training steps made.
+        steps: Training steps planned.
+        names: The m optimised objectives.
+        preferences: `[K, m]` what each slot pursues now.
+        measured: `[K, m]` framed means of the population, NaN rows for slots that changed hands since.
+        archive: Every policy measured so far. Read only.
+        frame: Takes an estimate to its `[m]` framed means.
+        frame_stderr: Takes an estimate to their `[m]` standard errors.
+        seed: For explorers that draw; another one at every call.
+    """
+
+    step: int
+    steps: int
+    names: Sequence[str]
+    preferences: np.ndarray
+    measured: np.ndarray
+    archive: ParetoArchive
+    frame: Callable[[Estimate], np.ndarray]
+    frame_stderr: Callable[[Estimate], np.ndarray]
+    seed: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps that is behind."""
+        return self.step / self.steps
+
+    def alive(self) -> list[Entry]:
+        """Entries that still hold an adapter and meet the constraints: possible parents."""
+        return [e for e in self.archive.entries.values() if e.adapter is not None and str(e.status) != "infeasible"]
+
+
+class Explorer(ABC):
+    """Decides the preferences that the slots of a population pursue, at the start and after every measurement.
+
+    A subclass implements `preferences`; one that reacts to what was measured also implements `propose` or `mixtures`.
+    One that remembers something implements `state_dict` and `load_state_dict`, in JSON's own types.
+    """
+
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
+        """Preferences `[K, m]` on the simplex to begin with; forgets an earlier run.
+
+        Args:
+            names: The m optimized objectives.
+            population: K.
+            seed: For explorers that draw.
+
+        Raises:
+            ConfigError: The explorer cannot work with so many objectives or policies, or a library is missing.
+        """
+
+    def propose(self, state: Exploration) -> Sequence[Task | None]:
+        """What each of the K slots does next; None lets a slot go on as it is."""
+        return [None] * len(state.preferences)
+
+    def mixtures(self, state: Exploration) -> Sequence[Mixture]:
+        """Candidates to be measured now without training."""
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on where it stopped, in JSON's own types."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()` of an explorer with the same settings, after `preferences` was called."""
+        if state:
+            raise ConfigError(f"Explorer {self.name!r} keeps no state. Found {sorted(state)}.")
+
+
+_REGISTRY: dict[str, type[Explorer]] = {}
+_E = TypeVar("_E", bound=type[Explorer])
+
+
+def register_explorer(name: str) -> Callable[[_E], _E]:
+    """Class decorator: make an explorer available by `name`.
+
+    Raises:
+        ConfigError: The name is taken by another class.
+    """
+
+    def add(cls: _E) -> _E:
+        if name in _REGISTRY:
+            raise ConfigError(f"There is an explorer {name!r} already: {_REGISTRY[name].__qualname__}.")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def available_explorers() -> list[str]:
+    """Names of all registered explorers, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_explorer(explorer: str | Explorer) -> Explorer:
+    """An explorer by name, or the instance given.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if isinstance(explorer, Explorer):
+        return explorer
+    if explorer not in _REGISTRY:
+        near = difflib.get_close_matches(str(explorer), _REGISTRY, n=1)
+        raise ConfigError(
+            f"Unknown explorer {explorer!r}."
+            + (f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(available_explorers())}.")
+        )
+    return _REGISTRY[explorer]()
