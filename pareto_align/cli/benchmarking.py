@@ -13,7 +13,7 @@ from pareto_align.cli.output import say
 from pareto_align.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pareto_align.learning.throughput import Throughput
+    from pareto_align.learning.speeds import Throughput
 
 __all__ = ["bench"]
 
@@ -30,7 +30,8 @@ def bench(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"Cannot write {file}: --json takes a file in a folder that exists.")
 
     from pareto_align.learning.micro_batch import record_micro_batch
-    from pareto_align.learning.throughput import Workload, measure_throughput
+    from pareto_align.learning.speeds import Workload
+    from pareto_align.learning.throughput import measure_throughput
     from pareto_align.policies.base import load_base
 
     workload = Workload(
@@ -44,7 +45,9 @@ def bench(arguments: argparse.Namespace) -> None:
         budgets=tuple(arguments.budgets),
         repeats=arguments.repeats,
     )
-    base = load_base(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    base = load_base(
+        arguments.model, device=arguments.device, dtype=arguments.dtype, quantization=arguments.quantization
+    )
     person = sys.stderr.isatty()
     try:
         found = measure_throughput(base, workload, progress=_show if person else None)
@@ -120,7 +123,7 @@ def _about_population(found: Throughput) -> str:
     if another is None:
         return (
             f"population: {chosen.population} or more, as a policy costs {share} and the price per policy still fell "
-            "by over 10 % at the largest K measured."
+            "by over 10 % at the largest K measured; compare larger --population to learn more."
         )
     return (
         f"population: {chosen.population}, the smallest K whose seconds per policy are within 10 % of the least: a "

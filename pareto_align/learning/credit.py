@@ -2,7 +2,8 @@
 
 `vector` compares a completion with its peers, objective by objective: [K, N, G, m] -> [K, N, G, m]. `combine` lets the
 weighting collapse the objectives: [K, N, G, m] x [K, m] -> [K, N, G]. Policy k's advantages depend on policy k's
-rewards and weights only.
+rewards and weights only. Most methods collapse by the weighted sum; "pama" and "rvpo" compare a completion's objectives
+with each other.
 
 A row of weights has a direction w / sum(w), the trade, and a sum, the strength of that policy's step. Estimators that
 divide by a standard deviation after mixing would cancel the strength, so with `applies_to="advantage"` they are given
@@ -19,14 +20,18 @@ References:
     Liu et al., "GDPO: Group reward-Decoupled Normalization Policy Optimization for Multi-reward RL Optimization",
         arXiv 2601.05242 (gdpo).
     Hu et al., "REINFORCE++", arXiv 2501.03262 (reinforce).
+    He and Maghsudi, "Pareto Multi-Objective Alignment for Language Models", arXiv 2508.07768 (pama). Its authors' code
+        was not found; `granularity="batch"` is what https://github.com/yining610/ctwa has under that name.
+    Montero, Jurczyk and Dhingra, "RVPO: Risk-Sensitive Alignment via Variance Regularization", arXiv 2605.05750 (rvpo).
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -39,12 +44,18 @@ __all__ = [
     "DrGrpo",
     "Gdpo",
     "Grpo",
+    "Pama",
     "Reinforce",
     "Rloo",
+    "Rvpo",
     "available_credits",
+    "closest_to_zero",
     "make_credit",
     "register_credit",
 ]
+
+Granularity = Literal["sample", "batch"]
+Saturated = Literal["leave_out", "block"]
 
 
 class Credit(ABC):
@@ -89,19 +100,23 @@ class Credit(ABC):
             raise ConfigError(f"`applies_to` must be 'advantage' or 'reward'. Found {applies_to!r}.")
         weights = weights.to(vector)
         if applies_to == "reward":
-            return self._normalize(_mix(vector, weights))
+            return self._normalize(self._collapse(vector, weights))
         strength = weights.abs().sum(dim=1)
         direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
-        return self._normalize(_mix(vector, direction)) * strength[:, None, None]
+        return self._normalize(self._collapse(vector, direction)) * strength[:, None, None]
 
     @property
     def linear(self) -> bool:
         """Whether the combined advantage is the weighted sum of the vector, with no normalisation after mixing."""
-        return type(self)._normalize is Credit._normalize
+        return type(self)._normalize is Credit._normalize and type(self)._collapse is Credit._collapse
 
     @abstractmethod
     def _vector(self, rewards: Tensor) -> Tensor:
         """Vector advantages [K, N, G, m]; NaN is allowed where the reward is NaN."""
+
+    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
+        """One advantage a completion, [K, N, G, m] x [K, m] -> [K, N, G]: for most methods the weighted sum."""
+        return (vector * weights[:, None, None, :]).sum(dim=-1)
 
     def _normalize(self, scalar: Tensor) -> Tensor:
         """Normalisation after mixing [K, N, G] -> [K, N, G]; most methods have none."""
@@ -150,11 +165,6 @@ def make_credit(credit: str | Credit) -> Credit:
 def available_credits() -> list[str]:
     """Names of all registered credits, sorted."""
     return sorted(_REGISTRY)
-
-
-def _mix(vector: Tensor, weights: Tensor) -> Tensor:
-    """sum_m w_km a_kngm: [K, N, G, m] x [K, m] -> [K, N, G]."""
-    return (vector * weights[:, None, None, :]).sum(dim=-1)
 
 
 def _centre(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -255,3 +265,101 @@ class Reinforce(Credit):
     def _normalize(self, scalar: Tensor) -> Tensor:
         centred, count = _centre(scalar, (1, 2))
         return centred / (_deviation(centred, count, (1, 2)).square() + self.epsilon).sqrt()
+
+
+def closest_to_zero(values: Tensor, counted: Tensor) -> Tensor:
+    """The convex combination of `values` [..., m] that is closest to 0: 0 projected on [smallest, largest], [...].
+
+    Args:
+        values: [..., m].
+        counted: [..., m] which of them count; 0 where none does.
+    """
+    smallest = torch.where(counted, values, torch.full_like(values, torch.inf)).amin(-1)
+    largest = torch.where(counted, values, torch.full_like(values, -torch.inf)).amax(-1)
+    found = smallest.clamp(min=0) + largest.clamp(max=0)
+    return torch.where(counted.any(-1), found, torch.zeros_like(found))
+
+
+@register_credit("pama")
+class Pama(Gdpo):
+    """PAMA: a completion is worth what the objective that gains least from it gains.
+
+        a_i = max(z_i, 0)         s = argmin over the convex combinations of the a_i of s^2 = min_i a_i
+
+    z_i are the z-scores within the group. With advantages that are never negative ("Noon") the min-norm problem of MGDA
+    has an upper bound in the advantages alone, whose solution is this projection of 0 on [min a_i, max a_i].
+
+    The weights say which objectives have a say (any but 0; a negative one turns its objective round) and, by their sum,
+    how strong the step is; the trade between them is not used. So all policies of a population head the same way,
+    wherever their preferences point: a method for one policy, or a baseline.
+
+    Only completions above their group's mean in *every* objective are reinforced (a missing reward counts as the mean),
+    nothing is ever pushed down, and the advantages have a mean above 0. Entropy falls faster than with other credits.
+
+    Args:
+        granularity: "sample": each completion by itself (with one reward a completion, each token too). "batch": the
+            objectives' advantages are averaged over the policy's batch first and every completion gets the same s. That
+            keeps no credit at all, so on-policy the expected update is 0: for comparison only.
+        saturated: What an objective in which a group agrees does to that group. "leave_out" (default): it has no say
+            there. "block", as published: it is at 0 for all, so that nothing in the group is reinforced.
+        noon: False keeps negative advantages inside the projection: s is then 0 wherever two objectives disagree, and
+            otherwise the smaller of the gains or of the losses.
+
+    Raises:
+        ConfigError: A setting that does not exist.
+    """
+
+    def __init__(
+        self, *, granularity: Granularity = "sample", saturated: Saturated = "leave_out", noon: bool = True
+    ) -> None:
+        for name, value, known in (
+            ("granularity", granularity, get_args(Granularity)),
+            ("saturated", saturated, get_args(Saturated)),
+        ):
+            if value not in known:
+                raise ConfigError(f"Pama `{name}` must be one of {', '.join(known)}. Found {value!r}.")
+        self.granularity, self.saturated, self.noon = granularity, saturated, bool(noon)
+
+    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
+        turned = vector * weights.sign()[:, None, None, :]
+        counted = (weights != 0)[:, None, None, :].expand_as(vector)
+        if self.saturated == "leave_out":
+            counted = counted & (vector != 0).any(dim=2, keepdim=True)
+        gains = turned.clamp(min=0) if self.noon else turned
+        if self.granularity == "sample":
+            return closest_to_zero(gains, counted)
+        seen = counted.sum(dim=(1, 2))
+        means = torch.where(counted, gains, torch.zeros_like(gains)).sum(dim=(1, 2)) / seen.clamp(min=1)
+        return closest_to_zero(means, seen > 0)[:, None, None].expand(vector.shape[:3]).clone()
+
+    def _normalize(self, scalar: Tensor) -> Tensor:
+        return scalar
+
+
+@register_credit("rvpo")
+class Rvpo(Gdpo):
+    """RVPO: the soft minimum of a completion's z-scores in place of their mean, whitened over the batch as in "gdpo".
+
+        A = -(1/k) log( sum_i w_i exp(-k z_i) )         about  mean - k/2 variance,  both with weights w
+
+    A completion that fails one objective is not made good by the others. k near 0 is "gdpo", a large k counts the worst
+    objective only. The published form has even weights. A negative weight counts its objective turned round.
+
+    Args:
+        k: How much the worst objective counts, per standard deviation.
+
+    Raises:
+        ConfigError: `k` is not a positive number.
+    """
+
+    def __init__(self, *, k: float = 1.0) -> None:
+        if not (math.isfinite(k) and k > 0):
+            raise ConfigError(f"Rvpo `k` must be a positive number. Found {k}.")
+        self.k = float(k)
+
+    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
+        turned = vector * weights.sign()[:, None, None, :]
+        shares = weights.abs().log()[:, None, None, :]
+        found = -torch.logsumexp(shares - self.k * turned, dim=-1) / self.k
+        # A row of zeros has no objective to look at.
+        return torch.where((weights != 0).any(dim=1)[:, None, None], found, torch.zeros_like(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, TrainingError
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.logprobs import completion_logprobs
 from pareto_align.policies.packing import Past, row_lengths
@@ -103,7 +103,8 @@ class RowLayout:
         self.layout = layout
         self.micro_batch_tokens = micro_batch_tokens
         self.temperature = temperature
-        self._reads_packed_rows: bool | None = None
+        self.reads_packed_rows: bool | None = None
+        self._divisible = False
 
     def prepare(self, rollouts: Rollouts) -> Batch:
         """Split the prompts where the adapters begin to act, and choose the rows."""
@@ -136,18 +137,54 @@ class RowLayout:
                 parts[-1].append(n)
             else:
                 parts.append([n])
+        self._divisible = any(len(part) > 1 for part in parts)
         return parts
+
+    def within_memory(self, passes: Callable[[], None]) -> None:
+        """Make passes over `micro_batches`; where memory runs out, all of them again with half the tokens at a time.
+
+        The gradient is a sum over prompts, so the result is the same up to rounding. The smaller budget is kept.
+
+        Raises:
+            TrainingError: One prompt at a time is too much already.
+        """
+        while not self._fits(passes):
+            # here, and not where the error was caught: its traceback held on to the pass's tensors
+            if not self._divisible:
+                raise TrainingError(
+                    "Memory ran out with one prompt at a time. Take fewer policies (`population`), completions "
+                    "(`group_size`) or tokens (`max_new_tokens`), or turn on `gradient_checkpointing`."
+                )
+            self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
+            warnings.warn(
+                f"Memory ran out; micro-batches hold {self.micro_batch_tokens} tokens from now on.",
+                ParetoAlignWarning,
+                stacklevel=4,
+            )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _fits(self, passes: Callable[[], None]) -> bool:
+        try:
+            passes()
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" not in str(error):  # what the CPU's allocator says instead
+                raise
+            return False
+        return True
 
     def _can_pack(self, batch: Batch, longest: int) -> bool:
         """Whether completions can share their prompt's row; once they cannot, separate rows are used for good."""
-        if self.layout == "dense" or self._reads_packed_rows is False:
+        if self.layout == "dense" or self.reads_packed_rows is False:
             return False
         reason = None
         if not fits_window(self.population.base, longest):
             reason = f": a sequence has {longest} tokens, more than its sliding window"
-        elif self.layout == "auto" and self._reads_packed_rows is None:
+        elif self.layout == "auto" and self.reads_packed_rows is None:
             reason = self._why_packed_differs(batch)
-        self._reads_packed_rows = reason is None
+        self.reads_packed_rows = reason is None
         if reason is not None:
             warnings.warn(
                 f"{type(self.population.base.model).__name__} does not read packed rows like separate ones{reason}; "
@@ -182,7 +219,7 @@ class RowLayout:
                 return f": {error}"
         gap = float((ours - theirs).abs().sum() / mask.sum().clamp(min=1))
         # rounding: other shapes, other order of summation; in bfloat16 single tokens differ by up to .3 nats
-        tolerance = 1e-3 if self.population.base.dtype == torch.float32 else 0.1
+        tolerance = 0.1 if self.population.base.rounds_coarsely else 1e-3
         return None if gap <= tolerance else f" (mean difference {gap:.2g} nats a token)"
 
 

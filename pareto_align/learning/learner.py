@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pareto_align.errors import ConfigError
 from pareto_align.learning.credit import Credit
-from pareto_align.learning.gradients import ObjectiveGradients
+from pareto_align.learning.gradients import ObjectiveGradients, halves_of, inner_products
 from pareto_align.learning.layout import Batch, RowLayout, checkpointing
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts
@@ -93,8 +93,12 @@ class Learner:
 
     def vector_credit(self, rollouts: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""
+        return self.credit.vector(self._scaled(rollouts))
+
+    def _scaled(self, rollouts: Rollouts) -> Tensor:
+        """Rewards `[K, N, G, m]` of the optimized objectives on the frozen scale, NaN where missing."""
         scaled = self.scale.normalize(rollouts.rewards)[..., self.axes]
-        return self.credit.vector(torch.from_numpy(np.ascontiguousarray(scaled)).float())
+        return torch.from_numpy(np.ascontiguousarray(scaled)).float()
 
     def step(
         self,
@@ -146,7 +150,7 @@ class Learner:
             spread=spread.numpy(),
         )
 
-    def gradients(self, rollouts: Rollouts) -> ObjectiveGradients:
+    def gradients(self, rollouts: Rollouts, *, halves: bool = False) -> ObjectiveGradients:
         """The gradient of every objective for every policy, from one backward pass.
 
         On-policy the loss of an objective is linear in its advantages, so one pass over the completions' summed
@@ -155,37 +159,81 @@ class Learner:
         carries one sum; with more sums than completions dense rows are less work. The KL term of `kl="k1"` is one more
         sum.
 
+        With `halves` the prompts of the two halves are passed through one after the other: as many tokens, one more
+        buffer of gradients. With a single prompt its completions are halved, and passed through twice.
+
         Args:
             rollouts: What the current policies sampled, once: after an update the log-probabilities differ.
+            halves: Also find `cross_gramians`, from two halves of the batch.
+
+        Raises:
+            ConfigError: The batch is too small to be halved.
         """
         batch = self.layout.prepare(rollouts)
         done, device = batch.done, self.population.base.device
-        vector = self.vector_credit(rollouts)
+        whole = self.vector_credit(rollouts)
+        _, prompts, group, objectives = whole.shape
+        members = halves_of(prompts, group) if halves else torch.ones(1, prompts, group, dtype=torch.bool)
+        vector = self._halved_credit(rollouts, members) if halves else whole
         reference = self._reference_logprobs(batch)
-        objectives = vector.shape[-1]
         charge = self.loss.kl == "k1" and reference is not None
+        factors = vector
         if charge:
             assert reference is not None
             spent = self.loss.charge_kl(torch.zeros(vector.shape[:3]), done.logprobs, reference)
-            vector = torch.cat([vector, spent[..., None]], 3)
-        sums = vector.shape[-1]
-        if batch.packed and sums >= done.tokens.shape[2]:
+            factors = torch.cat([vector, spent[..., None]], 3)
+        sums = factors.shape[-1]
+        if batch.packed and sums >= group:
             batch = batch.dense()
-        found = torch.zeros(self.population.size, sums, self.population.parameter_count, device=device)
+        parts = torch.zeros(len(members), self.population.size, sums, self.population.parameter_count, device=device)
         weights = self.loss.token_weights(done.mask)
         logprobs = torch.zeros(done.tokens.shape)
-        with self.population.serving(training=True, gradients=found):
-            for numbers in self.layout.micro_batches(batch, copies=sums if batch.packed else 1):
-                weight = batch.pick(weights, numbers).to(device)
 
-                def ascent(logprob: Tensor, chunk: slice, weight: Tensor = weight) -> Tensor:
-                    return logprob * weight[chunk]
+        def passes() -> None:
+            parts.zero_()
+            for member, found in zip(members, parts, strict=True):
+                shares = factors * member[..., None]
+                with self.population.serving(training=True, gradients=found):
+                    for several in self.layout.micro_batches(batch, copies=sums if batch.packed else 1):
+                        numbers = [n for n in several if member[n].any()]
+                        if not numbers:
+                            continue
+                        weight = batch.pick(weights, numbers).to(device)
 
-                seen = self._backward(batch, numbers, ascent, factors=vector[:, numbers].to(device))
-                batch.put(logprobs, numbers, seen)
-        kl = found[:, objectives] if charge else None
-        exact = self.credit.linear and (reference is None or charge)
-        return ObjectiveGradients(found[:, :objectives], kl, reference, logprobs, batch, exact)
+                        def ascent(logprob: Tensor, chunk: slice, weight: Tensor = weight) -> Tensor:
+                            return logprob * weight[chunk]
+
+                        seen = self._backward(batch, numbers, ascent, factors=shares[:, numbers].to(device))
+                        batch.put(logprobs, numbers, seen)
+
+        self.layout.within_memory(passes)
+        total, cross = parts[0], None
+        if halves:
+            first, second = (member.numel() / int(member.sum()) for member in members)
+            cross = first * second * inner_products(parts[0, :, :objectives], parts[1, :, :objectives])
+            total += parts[1]
+        kl = total[:, objectives] if charge else None
+        exact = self.credit.linear and (reference is None or charge) and torch.equal(vector, whole)
+        return ObjectiveGradients(total[:, :objectives], kl, reference, logprobs, batch, exact, cross)
+
+    def _halved_credit(self, rollouts: Rollouts, members: Tensor) -> Tensor:
+        """Advantages `[K, N, G, m]` in which a completion is compared with peers of its own half `[2, N, G]` only.
+
+        A baseline that both halves share would tie their gradients to each other.
+        """
+        _, prompts, group, _ = rollouts.rewards.shape
+        along, length = (1, prompts) if prompts > 1 else (2, group)
+        if length < 2 or (along == 2 and self.credit.needs_group and group < 4):
+            raise ConfigError(
+                "Two halves of a batch need at least 2 prompts a step, or of one prompt at least 4 completions (2 for "
+                f"a learner without groups). Found prompts_per_step={prompts}, group_size={group}."
+            )
+        scaled = self._scaled(rollouts)
+        found = torch.empty_like(scaled)
+        for start in (0, 1):
+            part = (slice(None),) * along + (slice(start, None, 2),)
+            found[part] = self.credit.vector(scaled[part])
+        return found
 
     def _loss_gradient(self, batch: Batch, advantages: Tensor, reference: Tensor | None, old: Tensor | None) -> Tensor:
         """Put the loss's gradient into the population's buffer; returns the log-probabilities before the first update.
@@ -195,16 +243,20 @@ class Learner:
         device = self.population.base.device
         weights = self.loss.token_weights(batch.done.mask)
         before = torch.zeros(batch.done.tokens.shape) if old is None else old
-        self.population.grad.zero_()
-        with self.population.serving(training=True):
-            for numbers in self.layout.micro_batches(batch):
-                advantage, weight, ref, sampled = (
-                    None if x is None else batch.pick(x, numbers).to(device)
-                    for x in (advantages[..., None].expand(weights.shape), weights, reference, old)
-                )
-                seen = self._backward(batch, numbers, self._token_loss(advantage, weight, ref, sampled))
-                if old is None:
-                    batch.put(before, numbers, seen)
+
+        def passes() -> None:
+            self.population.grad.zero_()
+            with self.population.serving(training=True):
+                for numbers in self.layout.micro_batches(batch):
+                    advantage, weight, ref, sampled = (
+                        None if x is None else batch.pick(x, numbers).to(device)
+                        for x in (advantages[..., None].expand(weights.shape), weights, reference, old)
+                    )
+                    seen = self._backward(batch, numbers, self._token_loss(advantage, weight, ref, sampled))
+                    if old is None:
+                        batch.put(before, numbers, seen)
+
+        self.layout.within_memory(passes)
         return before
 
     def _token_loss(
@@ -261,18 +313,22 @@ class Learner:
             return None
         done = batch.folded() if batch.packed and not batch.plain else batch
         found = torch.zeros(done.done.tokens.shape)
-        with self.population.reference():
-            for numbers in self.layout.micro_batches(done):
-                prompts, tokens, mask, past = done.part(numbers)
-                seen = completion_logprobs(
-                    self.population,
-                    prompts,
-                    tokens,
-                    mask,
-                    temperature=self.temperature,
-                    packed=done.packed,
-                    past=past,
-                    plain=done.plain,
-                )
-                found[:, numbers, :, : tokens.shape[3]] = seen.cpu()
+
+        def passes() -> None:
+            with self.population.reference():
+                for numbers in self.layout.micro_batches(done):
+                    prompts, tokens, mask, past = done.part(numbers)
+                    seen = completion_logprobs(
+                        self.population,
+                        prompts,
+                        tokens,
+                        mask,
+                        temperature=self.temperature,
+                        packed=done.packed,
+                        past=past,
+                        plain=done.plain,
+                    )
+                    found[:, numbers, :, : tokens.shape[3]] = seen.cpu()
+
+        self.layout.within_memory(passes)
         return batch.unfolded(found)

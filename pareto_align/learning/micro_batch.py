@@ -45,7 +45,7 @@ def _record_key(base: Base) -> str | None:
         return None
     # a folder may be named from anywhere; a hub id is its own name
     name = str(Path(base.name).resolve()) if Path(base.name).exists() else base.name
-    parts = [name, base.gguf_file, str(base.dtype).removeprefix("torch."), base.device.type]
+    parts = [name, base.gguf_file, base.quantization, str(base.dtype).removeprefix("torch."), base.device.type]
     parts += [processor_of(base.device), f"{torch.get_num_threads()} threads"]
     return " | ".join(part for part in parts if part)
 

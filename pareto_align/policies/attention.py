@@ -150,7 +150,8 @@ def attend(
     if softcap is None:
         out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
     else:
-        scores = torch.matmul(stacked, key.transpose(2, 3)).float() * (width**-0.5 if scaling is None else scaling)
+        # scaled before the product: in float16 some models' products pass 65504
+        scores = torch.matmul(stacked * (width**-0.5 if scaling is None else scaling), key.transpose(2, 3)).float()
         scores = torch.tanh(scores / softcap) * softcap
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         out = torch.matmul(scores.softmax(-1).to(value.dtype), value)

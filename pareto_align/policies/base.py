@@ -6,6 +6,7 @@ Device and dtype are resolved once, here; everything above asks `Base.device` an
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -31,6 +32,7 @@ Prompt = str | list[dict[str, str]]
 
 PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
+QUANTIZATIONS = ("4bit", "8bit")
 
 
 @dataclass(eq=False)
@@ -43,6 +45,7 @@ class Base:
         name: What `load_base` was asked for, or None for a model given in memory.
         use_chat_template: Whether a plain-text prompt is sent as a user turn of the chat template.
         gguf_file: The GGUF file within `name`, where one was asked for.
+        quantization: `"4bit"` or `"8bit"`, where `load_base` quantised the model; None where it did not.
     """
 
     model: Any
@@ -52,12 +55,21 @@ class Base:
     dtype: torch.dtype
     use_chat_template: bool
     gguf_file: str | None = None
+    quantization: str | None = None
 
     @property
     def context_length(self) -> int:
         """Tokens the model can attend to; a large number where the config does not say."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else 1 << 30
+
+    @property
+    def rounds_coarsely(self) -> bool:
+        """Whether two right ways to run the model differ by much more than float32's rounding.
+
+        So do half types, and layers of 8 bits, which round what they read as well.
+        """
+        return self.dtype != torch.float32 or bool(getattr(self.model, "is_quantized", False))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -104,6 +116,7 @@ def load_base(
     gguf_file: str | None = None,
     use_chat_template: bool | None = None,
     trust_remote_code: bool = False,
+    quantization: Any = None,
 ) -> Base:
     """Load a causal LM and freeze it.
 
@@ -117,9 +130,12 @@ def load_base(
         gguf_file: Name of a GGUF file inside the hub repository or folder `model`.
         use_chat_template: Whether plain-text prompts become user turns; by default yes if there is a template.
         trust_remote_code: Passed on to transformers; off unless asked for.
+        quantization: `"4bit"` or `"8bit"` keeps the frozen linear layers in that many bits, by bitsandbytes; a
+            quantization config of transformers is passed on as it is. None loads the weights in `dtype`.
 
     Raises:
-        ModelError: The model cannot be found or loaded, or its tokenizer has no token to pad with.
+        ModelError: The model cannot be found or loaded, or its tokenizer has no token to pad with, or bitsandbytes is
+            asked for and missing.
     """
     if isinstance(model, Base):
         return model
@@ -130,18 +146,23 @@ def load_base(
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         source: str | Path = name
+        load_as = resolve_dtype(dtype, target)
+        if name.startswith((".", "/", "~")) and not Path(name).exists():
+            raise ModelError(f"Cannot load the model {name!r}: there is no such folder or file.")
         if name.startswith(PYPI_SCHEME):
             source = convert_gguf(_gguf_of_distribution(name.removeprefix(PYPI_SCHEME)))
         elif name.endswith(".gguf"):
             source = convert_gguf(Path(name))
         elif gguf_file is not None and Path(name).is_dir():
             source = convert_gguf(Path(name) / gguf_file)
-        load_as = resolve_dtype(dtype, target)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        placed: dict[str, Any] = {}
+        if quantization is not None:  # such a model cannot be moved later
+            placed = {"quantization_config": _quantization_config(quantization, load_as), "device_map": {"": target}}
         if gguf_file is not None and not Path(name).is_dir():
             options["gguf_file"] = gguf_file
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options)
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options, **placed)
             if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **options)
         except (OSError, ValueError, ImportError) as error:
@@ -150,6 +171,10 @@ def load_base(
     elif not (isinstance(model, torch.nn.Module) and hasattr(model, "config")):
         raise ModelError(
             f"`model` must be a name, a path or a model object of transformers. Found a {type(model).__name__}."
+        )
+    elif quantization is not None:
+        raise ModelError(
+            "A model given in memory is used as it is. Give its name and `quantization`, or load it quantised yourself."
         )
     else:
         source = getattr(model.config, "_name_or_path", "") or ""
@@ -170,20 +195,85 @@ def load_base(
         raise ModelError("The model has no parameters.")
     if model.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head. Load it with AutoModelForCausalLM.")
-    quantized = getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None
-    model = model.eval() if quantized else model.to(device=target, dtype=load_as).eval()
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        embedding = model.get_input_embeddings().weight
+        target, load_as = embedding.device, embedding.dtype
+        _keep_differentiable(model)
+    else:
+        model = model.to(device=target, dtype=load_as)
+    model = model.eval()
     if use_chat_template is None:
         use_chat_template = tokenizer.chat_template is not None
-    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file)
+    bits = quantization if isinstance(quantization, str) else None
+    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits)
+
+
+def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:
+    """What transformers is to be told: QLoRA's 4 bits (arXiv 2305.14314), 8 bits, or what the user says.
+
+    Raises:
+        ModelError: A word is unknown, or bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if not isinstance(quantization, str):
+        return quantization
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(
+            f"Unknown quantization {quantization!r}. Use {' or '.join(map(repr, QUANTIZATIONS))}, a quantization "
+            "config of transformers, or None."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization={quantization!r} needs bitsandbytes, which is not installed. "
+            "Install it with `pip install 'pareto-align[quantized]'`."
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Stop bitsandbytes from laying 4-bit weights out anew for a CPU that runs them without gradients.
+
+    The first sampling would do so for good, and the product of that layout passes no gradient on to the layers below.
+
+    Raises:
+        ModelError: It has happened already.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+            if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+                raise ModelError(
+                    "This 4-bit model has been run before, and bitsandbytes has laid its weights out for inference. "
+                    "Load it anew."
+                )
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to run on; `"auto"` takes CUDA, then MPS, then the CPU."""
+    """The device to run on; `"auto"` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: There is no such device, on this machine or at all.
+    """
     if str(device) != "auto":
         try:
-            return torch.device(device)
+            found = torch.device(device)
         except RuntimeError as error:
             raise ModelError(f"Unknown device {device!r}: {error}") from error
+        count = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}.get(found.type)
+        if count is not None and (found.index or 0) >= count():
+            raise ModelError(
+                f"This machine, or its torch {torch.__version__}, has no device {str(found)!r}. "
+                "Use 'auto' or 'cpu', or install a torch that knows the device."
+            )
+        return found
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():

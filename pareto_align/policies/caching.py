@@ -161,11 +161,14 @@ class SharedPrompt(AttentionPlan):
         each = heads // shared * length  # queries of a row that one key head serves
         query = query.reshape(rows, shared, each, width)
         keys, values = self.keys[layer], self.values[layer]
+        scaling = width**-0.5 if scaling is None else scaling
+        if query.dtype == torch.float16:  # some models' products pass 65504 before they are scaled
+            query, scaling = query * scaling, 1.0
         scores = torch.cat(
             [self._unstack(torch.matmul(self._stack(query), keys.transpose(2, 3)), each), query @ key.transpose(2, 3)],
             3,
         ).float()
-        scores *= width**-0.5 if scaling is None else scaling
+        scores *= scaling
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         prefix = keys.shape[2]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pareto_align.errors import ModelError
 from pareto_align.policies.base import Base
+from pareto_align.policies.lora import ServedAdapters
 
 __all__ = ["Head"]
 
@@ -17,12 +18,22 @@ CPU_CHUNK = 4_000_000  # fresh blocks of more than 32 MB cost a CPU more in page
 class Head:
     """The language-model head: hidden states to logits, as the model itself computes them.
 
+    Args:
+        base: The model.
+        served: What the model's adapters serve, if it has any; a loss tells them by how much its gradient is scaled.
+
     Raises:
         ModelError: The model computes its logits in a way that this class does not reproduce (checked on one forward).
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, served: ServedAdapters | None = None) -> None:
+        self.served = ServedAdapters() if served is None else served
         self.module = base.model.get_output_embeddings()
+        if not self.module.weight.is_floating_point():
+            raise ModelError(
+                "The language-model head is quantised, which training does not support. Leave it out: "
+                "BitsAndBytesConfig(llm_int8_skip_modules=['lm_head'])."
+            )
         config = base.model.config.get_text_config()
         self.softcap = getattr(config, "final_logit_softcapping", None)
         self.factor = float(getattr(config, "logit_scale", None) or 1.0)

@@ -6,6 +6,7 @@ the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pac
 from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["TokenLoss", "completion_logprobs", "fused_loss", "lay_out", "predicting_states"]
+
+HALF_PEAK = 16.0  # float16 reaches 4000 times further up, for what grows on the way back, and 3e8 times further down
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """Maps log-probabilities `[n]` of the tokens in a slice to their losses `[n]`."""
@@ -117,13 +120,19 @@ def completion_logprobs(
 
 
 class _FusedLoss(torch.autograd.Function):
-    """Head, log-softmax and token loss in chunks; the gradient of the hidden states is formed on the way forward."""
+    """Head, log-softmax and token loss in chunks; the gradient of the hidden states is formed on the way forward.
+
+    float16 ends at 6e-8, and a token's share of a batch's loss is smaller than that before long. So there the head sees
+    every token as if its share were 1, and the gradient leaves with its largest entry at `HALF_PEAK`; the adapters'
+    layers divide by that scale when they add to their float32 buffers (`ServedAdapters.gradient_scale`).
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, hidden: Tensor, head: Head, targets: Tensor, temperature: float, token_loss: TokenLoss
     ) -> tuple[Tensor, Tensor]:
-        grad_hidden = torch.empty_like(hidden)
+        half = hidden.dtype == torch.float16
+        grad_hidden = torch.empty_like(hidden, dtype=torch.float32 if half else None)
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         factor = head.factor / temperature
@@ -149,10 +158,19 @@ class _FusedLoss(torch.autograd.Function):
             total += losses.detach().sum()
             # d loss / d logits = slope * (onehot - softmax), then back through temperature, softcap and scale
             slope = slope[:, None] * factor
-            grad_logits = mass.mul_(-slope / sums).scatter_add_(1, wanted, slope)
+            inside = torch.ones_like(slope) if half else slope
+            grad_logits = mass.mul_(-inside / sums).scatter_add_(1, wanted, inside)
             if slack is not None:
                 grad_logits.mul_(slack)
-            grad_hidden[part] = head.backward(grad_logits)
+            found = head.backward(grad_logits)
+            grad_hidden[part] = found * slope if half else found
+        ctx.scale = 1.0
+        if half:
+            peak = float(grad_hidden.abs().max()) if grad_hidden.numel() else 0.0
+            if 0 < peak < math.inf:
+                ctx.scale = 2.0 ** math.floor(math.log2(HALF_PEAK / peak))
+            grad_hidden = (grad_hidden * ctx.scale).to(hidden.dtype)
+        ctx.served = head.served
         ctx.save_for_backward(grad_hidden)
         ctx.mark_non_differentiable(logprobs)
         return total, logprobs
@@ -160,6 +178,7 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (grad_hidden,) = ctx.saved_tensors
+        ctx.served.gradient_scale = ctx.scale
         return grad_hidden * grad, None, None, None, None
 
 

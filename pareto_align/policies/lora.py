@@ -27,11 +27,14 @@ class ServedAdapters:
         training: Whether gradients flow into the layers' gradient buffers.
         streams: `[K, tokens, S]` factors of every token of the batch in each of S sums of gradients, while the
             gradients of several objectives are taken from one backward pass (`learning.gradients`); else None.
+        gradient_scale: Factor of the gradients that arrive, taken out again when they are added to the buffers; 1 but
+            in float16.
     """
 
     count: int = 0
     training: bool = False
     streams: Tensor | None = None
+    gradient_scale: float = 1.0
 
 
 class _PopulationLoRA(torch.autograd.Function):
@@ -128,20 +131,24 @@ class PopulationLinear(nn.Module):
         policies = a.shape[0]
         rows, grad_rows = x.reshape(policies, -1, x.shape[-1]), grad.reshape(policies, -1, grad.shape[-1])
         down, grad_down = torch.bmm(rows, a.transpose(1, 2)), torch.bmm(grad_rows, b)
+        returned = grad_down
+        if x.dtype == torch.float16:  # a sum over tokens soon passes 65504, and a factor of a stream falls below 6e-8
+            rows, grad_rows, down, grad_down = (part.float() for part in (rows, grad_rows, down, grad_down))
+        alpha = self.scaling / self.served.gradient_scale
         assert self.grad_a is not None
         assert self.grad_b is not None
         if self.served.streams is None:
-            self.grad_a.add_(torch.bmm(grad_down.transpose(1, 2), rows), alpha=self.scaling)
-            self.grad_b.add_(torch.bmm(grad_rows.transpose(1, 2), down), alpha=self.scaling)
-            return grad_down
-        factors = self.served.streams.to(x.dtype).unsqueeze(3)
+            self.grad_a.add_(torch.bmm(grad_down.transpose(1, 2), rows), alpha=alpha)
+            self.grad_b.add_(torch.bmm(grad_rows.transpose(1, 2), down), alpha=alpha)
+            return returned
+        factors = self.served.streams.to(rows.dtype).unsqueeze(3)
         split = (factors.shape[2], a.shape[1])
         wide = (grad_down.unsqueeze(2) * factors).flatten(2)
-        self.grad_a.add_(torch.bmm(wide.transpose(1, 2), rows).unflatten(1, split), alpha=self.scaling)
+        self.grad_a.add_(torch.bmm(wide.transpose(1, 2), rows).unflatten(1, split), alpha=alpha)
         wide = (down.unsqueeze(2) * factors).flatten(2)
         columns = torch.bmm(grad_rows.transpose(1, 2), wide).unflatten(2, split)
-        self.grad_b.add_(columns.transpose(1, 2), alpha=self.scaling)
-        return grad_down
+        self.grad_b.add_(columns.transpose(1, 2), alpha=alpha)
+        return returned
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x[rows, ..., in]`, rows grouped by policy."""

@@ -163,7 +163,7 @@ class PolicyPopulation:
         self._gradients = self.grad
         self._head: Head | ModelError
         try:
-            self._head = Head(base)
+            self._head = Head(base, self.served)
         except ModelError as error:
             self._head = error  # sampling can do without
 
@@ -264,6 +264,7 @@ class PolicyPopulation:
             self._fill(rows, gradients)
         self._rows, self._gradients = rows, gradients
         self.served.count, self.served.training = 0 if rows is None else rows.shape[0], training
+        self.served.gradient_scale = 1.0
 
     @torch.no_grad()
     def _fill(self, rows: Tensor, gradients: Tensor) -> None:
@@ -289,6 +290,7 @@ class PolicyPopulation:
     def save_adapter(self, row: Tensor, folder: Path) -> None:
         """Write one policy `[M]` as a stock PEFT LoRA folder that loads without this package."""
         from peft import LoraConfig
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         config = LoraConfig(**{k: v for k, v in self.lora.to_dict().items() if k in LoraConfig.__dataclass_fields__})
@@ -297,18 +299,23 @@ class PolicyPopulation:
         config.target_modules = _short_targets([block.name for block in self.blocks], self.base.model)
         config.inference_mode = True
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.adapter_tensors(row), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(self.adapter_tensors(row), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(str(error)) from error
         config.save_pretrained(str(folder))
 
     def read_adapter(self, folder: Path) -> Tensor:
         """Read a stock PEFT LoRA folder of this base as one policy `[M]`.
 
-        A smaller rank is padded with zeros, which trains and serves as the original does.
+        A smaller rank, of the whole adapter or of single layers, is padded with zeros, which trains and serves as the
+        original does: where A and B are both zero, so are their gradients.
 
         Raises:
             FrontFileError: The folder is no LoRA adapter of this model's layers, or its rank is larger than ours.
         """
         from peft import LoraConfig
+        from peft.utils.other import get_pattern_key
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -322,13 +329,21 @@ class PolicyPopulation:
                 f"The adapter in {folder} acts from the tokens {config.alora_invocation_tokens or 'of the beginning'} "
                 f"on; this population's from {self.lora.alora_invocation_tokens or 'the beginning'}."
             )
-        if config.r > self.lora.r:
-            raise FrontFileError(
-                f"The adapter in {folder} has rank {config.r}; this population has rank {self.lora.r}."
-            )
         row = torch.zeros(1, self.parameters.shape[1])
-        scale = (config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)) / self.scaling
         for block in self.blocks:
+            r, alpha = (
+                pattern.get(get_pattern_key(list(pattern), block.name), everywhere)
+                for pattern, everywhere in (
+                    (config.rank_pattern, config.r),
+                    (config.alpha_pattern, config.lora_alpha),
+                )
+            )
+            if r > self.lora.r:
+                raise FrontFileError(
+                    f"The adapter in {folder} has rank {r}; this population has rank {self.lora.r}, and a rank can "
+                    f"only be raised. Take LoraConfig(r={r}) or more."
+                )
+            scale = (alpha / (math.sqrt(r) if config.use_rslora else r)) / self.scaling
             a, b = block.split(row)
             for part, letter, factor in ((a, "A", 1.0), (b, "B", scale)):
                 key = f"base_model.model.{block.name}.lora_{letter}.weight"
@@ -336,7 +351,7 @@ class PolicyPopulation:
                     raise FrontFileError(f"The adapter in {folder} has no tensor {key}: it adapts other layers.")
                 given = tensors.pop(key).float()
                 # only the rank may be smaller: padding a narrower layer would take another model's adapter for ours
-                room = part[0, : config.r] if letter == "A" else part[0, :, : config.r]
+                room = part[0, :r] if letter == "A" else part[0, :, :r]
                 if room.shape != given.shape:
                     raise FrontFileError(
                         f"The adapter in {folder} has {key} of shape {list(given.shape)} where {list(room.shape)} is "
@@ -424,6 +439,9 @@ def _find_targets(model: nn.Module, lora: Any) -> list[tuple[str, nn.Linear]]:
     kinds = sorted({type(m).__name__ for m in model.modules() if type(m).__name__ in ("Conv1D", "Conv1d")})
     if not found:
         hint = f" Its layers are {kinds[0]}, which cannot carry a population." if kinds else ""
+        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        if names and not refused:
+            hint += f" Its linear layers are {', '.join(names)}."
         raise ModelError(
             f"{type(model).__name__} has no nn.Linear that matches target_modules={config.target_modules!r}.{hint}"
             + (f" Matching but not nn.Linear: {refused[0]}." if refused else "")

@@ -141,7 +141,7 @@ def _why_not_driven(population: PolicyPopulation, prompt_ids: Sequence[Sequence[
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, ModelError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
     gap = float((ours - theirs).norm() / (theirs - theirs.mean(-1, keepdim=True)).norm())
-    return None if gap <= (1e-3 if base.dtype == torch.float32 else 0.2) else f"its logits differ by {gap:.2g}"
+    return None if gap <= (0.2 if base.rounds_coarsely else 1e-3) else f"its logits differ by {gap:.2g}"
 
 
 class _Decoding:

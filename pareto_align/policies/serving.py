@@ -39,8 +39,9 @@ def recorded_base(described: Mapping[str, Any], **load: Any) -> Base:
             "Pass it: load_model(base=...)."
         )
     options: dict[str, Any] = {"dtype": described.get("dtype") or "auto"}
-    if described.get("gguf_file"):
-        options["gguf_file"] = described["gguf_file"]
+    for key in ("gguf_file", "quantization"):
+        if described.get(key):
+            options[key] = described[key]
     template = described.get("use_chat_template", described.get("chat_template_used"))
     if template is not None:
         options["use_chat_template"] = bool(template)
@@ -87,9 +88,11 @@ def load_adapter(described: Mapping[str, Any], folder: Path, name: str, base: An
 
 
 def _attempt(folder: Path, load: Any) -> Any:
+    from safetensors import SafetensorError
+
     try:
         return load()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"The adapter in {folder} cannot be put on this base model: {error}") from error
 
 

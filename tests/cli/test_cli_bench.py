@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pareto_align.cli.benchmarking import _report
-from pareto_align.learning.throughput import BudgetSpeed, PopulationSpeed, Throughput, Workload
+from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 
 SMALL = (
     "--population", 1, 2, "--prompts", 2, "--prompt-tokens", 8, "--group-size", 2, "--max-new-tokens", 4,
@@ -103,6 +103,8 @@ def test_what_cannot_be_measured_is_one_line(cli, project, tmp_path, monkeypatch
         ((model, *SMALL, "--json", tmp_path), r"error: Cannot write .*: --json takes a file in a folder that exists"),
         ((model, *SMALL, "--json", tmp_path / "no" / "x.json"), r"error: Cannot write .*x\.json: --json takes a file"),
         ((model, *SMALL, "--dtype", "float99"), r"error: Unknown dtype 'float99'"),
+        ((model, *SMALL, "--device", "cuda:99"), r"error: This machine, or its torch .*, has no device 'cuda:99'"),
+        ((tmp_path / "none", *SMALL), r"error: Cannot load the model '.*none': there is no such folder"),
     ):
         found = cli("bench", *arguments)
         assert found.code == 2
@@ -150,6 +152,7 @@ def test_the_recommendation_says_how_it_was_chosen():
     assert "a policy costs 0.78 of one at K = 1 there, and each one more costs 1.00 of that." in text
     text = report((1.0, 1.0, 1.0))
     assert "population: 4 or more, as a policy costs 0.25 of one at K = 1" in text
+    assert "at the largest K measured; compare larger --population to learn more." in text
     assert "population: 1, the only one measured." in report((1.0,))
     assert "micro_batch_tokens: 1024, the smallest budget within 5 % of the best throughput." in text
     text = report((1.0,), budgets=((512, 2, 900, 1.0), (2048, 1, 1800, 1.0)))

@@ -5,11 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pareto_align.errors import ConfigError
-from pareto_align.learning.credit import Centred, Credit, Grpo, available_credits, make_credit, register_credit
+from pareto_align.learning.credit import (
+    Centred,
+    Credit,
+    Grpo,
+    Pama,
+    Rvpo,
+    available_credits,
+    closest_to_zero,
+    make_credit,
+    register_credit,
+)
 
-NAMES = ["centred", "dr_grpo", "gdpo", "grpo", "reinforce", "rloo"]
+NAMES = ["centred", "dr_grpo", "gdpo", "grpo", "pama", "reinforce", "rloo", "rvpo"]
+TWO_SIDED = [name for name in NAMES if name != "pama"]  # pama never pushes a completion down
 NORMALISING = ["gdpo", "grpo", "reinforce"]
 NAN = math.nan
 
@@ -165,7 +178,7 @@ def test_advantages_do_not_depend_on_the_origin_of_the_rewards(name: str) -> Non
     close(credit.vector(rewards + torch.tensor([5.0, -3.0])), credit.vector(rewards), 1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TWO_SIDED)
 def test_the_mean_advantage_is_zero(name: str) -> None:
     credit = make_credit(name)
     weights = torch.tensor([[0.3, 0.7]] * 3, dtype=torch.float64)
@@ -191,7 +204,7 @@ def test_a_missing_reward_is_left_out_and_contributes_nothing(name: str, expecte
     close(make_credit(name).vector(group(1, NAN, 3, NAN)), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TWO_SIDED)
 def test_an_objective_without_any_or_with_one_reward_gives_zeros(name: str) -> None:
     credit = make_credit(name)
     vector = credit.vector(group((NAN, 1.0, 1.0), (NAN, NAN, 2.0)))
@@ -207,6 +220,136 @@ def test_a_missing_reward_leaves_the_other_objectives_alone(name: str) -> None:
     full = credit.vector(rewards)
     rewards[0, 0, 0, 1] = NAN
     close(credit.vector(rewards)[..., 0], full[..., 0], 1e-12)
+
+
+# Collapses that are no weighted sum.
+
+
+@pytest.mark.parametrize(
+    ("advantages", "expected"),
+    [((0.2, 0.5), 0.2), ((-0.1, 0.5), 0.0), ((-0.2, -0.5), -0.2), ((0.0, 0.5), 0.0), ((0.7,), 0.7)],
+)
+def test_the_closed_form_of_pama(advantages: tuple[float, ...], expected: float) -> None:
+    # min over the simplex of (sum_i c_i a_i)^2: all values between the smallest and the largest can be had.
+    values = torch.tensor(advantages, dtype=torch.float64)
+    close(closest_to_zero(values, torch.ones_like(values, dtype=torch.bool)), expected)
+    for share in torch.linspace(0, 1, 11, dtype=torch.float64):
+        mixture = share * values[0] + (1 - share) * values[-1]
+        assert mixture.abs() >= abs(expected) - 1e-12
+
+
+def test_values_that_do_not_count_leave_the_closed_form_alone() -> None:
+    values, counted = torch.tensor([[0.2, 0.5], [0.0, 0.5], [0.1, 0.1]]), torch.tensor([[1, 1], [0, 1], [0, 0]])
+    close(closest_to_zero(values, counted.bool()), [0.2, 0.5, 0.0], 1e-7)
+
+
+EVEN = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+
+
+def test_pama_reinforces_what_gains_in_every_objective() -> None:
+    # Rewards (0, 3), (1, 0), (2, 3): the first objective has mean 1 and deviation 1, the second mean 2, deviation
+    # sqrt(3). Only the third completion is above both means: z = (1, 1 / sqrt(3)), of which the second is smaller.
+    credit, rewards = Pama(), group((0, 3), (1, 0), (2, 3))
+    close(credit.combine(credit.vector(rewards), EVEN), [0, 0, 1 / (math.sqrt(3) + 1e-4)])
+    # Negatives kept: (-1, .577) and (0, -1.155) are closest to 0 at 0.
+    kept = Pama(noon=False)
+    close(kept.combine(kept.vector(rewards), EVEN), [0, 0, 1 / (math.sqrt(3) + 1e-4)])
+    # A completion that is worst in both is pushed down by its smaller loss, only there.
+    worse = group((0, 0), (1, 3), (2, 3))
+    close(kept.combine(kept.vector(worse), EVEN), [-1 / (1 + 1e-4), 0, 1 / (math.sqrt(3) + 1e-4)])
+    close(credit.combine(credit.vector(worse), EVEN), [0, 0, 1 / (math.sqrt(3) + 1e-4)])
+
+
+def test_pama_over_the_batch_gives_every_completion_the_same() -> None:
+    # The positive parts are (0, 0, 1) and (.577, 0, .577): means 1/3 and .385, of which the first is closer to 0.
+    credit, rewards = Pama(granularity="batch"), group((0, 3), (1, 0), (2, 3))
+    close(credit.combine(credit.vector(rewards), EVEN), [1 / 3 / (1 + 1e-4)] * 3)
+
+
+def test_a_saturated_objective_blocks_pama_unless_left_out() -> None:
+    rewards = group((0, 1), (1, 1), (2, 1))
+    blocked, left_out = Pama(saturated="block"), Pama()
+    assert (blocked.combine(blocked.vector(rewards), EVEN) == 0).all()
+    close(left_out.combine(left_out.vector(rewards), EVEN), [0, 0, 1 / (1 + 1e-4)])
+    batch = Pama(saturated="block", granularity="batch")
+    assert (batch.combine(batch.vector(rewards), EVEN) == 0).all()
+
+
+def test_under_pama_a_weight_says_who_counts_and_not_how_much() -> None:
+    credit, rewards = Pama(), random_rewards(K=1, m=3)
+    vector = credit.vector(rewards)
+    two = credit.combine(vector[..., :2], EVEN)
+    close(credit.combine(vector, torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64)), two)
+    # A negative weight turns an objective round.
+    turned = torch.cat([vector[..., :1], -vector[..., 1:2]], -1)
+    close(credit.combine(vector[..., :2], torch.tensor([[0.5, -0.5]])), credit.combine(turned, EVEN))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4))
+@settings(max_examples=30, deadline=None)
+def test_pama_is_the_worst_gain_whatever_the_scales(seed: int, m: int) -> None:
+    rewards = random_rewards(K=2, m=m, seed=seed)
+    credit, weights = Pama(), torch.full((2, m), 1 / m, dtype=torch.float64)
+    advantages = credit.combine(credit.vector(rewards), weights)
+    z = make_credit("gdpo").vector(rewards)
+    close(advantages, z.amin(-1).clamp(min=0))
+    scaled = credit.combine(credit.vector(rewards * torch.logspace(-1, 2, m)), weights)
+    close(scaled, advantages, 2e-2)
+
+
+def test_rvpo_is_the_soft_minimum_of_the_z_scores() -> None:
+    # z = (1, -1), k = 1: -log(.5 (e^-1 + e^1)) = -.433781. With weights (.9, .1): -log(.9 e^-1 + .1 e) = .505971.
+    vector = torch.tensor([[[[1.0, -1.0]]]], dtype=torch.float64)
+    close(Rvpo(k=1.0)._collapse(vector, EVEN), -0.433781, 1e-6)
+    close(Rvpo(k=1.0)._collapse(vector, torch.tensor([[0.9, 0.1]], dtype=torch.float64)), 0.505971, 1e-6)
+    close(Rvpo(k=1e-6)._collapse(vector, EVEN), 0.0, 1e-5)
+    close(Rvpo(k=200.0)._collapse(vector, EVEN), -1 + math.log(2) / 200)
+    # Turned round, both are -1, and so is every soft minimum of them.
+    close(Rvpo(k=3.0)._collapse(vector, torch.tensor([[-0.5, 0.5]], dtype=torch.float64)), -1.0)
+
+
+def test_rvpo_without_risk_is_gdpo() -> None:
+    rewards, weights = random_rewards(), torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    plain, soft = make_credit("gdpo"), Rvpo(k=1e-5)
+    close(soft.combine(soft.vector(rewards), weights), plain.combine(plain.vector(rewards), weights), 1e-4)
+
+
+def test_rvpo_prefers_the_even_completion() -> None:
+    # Both sums are 1, and gdpo sees no difference; the even one has no objective that fails.
+    rewards = group((1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (0.5, 0.5))
+    credit = Rvpo()
+    advantages = credit.combine(credit.vector(rewards), EVEN).flatten()
+    assert (advantages[[1, 3]] > 0.8).all()
+    assert (advantages[[0, 2]] < -0.8).all()
+    plain = make_credit("gdpo")
+    close(plain.combine(plain.vector(rewards), EVEN), torch.zeros(1, 1, 4))
+
+
+def test_collapses_that_are_no_weighted_sum_are_not_linear() -> None:
+    assert {name: make_credit(name).linear for name in NAMES} == {
+        "centred": True,
+        "dr_grpo": True,
+        "gdpo": False,
+        "grpo": False,
+        "pama": False,
+        "reinforce": False,
+        "rloo": True,
+        "rvpo": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Pama(granularity="token"), "sample, batch"),
+        (lambda: Pama(saturated="keep"), "leave_out, block"),
+        (lambda: Rvpo(k=0.0), "`k`"),
+        (lambda: Rvpo(k=math.nan), "`k`"),
+    ],
+)
+def test_settings_of_a_collapse_out_of_range(call: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call()
 
 
 # A group that agrees has nothing to say.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import RAGGED, lora, random_population, relative_error, tiny_base
 
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, make_credit, roll_out
+from pareto_align.errors import ConfigError
+from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.policies import SamplingParams
 
@@ -110,6 +113,8 @@ WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 1.3]])
         (PolicyLoss(kl_coef=0.3, aggregation="sequence"), "centred", True),
         (PolicyLoss(kl_coef=0.3, kl="k3"), "centred", False),
         (PolicyLoss(), "gdpo", False),
+        (PolicyLoss(), "pama", False),
+        (PolicyLoss(kl_coef=0.3), "rvpo", False),
     ],
 )
 @pytest.mark.parametrize("updates", [1, 3])
@@ -159,3 +164,110 @@ def test_the_gradients_of_a_bfloat16_model_point_the_same_way():
     cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1)
     assert found.dtype == torch.float32
     assert cosine.min() > 0.98
+
+
+# Two halves of the batch.
+
+
+def part_of(rollouts, prompts=slice(None), completions=slice(None)):
+    """Some of the prompts, or some of each prompt's completions, as a batch of its own."""
+    done = rollouts.completions
+    where = (slice(None), prompts, completions)
+    fields = {name: getattr(done, name)[where] for name in ("tokens", "mask", "logprobs")}
+    return Rollouts(rollouts.rows[prompts], dataclasses.replace(done, **fields), [], rollouts.rewards[where])
+
+
+def plain_cross(population, learner, first, second, count):
+    """`[K, m, m]` from one backward pass an objective and half."""
+    a, b = (one_by_one(population, half, learner, count).double() for half in (first, second))
+    return torch.einsum("kip,kjp->kij", a, b).numpy()
+
+
+@pytest.mark.parametrize("layout", ["packed", "dense"])
+@pytest.mark.parametrize("credit", ["centred", "reinforce"])
+@pytest.mark.parametrize("prompts", [2, 3])
+def test_cross_gramians_are_inner_products_of_the_halves_own_gradients(layout, credit, prompts):
+    """Unequal halves and a baseline over the batch included: each half is what it would be as a batch of its own."""
+    population, rollouts, learner = setting(2, layout=layout, credit=credit)
+    rollouts = part_of(rollouts, slice(prompts))
+    halves = [part_of(rollouts, slice(start, None, 2)) for start in (0, 1)]
+    found = learner.gradients(rollouts, halves=True)
+    # the whitening of "reinforce" is no part of an objective's gradient: rows of weights keep their own direction
+    expected = plain_cross(population, learner, *halves, 2) if credit == "centred" else whole_cross(learner, halves)
+    assert np.allclose(found.cross_gramians, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert found.exact is (credit == "centred")
+    whole = learner.gradients(rollouts)
+    assert whole.cross_gramians is None
+    if credit == "centred":
+        for k in range(3):
+            assert relative_error(found.gradients[k], whole.gradients[k]) < 1e-5
+        assert torch.allclose(found.logprobs, whole.logprobs, atol=1e-5)
+
+
+def whole_cross(learner, halves):
+    a, b = (learner.gradients(half).gradients.double() for half in halves)
+    return torch.einsum("kip,kjp->kij", a, b).numpy()
+
+
+@pytest.mark.parametrize("layout", ["packed", "dense"])
+@pytest.mark.parametrize("tokens", [1, 10**6])
+def test_every_completion_goes_through_one_backward_pass_for_both_halves(layout, tokens, monkeypatch):
+    _, rollouts, learner = setting(2, layout=layout, micro_batch_tokens=tokens)
+    seen, plain = [], learner._backward
+
+    def counted(batch, numbers, *args, factors):
+        seen.extend(numbers)
+        assert factors.shape[-1] == 2, "one sum an objective, not one an objective and half"
+        return plain(batch, numbers, *args, factors=factors)
+
+    monkeypatch.setattr(learner, "_backward", counted)
+    learner.gradients(rollouts, halves=True)
+    assert sorted(seen) == list(range(len(RAGGED)))
+
+
+def test_a_single_prompt_is_halved_by_its_completions():
+    population, rollouts, learner = setting(2, group=6)
+    rollouts = part_of(rollouts, slice(1))
+    halves = [part_of(rollouts, completions=slice(start, None, 2)) for start in (0, 1)]
+    found = learner.gradients(rollouts, halves=True)
+    expected = plain_cross(population, learner, *halves, 2)
+    assert np.allclose(found.cross_gramians, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    # The halves have baselines of their own, so their sum is not the whole batch's gradient, and says so.
+    assert not found.exact
+
+
+def test_cross_gramians_have_no_noise_on_their_diagonal():
+    """A reward that is a coin's toss has no gradient: that of a batch is noise, and its square is never small."""
+    _, rollouts, learner = setting(1, group=8, size=2)
+    noise, plain, cross = np.random.default_rng(0), [], []
+    for _ in range(40):
+        rollouts.rewards[:] = noise.integers(0, 2, rollouts.rewards.shape)
+        found = learner.gradients(rollouts, halves=True)
+        plain.append(found.gramians[:, 0, 0])
+        cross.append(found.cross_gramians[:, 0, 0])
+    scatter = np.std(cross, axis=0) / np.sqrt(len(cross))
+    assert (np.abs(np.mean(cross, axis=0)) < 3.5 * scatter).all()
+    assert (np.mean(plain, axis=0) > 5 * scatter).all()
+
+
+def test_a_step_from_halved_gradients_is_the_plain_step():
+    settings = {"loss": PolicyLoss(kl_coef=0.3), "credit": "rloo"}
+    plain, rollouts, learner = setting(2, **settings)
+    learner.step(rollouts, WEIGHTS, 1e-3)
+    other, rollouts, learner = setting(2, **settings)
+    learner.step(rollouts, WEIGHTS, 1e-3, gradients=learner.gradients(rollouts, halves=True))
+    for k in range(3):
+        assert relative_error(other.grad[k], plain.grad[k]) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("credit", "group", "fits"), [("centred", 3, False), ("centred", 4, True), ("reinforce", 2, True)]
+)
+def test_a_batch_too_small_to_be_halved_is_refused(credit, group, fits):
+    _, rollouts, learner = setting(2, group=group, credit=credit)
+    rollouts = part_of(rollouts, slice(1))
+    if fits:
+        assert np.isfinite(learner.gradients(rollouts, halves=True).cross_gramians).all()
+        return
+    with pytest.raises(ConfigError, match="prompts_per_step=1, group_size=3"):
+        learner.gradients(rollouts, halves=True)

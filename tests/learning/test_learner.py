@@ -20,7 +20,7 @@ from tiny_models import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, TrainingError
 from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
 from pareto_align.learning.layout import checkpointing
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
@@ -181,6 +181,57 @@ def test_micro_batches_change_nothing(tokens, kl_coef):
         assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < 1e-4
     assert np.allclose(split.grad_norm, report.grad_norm, rtol=1e-4)
     assert np.allclose(split.kl, report.kl, rtol=1e-4, equal_nan=True)
+
+
+def short_of_memory(monkeypatch, most, message):
+    """Let every pass over more than `most` prompts run out of memory in the middle of its backward pass."""
+    backward = Learner._backward
+
+    def limited(self, batch, numbers, *args, **kwargs):
+        seen = backward(self, batch, numbers, *args, **kwargs)  # its gradient has been added by then
+        if len(numbers) > most:
+            raise message
+        return seen
+
+    monkeypatch.setattr(Learner, "_backward", limited)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("message", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+def test_out_of_memory_halves_the_micro_batches_and_changes_nothing(message, monkeypatch):
+    whole, _, _, _ = stepped(micro_batch_tokens=10**6)
+    short_of_memory(monkeypatch, 1, message)
+    with pytest.warns(ParetoAlignWarning, match="Memory ran out"):
+        parts, _, _, _ = stepped(micro_batch_tokens=10**6)
+    for k in range(3):
+        assert relative_error(parts.grad[k], whole.grad[k]) < 1e-5
+
+
+def test_out_of_memory_in_the_gradients_of_all_objectives_changes_nothing(monkeypatch):
+    population = random_population(tiny_base("llama"), 3)
+    rollouts = draw(population, range(3))
+    whole = make_learner(population, micro_batch_tokens=10**6).gradients(rollouts).gradients
+    short_of_memory(monkeypatch, 1, OUT_OF_MEMORY[0])
+    with pytest.warns(ParetoAlignWarning, match="Memory ran out"):
+        parts = make_learner(population, micro_batch_tokens=10**6).gradients(rollouts).gradients
+    assert relative_error(parts, whole) < 1e-5
+
+
+def test_a_prompt_that_does_not_fit_alone_is_an_error_that_says_what_helps(monkeypatch):
+    short_of_memory(monkeypatch, 0, OUT_OF_MEMORY[0])
+    with pytest.warns(ParetoAlignWarning), pytest.raises(TrainingError, match="gradient_checkpointing"):
+        stepped()
+
+
+def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(monkeypatch):
+    short_of_memory(monkeypatch, 0, RuntimeError("shapes"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        stepped()
 
 
 def test_packed_and_dense_layouts_take_the_same_step():

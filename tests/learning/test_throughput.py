@@ -19,13 +19,8 @@ from pareto_align.learning import throughput
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.memory import PeakMemory
 from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record_micro_batch, recorded_micro_batch
-from pareto_align.learning.throughput import (
-    BudgetSpeed,
-    PopulationSpeed,
-    Throughput,
-    Workload,
-    measure_throughput,
-)
+from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
+from pareto_align.learning.throughput import measure_throughput
 from pareto_align.policies import load_base
 from pareto_align.policies.records import cache_folder
 

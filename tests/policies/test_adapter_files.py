@@ -80,11 +80,44 @@ def test_a_smaller_rank_is_padded_and_serves_the_same(rslora, tmp_path):
     assert (ours - tiny_model()(IDS).logits).abs().max() > 0.1
 
 
+def test_layers_may_have_ranks_of_their_own(tmp_path):
+    patterns = {"rank_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 1}, "alpha_pattern": {"o_proj": 7}}
+    mixed = LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", init_lora_weights=False, **patterns)
+    torch.manual_seed(3)
+    theirs = get_peft_model(tiny_model(), mixed).eval()
+    theirs.save_pretrained(tmp_path)
+    population = PolicyPopulation(tiny_base(), 1, lora=lora(r=4))
+    row = population.read_adapter(tmp_path)
+    with population.serving(row[None]), torch.no_grad():
+        ours = population.base.model(IDS).logits
+    assert torch.allclose(ours, theirs(IDS).logits, atol=1e-5)
+
+
+def test_policies_of_different_ranks_train_side_by_side(population, tmp_path):
+    """A policy of rank 2 in slots of rank 4 gets stock PEFT's gradient of rank 2, and its padding stays zero."""
+    small = random_population(tiny_base(), 1, config=lora(r=2), seed=7)
+    peft = as_peft(small, small.parameters[0], tmp_path, tiny_model(), is_trainable=True).eval()
+    peft(IDS, use_cache=False).logits.square().sum().backward()
+    expected = peft_row(small, peft, grad=True)
+    population.load(0, population.read_adapter(tmp_path))
+    with population.serving(training=True):
+        population.base.model(IDS.repeat(2, 1), use_cache=False).logits.square().sum().backward()
+    for wide, narrow in zip(population.blocks, small.blocks, strict=True):
+        (a, b), (own_a, own_b) = wide.split(population.grad[0]), narrow.split(expected)
+        assert torch.allclose(a[:2], own_a, rtol=1e-3, atol=1e-3 * float(own_a.abs().max()))
+        assert torch.allclose(b[:, :2], own_b, rtol=1e-3, atol=1e-3 * float(own_b.abs().max()))
+        assert (a[2:] == 0).all()
+        assert (b[:, 2:] == 0).all()
+
+
 def test_a_larger_rank_is_refused(population, tmp_path):
     big = random_population(tiny_base(), 1, config=lora(r=8))
-    big.save_adapter(big.parameters[0], tmp_path)
-    with pytest.raises(FrontFileError, match="rank 8; this population has rank 4"):
-        population.read_adapter(tmp_path)
+    big.save_adapter(big.parameters[0], tmp_path / "big")
+    mixed = LoraConfig(r=2, target_modules="all-linear", rank_pattern={"down_proj": 8})
+    get_peft_model(tiny_model(), mixed).save_pretrained(tmp_path / "mixed")
+    for folder in ("big", "mixed"):
+        with pytest.raises(FrontFileError, match=r"rank 8; this population has rank 4.*LoraConfig\(r=8\)"):
+            population.read_adapter(tmp_path / folder)
 
 
 def test_an_adapter_of_another_base_is_refused(population, tmp_path):

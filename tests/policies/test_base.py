@@ -97,12 +97,18 @@ def test_a_model_in_memory_needs_its_tokenizer():
         load_base(tiny_model())
 
 
-def test_unknown_devices_and_types_are_refused():
+def test_unknown_devices_and_types_are_refused(monkeypatch):
     with pytest.raises(ModelError, match="gibberish"):
         resolve_device("gibberish")
     for name in ("float99", "int8", "nn"):
         with pytest.raises(ModelError, match=name):
             resolve_dtype(name, torch.device("cpu"))
+    for missing in ("cuda", "cuda:3", "mps"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0 if missing == "cuda" else 3)  # noqa: B023
+        monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
+        with pytest.raises(ModelError, match=f"has no device '{missing}'. Use 'auto' or 'cpu'"):
+            resolve_device(missing)
+    assert resolve_device("cuda:2") == torch.device("cuda:2")
     assert resolve_dtype("torch.float16", torch.device("cpu")) is torch.float16
     assert resolve_dtype(torch.float64, torch.device("cpu")) is torch.float64
     assert resolve_device("cpu") == torch.device("cpu")
@@ -131,6 +137,12 @@ def test_a_gguf_file_that_was_converted_before_is_only_looked_up(tmp_path, monke
     assert not folder.exists()
     folder.mkdir(parents=True)
     assert convert_gguf(file) == folder
+
+
+def test_a_wrong_type_is_refused_before_half_a_minute_of_converting(tmp_path, monkeypatch):
+    monkeypatch.setattr("pareto_align.policies.base.convert_gguf", lambda path: pytest.fail("converted"))
+    with pytest.raises(ModelError, match="float99"):
+        load_base(tmp_path / "model.gguf", dtype="float99")
 
 
 # --------------------------------------------------------------------------------------------------- prompts
