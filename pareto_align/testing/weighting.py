@@ -46,7 +46,7 @@ def random_signals(
         measured: False leaves `measured` None throughout.
         constraints: Columns of `slack`; 0 leaves it None.
     """
-    rng, others = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    rng, others, more = np.random.default_rng(seed), np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     preferences = rng.dirichlet(np.ones(m), size=K)
     level = rng.random((K, m)) * 0.5
     latest: FloatArray | None = None
@@ -59,7 +59,22 @@ def random_signals(
         gramians = gradients @ gradients.transpose(0, 2, 1)
         slack = scale * (others.random((K, constraints)) - 0.5) if constraints else None
         spread = scale * others.random((K, m))
-        signals.append(_frozen(Signal(step, count, scale * level, preferences, latest, gramians, slack, spread)))
+        halves = gradients + more.standard_normal((2, K, m, 8))
+        rewards = scale * more.standard_normal((K, m, 2 * m))
+        signal = Signal(
+            step,
+            count,
+            scale * level,
+            preferences,
+            measured=latest,
+            gramians=gramians,
+            slack=slack,
+            spread=spread,
+            covariances=rewards @ rewards.transpose(0, 2, 1) / (2 * m),
+            cross_gramians=halves[0] @ halves[1].transpose(0, 2, 1),
+            audits=scale * more.random((K, 2)),
+        )
+        signals.append(_frozen(signal))
     return signals
 
 
@@ -112,12 +127,12 @@ def _frozen(signal: Signal) -> Signal:
 def _rows(signal: Signal, rows: ArrayLike, columns: ArrayLike) -> Signal:
     """The signal with policies and objectives taken in another order."""
     r, c = np.asarray(rows, dtype=int), np.asarray(columns, dtype=int)
-    gramians = None if signal.gramians is None else signal.gramians[np.ix_(r, c, c)]
-    measured = None if signal.measured is None else signal.measured[np.ix_(r, c)]
-    values, preferences = signal.values[np.ix_(r, c)], signal.preferences[np.ix_(r, c)]
-    slack = None if signal.slack is None else signal.slack[r]
-    spread = None if signal.spread is None else signal.spread[np.ix_(r, c)]
-    return _frozen(Signal(signal.step, signal.steps, values, preferences, measured, gramians, slack, spread))
+    places: dict[str, Any] = dict.fromkeys(("gramians", "covariances", "cross_gramians"), np.ix_(r, c, c))
+    places |= dict.fromkeys(("values", "preferences", "measured", "spread"), np.ix_(r, c))
+    places |= dict.fromkeys(("slack", "audits"), (r,))
+    arrays = {name: getattr(signal, name) for name in places}
+    taken: dict[str, Any] = {name: None if array is None else array[places[name]] for name, array in arrays.items()}
+    return _frozen(dataclasses.replace(signal, **taken))
 
 
 class WeightingContract:
@@ -190,7 +205,19 @@ class WeightingContract:
                 for step, factor in enumerate((1.0, 1.0, -1.0, 0.0)):
                     gramians = np.einsum("ki,kj->kij", values, values)
                     slack = factor * np.resize(values, (K, self.constraints)) if self.constraints else None
-                    signal = Signal(step, 4, factor * values, preferences, framed, gramians, slack, np.abs(values))
+                    signal = Signal(
+                        step,
+                        4,
+                        factor * values,
+                        preferences,
+                        measured=framed,
+                        gramians=gramians,
+                        slack=slack,
+                        spread=np.abs(values),
+                        covariances=gramians,
+                        cross_gramians=factor * gramians,
+                        audits=factor * values[:, :1],
+                    )
                     self._check(weighting(_frozen(signal)), K, m)
 
     def test_permuting_objectives_permutes_weights(self) -> None:
@@ -331,6 +358,8 @@ class WeightingContract:
 class GramianWeightingContract(WeightingContract):
     """More checks for a weighting that reads `Signal.gramians`: subclass it like `WeightingContract`.
 
+    One that reads `Signal.cross_gramians` too is given the same products there: two halves that agree.
+
     Attributes:
         scale_free: False where the common length of all gradients matters.
         defensive: True for a method whose update lets no objective fall to first order.
@@ -351,7 +380,12 @@ class GramianWeightingContract(WeightingContract):
         m = len(found)
         wanted = np.full(m, 1 / m) if preference is None else np.asarray(preference, dtype=np.float64)
         values = np.linspace(0.2, 0.6, m)[None]
-        return self.ready(1, m)(_frozen(Signal(0, 10, values, wanted[None], None, found[None].copy())))[0]
+        return self.ready(1, m)(self._signal(0, 10, values, wanted[None], found[None]))[0]
+
+    @staticmethod
+    def _signal(step: int, steps: int, values: FloatArray, preferences: FloatArray, gramians: FloatArray) -> Signal:
+        first, second = gramians.copy(), gramians.copy()
+        return _frozen(Signal(step, steps, values, preferences, gramians=first, cross_gramians=second))
 
     def test_gramians_are_asked_for(self) -> None:
         """It says that it needs Gramians, and refuses a signal without."""
@@ -368,8 +402,8 @@ class GramianWeightingContract(WeightingContract):
                     weighting = self.ready(2, m)
                     for step in range(3):
                         values = np.full((2, m), 0.1 * step)
-                        signal = Signal(step, 4, values, np.stack([preference] * 2), None, np.stack([gramian] * 2))
-                        rows = weighting(_frozen(signal))
+                        signal = self._signal(step, 4, values, np.stack([preference] * 2), np.stack([gramian] * 2))
+                        rows = weighting(signal)
                         self._check(rows, 2, m)
                         assert np.abs(rows).sum(axis=1).max() < 1e9, name
 

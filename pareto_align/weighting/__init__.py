@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pareto_align.weighting.adaptive import SAW
 from pareto_align.weighting.aggregators import IMTLG, MGDA, AlignedMTL, CAGrad, NashMTL, PCGrad, UPGrad
+from pareto_align.weighting.barrier import Barrier
 from pareto_align.weighting.base import Signal, Weighting, available, make, register
 from pareto_align.weighting.chebyshev import Chebyshev
+from pareto_align.weighting.covariance import CTWA
 from pareto_align.weighting.fixed import Fixed
 from pareto_align.weighting.gradient import GradientInfluence
+from pareto_align.weighting.halves import MoDo, ParetoDA
 from pareto_align.weighting.hypervolume import Hypervolume, HypervolumePaper
 from pareto_align.weighting.lagrangian import Lagrangian, LagrangianAll, LagrangianEquality, LagrangianSigmoid, SafeRLHF
 from pareto_align.weighting.maxmin import MaxMin
@@ -21,8 +24,10 @@ from pareto_align.weighting.scalarizations import (
     Tchebycheff,
 )
 from pareto_align.weighting.schedules import Schedule
+from pareto_align.weighting.thresholds import NelderMeadThresholds, ProxyPoints
 
 __all__ = [
+    "CTWA",
     "IMTLG",
     "MGDA",
     "PSA",
@@ -30,6 +35,7 @@ __all__ = [
     "STCH",
     "AlignedMTL",
     "AugmentedTchebycheff",
+    "Barrier",
     "CAGrad",
     "Chebyshev",
     "EPOSearch",
@@ -43,9 +49,13 @@ __all__ = [
     "LagrangianEquality",
     "LagrangianSigmoid",
     "MaxMin",
+    "MoDo",
     "NashMTL",
+    "NelderMeadThresholds",
     "PCGrad",
+    "ParetoDA",
     "ParetoMTL",
+    "ProxyPoints",
     "SafeRLHF",
     "Schedule",
     "Signal",

@@ -11,7 +11,7 @@ import difflib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -56,6 +56,12 @@ class Signal:
             positive where the constraint holds, NaN where every reward was missing; None without constraints.
         spread: [K, m] standard deviation over the batch of each policy's rewards, on the frozen scale, never negative;
             NaN where every reward was missing; None where nobody asks for it.
+        covariances: [K, m, m] covariances of the rewards among the completions of a prompt, mean over the prompts, on
+            the frozen scale; NaN where nothing was seen; None where nobody asks for it.
+        cross_gramians: [K, m, m] inner products of the objectives' gradients on two halves of the batch, entry i, j:
+            objective i on the first half, j on the second. Unbiased where `gramians` are not; not symmetric; None where
+            nobody asks for it.
+        audits: [K, a] mean of each policy's rewards in the a audited objectives, like `values`; None without any.
 
     Raises:
         ConfigError: The shapes do not belong together.
@@ -69,21 +75,29 @@ class Signal:
     gramians: FloatArray | None = None
     slack: FloatArray | None = None
     spread: FloatArray | None = None
+    covariances: FloatArray | None = None
+    cross_gramians: FloatArray | None = None
+    audits: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for name in ("values", "preferences", "measured", "gramians", "slack", "spread"):
-            if (array := getattr(self, name)) is not None:
-                object.__setattr__(self, name, np.asarray(array, dtype=np.float64))
+        for field in fields(self):
+            if field.name not in ("step", "steps") and (array := getattr(self, field.name)) is not None:
+                object.__setattr__(self, field.name, np.asarray(array, dtype=np.float64))
         if self.values.ndim != 2:
             raise ConfigError(f"Signal.values must have shape [K, m]. Found {self.values.shape}.")
         K, m = self.values.shape
-        square = (K, m)
-        for name, shape in (("preferences", square), ("measured", square), ("gramians", (K, m, m)), ("spread", square)):
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("preferences", "measured", "spread"), (K, m))
+        shapes |= dict.fromkeys(("gramians", "covariances", "cross_gramians"), (K, m, m))
+        for name, shape in shapes.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ConfigError(f"Signal.{name} must have shape {list(shape)} like `values`. Found {array.shape}.")
-        if self.slack is not None and (self.slack.ndim != 2 or len(self.slack) != K):
-            raise ConfigError(f"Signal.slack must have shape [{K}, c], a row a policy. Found {self.slack.shape}.")
+        for name, letter in (("slack", "c"), ("audits", "a")):
+            array = getattr(self, name)
+            if array is not None and (array.ndim != 2 or len(array) != K):
+                raise ConfigError(
+                    f"Signal.{name} must have shape [{K}, {letter}], a row a policy. Found {array.shape}."
+                )
 
     @property
     def progress(self) -> float:
@@ -100,7 +114,7 @@ class Weighting(ABC):
 
     Attributes:
         name: The name it is registered under.
-        requires: Optional `Signal` fields it cannot work without ("measured", "gramians", "slack", "spread").
+        requires: Optional `Signal` fields it cannot work without: names such as "measured", "gramians" or "slack".
             "measured" may still be None before the first evaluation. A method that requires "slack" returns weights
             [K, m + c]: the last c columns steer the constrained objectives, in the order of `Signal.slack`.
         signed: True where weights may be negative, to push an objective down.

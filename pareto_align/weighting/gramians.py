@@ -24,6 +24,7 @@ from pareto_align.weighting.base import FloatArray, Signal, Weighting, normalize
 __all__ = [
     "Gradients",
     "GramianWeighting",
+    "best_on_simplex",
     "min_norm_point",
     "project_on_dual_cone",
     "require_gramians",
@@ -134,6 +135,27 @@ def min_norm_point(gramian: ArrayLike) -> FloatArray:
     target = np.zeros(n + 1)
     target[-1] = 1.0
     point = _nnls(rows, target)
+    return np.asarray(point / point.sum())
+
+
+def best_on_simplex(gains: FloatArray, rows: FloatArray, bounds: FloatArray) -> FloatArray | None:
+    """argmax of gains.b over the simplex with rows b >= bounds; None where nothing satisfies them."""
+    from scipy.optimize import linprog
+
+    asked = np.isfinite(bounds)
+    largest = max(float(np.abs(gains).max()), 1e-300)
+    found = linprog(
+        -gains / largest,
+        A_ub=-rows[asked] if asked.any() else None,
+        b_ub=-bounds[asked] if asked.any() else None,
+        A_eq=np.ones((1, len(gains))),
+        b_eq=[1.0],
+        bounds=(0, None),
+        method="highs-ds",
+    )
+    if found.status != 0:
+        return None
+    point = np.maximum(np.asarray(found.x, dtype=np.float64), 0.0)
     return np.asarray(point / point.sum())
 
 

@@ -7,8 +7,8 @@ References:
         (multiplicative weights; the average of the iterates is near the value of the game).
     Daskalakis and Panageas, "Last-Iterate Convergence: Zero-Sum Games and Constrained Min-Max Optimization",
         arXiv 1807.04252 (the optimistic step).
-    Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", arXiv 1212.1824 (the average that
-        forgets its beginning).
+    Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization: Convergence Results and Optimal
+        Averaging Schemes", arXiv 1212.1824 (the average that forgets its beginning).
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ class MaxMin(SmoothedWeighting):
 
     F_i is the running mean of the policy's own values on the frozen scale, so the minimum is over expectations, never
     over the rewards of a sample: E[min_i r_i] is another and more cautious objective. The objectives play the part of
-    the paper's user groups: give each group's reward model as an objective of its own.
+    the paper's user groups: give each group's reward model as an objective of its own. Groups that want several of the
+    objectives, each in its own mixture, are given as `groups`; F_u is then the mixture of group u, the minimum is over
+    groups, and an objective's weight is what the groups' weights make of it.
 
     A preference says who is looked after, not how much: it is where the weights start, and an objective of preference 0
-    stays at weight 0. All policies with the same support head for the same point, so one policy is a population.
+    stays at weight 0. All policies with the same support head for the same point, so one policy is a population. Of
+    groups, each starts with the preference of what it wants, and one that wants nothing preferred stays at 0.
 
     Args:
         rule: "hard" swings between the objectives; "multiplicative" (default) settles on a mixture.
@@ -54,7 +57,9 @@ class MaxMin(SmoothedWeighting):
         regret: True: min-max regret. F_i - F_i* instead of F_i, where F_i* is the best (slow) running mean seen in the
             population or `ideal`, so that an objective that cannot be served well does not hold up the others for ever.
             The population must then train the corners, or `ideal` be given.
-        ideal: [m] best possible values for `regret`, in the units of `Signal.values`.
+        ideal: [m] best possible values for `regret`, in the units of `Signal.values`; with `groups` one a group.
+        groups: [g, m] how much of each objective each of g groups wants, in non-negative numbers, scaled to sum 1 a
+            group. None: each objective is a group.
         smoothing: Memory of each policy's running mean.
         frame_smoothing: Memory of the means that F* is read from; a running maximum collects every lucky batch.
 
@@ -74,6 +79,7 @@ class MaxMin(SmoothedWeighting):
         reach: float = 5.0,
         regret: bool = False,
         ideal: Sequence[float] | None = None,
+        groups: Sequence[Sequence[float]] | None = None,
         smoothing: float = 0.5,
         frame_smoothing: float = 0.9,
     ) -> None:
@@ -92,17 +98,22 @@ class MaxMin(SmoothedWeighting):
         self.eta, self.gain, self.averaging, self.reach = float(eta), float(gain), float(averaging), float(reach)
         self.regret = bool(regret)
         self.ideal = None if ideal is None else np.asarray(ideal, dtype=np.float64)
+        self.groups = None if groups is None else _mixtures(groups)
         self.frame_smoothing = check_memory(self.name, "frame_smoothing", frame_smoothing)
 
     def setup(self, K: int, m: int) -> None:
-        """Forget all values seen; every policy's weights at its preference. [K, m] but best [m] and age [K]."""
+        """Forget all values seen; every policy's weights at its preference. [K, g] but best [g] and age [K]."""
         super().setup(K, m)
-        if self.ideal is not None and (self.ideal.shape != (m,) or not np.isfinite(self.ideal).all()):
-            raise ConfigError(f"MaxMin `ideal` must be {m} finite numbers. Found {self.ideal.tolist()}.")
-        self.slow = np.zeros((K, m))
-        self.best = np.full(m, np.nan)
-        self.drift = np.zeros((K, m))
-        self.average = np.zeros((K, m))
+        if self.groups is not None and self.groups.shape[1] != m:
+            raise ConfigError(
+                f"MaxMin `groups` must say of {m} objectives how much each group wants. Found rows of "
+                f"{self.groups.shape[1]}."
+            )
+        g = m if self.groups is None else len(self.groups)
+        if self.ideal is not None and (self.ideal.shape != (g,) or not np.isfinite(self.ideal).all()):
+            raise ConfigError(f"MaxMin `ideal` must be {g} finite numbers. Found {self.ideal.tolist()}.")
+        self.best = np.full(g, np.nan)
+        self.smoothed, self.count, self.slow, self.drift, self.average = (np.zeros((K, g)) for _ in range(5))
         self.age = np.zeros(K, dtype=np.int64)
 
     def reset(self, slot: int) -> None:
@@ -114,8 +125,16 @@ class MaxMin(SmoothedWeighting):
     def __call__(self, signal: Signal) -> FloatArray:
         """Weights [K, m], rows of sum 1. An objective of a policy that was never seen counts like its worst one."""
         self._check(signal)
-        preferences = normalize_rows(signal.preferences)
-        merits = self._merits(signal.values)
+        preferences, values = normalize_rows(signal.preferences), signal.values
+        if self.groups is None:
+            return self._over(values, preferences)
+        # NaN where anything that the group wants was not seen.
+        served = np.where(self.groups > 0, self.groups * values[:, None, :], 0.0).sum(axis=2)
+        return self._over(served, normalize_rows(preferences @ self.groups.T)) @ self.groups
+
+    def _over(self, values: FloatArray, preferences: FloatArray) -> FloatArray:
+        """Weights [K, g] of the groups with these values and preferences [K, g]."""
+        merits = self._merits(values)
         if self.rule == "hard":
             return _worst(merits, preferences)
         # A common shift of a policy's merits cancels in its weights; taking it out first keeps huge values apart.
@@ -132,7 +151,7 @@ class MaxMin(SmoothedWeighting):
             return softmax(np.log(self.average) - self.gain * lead)
 
     def _merits(self, values: FloatArray) -> FloatArray:
-        """F_i, or F_i - F_i* with `regret`, of each policy, [K, m]; NaN where nothing was ever seen."""
+        """F_i, or F_i - F_i* with `regret`, of each policy, [K, g]; NaN where nothing was ever seen."""
         seen = self.count
         means = self._means(values)
         if not self.regret:
@@ -142,6 +161,20 @@ class MaxMin(SmoothedWeighting):
         self.slow, _, slow = running_mean(self.slow, seen, values, self.frame_smoothing)
         self.best = np.fmax(self.best, np.fmax.reduce(slow, axis=0))
         return np.asarray(means - self.best)
+
+
+def _mixtures(groups: Sequence[Sequence[float]]) -> FloatArray:
+    """The groups' wants as rows [g, m] of the simplex."""
+    try:
+        found = np.asarray(groups, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2 or not np.isfinite(found).all() or (found < 0).any() or (found.sum(axis=1) <= 0).any():
+        raise ConfigError(
+            "MaxMin `groups` must be rows of numbers of at least 0: a row a group, a number an objective, none all 0. "
+            f"Found {groups!r}."
+        )
+    return normalize_rows(found)
 
 
 def _worst(merits: FloatArray, preferences: FloatArray) -> FloatArray:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register
 from pareto_align.weighting.frame import FramedWeighting
-from pareto_align.weighting.gramians import NEGLIGIBLE, Gradients, min_norm_point, require_gramians
+from pareto_align.weighting.gramians import NEGLIGIBLE, Gradients, best_on_simplex, min_norm_point, require_gramians
 
 __all__ = ["EPOSearch", "ParetoMTL", "anchoring_direction", "non_uniformity"]
 
@@ -171,7 +171,7 @@ class EPOSearch(_Placed):
             else:
                 bounds = np.zeros(self.m)
             for allowed in (bounds, np.where(worst, 0.0, -np.inf), nothing):
-                if (found := _best_on_simplex(gains, gramian, allowed)) is not None:
+                if (found := best_on_simplex(gains, gramian, allowed)) is not None:
                     return found
         else:
             total, none_falls = gramian.sum(axis=0), np.zeros(self.m)
@@ -180,7 +180,7 @@ class EPOSearch(_Placed):
                 (np.vstack([gramian, gains]), np.append(none_falls, least if self.restricted else -np.inf)),
                 (gramian, none_falls),
             ):
-                if (found := _best_on_simplex(total, rows, allowed)) is not None:
+                if (found := best_on_simplex(total, rows, allowed)) is not None:
                     return found
         return ray
 
@@ -272,24 +272,3 @@ class ParetoMTL(_Placed):
         found = (units / lengths) @ directions
         # Two borders can cancel: then there is no way in, and the policy's own mixture is as good as any.
         return np.asarray(found) if np.abs(found).max() > 1e-6 else mine
-
-
-def _best_on_simplex(gains: FloatArray, rows: FloatArray, bounds: FloatArray) -> FloatArray | None:
-    """argmax of gains.b over the simplex with rows b >= bounds; None where nothing satisfies them."""
-    from scipy.optimize import linprog
-
-    asked = np.isfinite(bounds)
-    largest = max(float(np.abs(gains).max()), 1e-300)
-    found = linprog(
-        -gains / largest,
-        A_ub=-rows[asked] if asked.any() else None,
-        b_ub=-bounds[asked] if asked.any() else None,
-        A_eq=np.ones((1, len(gains))),
-        b_eq=[1.0],
-        bounds=(0, None),
-        method="highs-ds",
-    )
-    if found.status != 0:
-        return None
-    point = np.maximum(np.asarray(found.x, dtype=np.float64), 0.0)
-    return np.asarray(point / point.sum())

@@ -10,7 +10,8 @@ References:
     RVPO, arXiv 2605.05750 (the soft minimum).
     Golovin and Zhang, "Random Hypervolume Scalarizations for Provable Multi-Objective Black Box Optimization",
         arXiv 2006.04655.
-    Czyzak and Jaszkiewicz, "Pareto simulated annealing", Journal of Multi-Criteria Decision Analysis 7, 1998 (PSA).
+    Czyzak and Jaszkiewicz, "Pareto simulated annealing: a metaheuristic technique for multiple-objective combinatorial
+        optimization", Journal of Multi-Criteria Decision Analysis 7(1), 34-47, 1998 (PSA).
 """
 
 from __future__ import annotations

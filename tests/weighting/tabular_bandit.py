@@ -7,6 +7,7 @@ the final softmax), so only the training is noisy. Run as a script it prints the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,12 @@ def train(
     preferences: np.ndarray | None = None,
     measure_every: int = 10,
     thresholds: np.ndarray | None = None,
+    gold: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train K softmax policies; returns exact values [K, m] at the end and the weights [steps, K, m] on the way.
 
     With `thresholds` [c] the last c columns of `rewards` [tokens, m + c] are constrained; values, weights have m + c.
+    `gold` makes the audited objective [K] of the mean rewards [K, m + c] of a batch.
     """
     rng = np.random.default_rng(seed)
     tokens, c = len(rewards), 0 if thresholds is None else len(thresholds)
@@ -102,7 +105,18 @@ def train(
             measured = (policy @ rewards)[:, :m]
         slack = None if thresholds is None else values[:, m:] - thresholds
         spread = seen[:, :, :m].std(axis=1)
-        signal = Signal(step, steps, values[:, :m], preferences, measured, slack=slack, spread=spread)
+        centred = (seen - values[:, None])[:, :, :m]
+        signal = Signal(
+            step,
+            steps,
+            values[:, :m],
+            preferences,
+            measured,
+            slack=slack,
+            spread=spread,
+            covariances=centred.transpose(0, 2, 1) @ centred / samples,
+            audits=None if gold is None else gold(values)[:, None],
+        )
         weights = weighting(signal)
         history[step] = weights
         advantages = ((seen - values[:, None]) * weights[:, None]).sum(axis=2)
@@ -206,6 +220,9 @@ def report_families(seeds: int = 10) -> None:
         ("maxmin", {"gain": 0.0}),
         ("softmin", {}),
         ("softmin", {"k": 50.0}),
+        ("ctwa", {}),
+        ("ctwa", {"lr": 0.05}),
+        ("ctwa", {"lr": 0.05, "measure": "covariance"}),
     ):
         for run in ({}, {"steps": 100, "learning_rate": 0.3}):
             show(
@@ -245,10 +262,40 @@ def report_families(seeds: int = 10) -> None:
                 for s in range(seeds)
             ]
             show(f"distance from the proxy points: {name} {settings} {run}", [float(np.abs(x).max()) for x in misses])
+    for name, settings in (
+        ("lagrangian-equality", {}),
+        ("proxy-points", {}),
+        ("proxy-points", {"interactions": True}),
+        ("nelder-mead-thresholds", {}),
+    ):
+        for wrong in ((0.65, 0.45), (0.4, 0.5)):
+            for K in (1, 4):
+                misses = [
+                    train(
+                        make(name, **settings),
+                        hacked_proxies(),
+                        preferences=np.ones((K, 1)),
+                        thresholds=np.array(wrong),
+                        gold=_noisy_gold(s),
+                        seed=s,
+                    )[0][:, 1:]
+                    - PROXY_POINTS
+                    for s in range(seeds)
+                ]
+                show(
+                    f"distance from the proxy points, thresholds {wrong}, K={K}: {name} {settings}",
+                    [float(np.abs(x).max(axis=1).mean()) for x in misses],
+                )
     summed = [
         train(make("fixed"), hacked_proxies(), preferences=np.full((1, 3), 1 / 3), seed=s)[0] for s in range(seeds)
     ]
     show("distance from the proxy points: sum", [float(np.abs(v[0, 1:] - PROXY_POINTS).max()) for v in summed])
+
+
+def _noisy_gold(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The gold score of `hacked_proxies` from mean rewards [K, 3], with noise of deviation .01."""
+    rng = np.random.default_rng([seed, 3])
+    return lambda values: -((values[:, 1:] - PROXY_POINTS) ** 2).sum(axis=1) + 0.01 * rng.standard_normal(len(values))
 
 
 def _constrained(

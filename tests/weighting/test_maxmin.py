@@ -26,6 +26,23 @@ class TestMaxMinRegret(WeightingContract):
         return MaxMin(regret=True)
 
 
+class TestMaxMinOverGroups(WeightingContract):
+    symmetric = False  # a group's wants are in the order of the objectives
+
+    def make(self) -> Weighting:
+        return _Pairs()
+
+
+class _Pairs(MaxMin):
+    """Every objective is wanted by two groups: a group wants one and its neighbour, in parts of 2 and 1."""
+
+    name = "maxmin"
+
+    def setup(self, K: int, m: int) -> None:
+        self.groups = (2 * np.eye(m) + np.roll(np.eye(m), 1, axis=1)) / 3
+        super().setup(K, m)
+
+
 def feed(weighting: MaxMin, *values: object, preferences: object = None) -> np.ndarray:
     """Rows [K, m] after the last of the values ([K, m] each)."""
     arrays = [np.atleast_2d(np.asarray(v, dtype=float)) for v in values]
@@ -77,6 +94,39 @@ def test_regret_is_counted_from_the_best() -> None:
     np.testing.assert_array_equal(feed(MaxMin(**hard, regret=True, ideal=[1.0, 0.3]), [0.5, 0.2]), [[1, 0]])
     # The same from what the other policies have shown.
     np.testing.assert_array_equal(feed(MaxMin(**hard, regret=True), [[0.5, 0.2], [1.0, 0.0], [0.0, 0.3]])[0], [1, 0])
+
+
+def test_groups_gold_rows() -> None:
+    # Group 1 wants the first two objectives evenly, group 2 the second and third in parts of 1 and 3.
+    groups = [[1, 1, 0], [0, 1, 3]]
+    hard = {"rule": "hard", "smoothing": 0.0, "groups": groups}
+    # F = (.5 * .9 + .5 * .1, .25 * .1 + .75 * .8) = (.5, .625): group 1 is worst, though its second objective alone is.
+    np.testing.assert_allclose(feed(MaxMin(**hard), [0.9, 0.1, 0.8]), [[0.5, 0.5, 0]])
+    np.testing.assert_allclose(feed(MaxMin(**hard), [0.9, 0.1, 0.4]), [[0, 0.25, 0.75]])
+    # Nothing that group 1 wants is preferred: it has no say.
+    np.testing.assert_allclose(feed(MaxMin(**hard), [0.1, 0.1, 0.8], preferences=[0, 0, 1]), [[0, 0.25, 0.75]])
+    # One unseen want hides the group: the other one is served.
+    np.testing.assert_allclose(feed(MaxMin(**hard), [np.nan, 0.1, 0.8]), [[0, 0.25, 0.75]])
+    # Multiplicative, start (.5 * .5 + .5 * .25, .25 * .25 + .75 * .25) = (.375, .25), scaled (.6, .4); group 1 leads
+    # by .4 (F = (.9, .5)): odds 1.5 exp(-.5 * .4) = 1.228096 for it, .551187 of the weight.
+    soft = {"smoothing": 0.0, "eta": 0.5, "gain": 0.0, "averaging": 0.0, "groups": groups}
+    row = feed(MaxMin(**soft), [0.9, 0.9, 11 / 30], preferences=[0.5, 0.25, 0.25])[0]
+    share = 1.228096 / 2.228096
+    np.testing.assert_allclose(row, [share / 2, share / 2 + (1 - share) / 4, 0.75 * (1 - share)], atol=1e-6)
+    # Each objective as a group is the plain method, regret and its ideal included.
+    plain, grouped = MaxMin(regret=True, ideal=[1.0, 0.3]), MaxMin(regret=True, ideal=[1.0, 0.3], groups=np.eye(2) * 7)
+    np.testing.assert_allclose(feed(grouped, [0.5, 0.2], [0.6, 0.1]), feed(plain, [0.5, 0.2], [0.6, 0.1]))
+
+
+@pytest.mark.parametrize("groups", [[], [[1, -1]], [[0, 0], [1, 0]], [1, 2], [[1, np.nan]], [[1], [1, 2]], "all"])
+def test_groups_that_want_nothing_readable_are_refused(groups: object) -> None:
+    with pytest.raises(ConfigError, match="`groups`"):
+        MaxMin(groups=groups)
+
+
+def test_groups_of_other_objectives_are_refused() -> None:
+    with pytest.raises(ConfigError, match="of 2 objectives"):
+        MaxMin(groups=[[1, 0, 0]]).setup(1, 2)
 
 
 def test_missing_values() -> None:
