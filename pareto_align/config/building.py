@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.aligner import ParetoAligner
 from pareto_align.config.keys import SECTIONS, check_keys, check_type, value_types
-from pareto_align.config.lookup import build, find, reward_function
+from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
-from pareto_align.objectives import Objective
+from pareto_align.objectives import Objective, shared
 from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
 
-__all__ = ["RunConfig", "load_config"]
+__all__ = ["RunConfig", "load_config", "load_origin"]
+
+OWN_REWARDS = "pareto_align.objectives."
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,10 @@ class RunConfig:
     def fit(self) -> ParetoFront:
         """Fit the front."""
         return self.aligner.fit(self.prompts, eval_prompts=self.eval_prompts)
+
+    def resume(self, run: str | Path) -> ParetoFront:
+        """Go on with the run in a folder, which was begun with this config."""
+        return self.aligner.resume(run)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) -> RunConfig:
@@ -67,7 +74,86 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
     for key in ("model", "prompts", "objectives"):
         if not values.get(key):
             raise ConfigError(f"The config {path} needs `{key}`: {SECTIONS[key]}.")
-    held_out, count = _held_out(values.get("eval_prompts"))
+    held_out, _ = _held_out(values.get("eval_prompts"))
+    aligner = _aligner(values, folder, **more)
+    prompts = _prompts("prompts", values["prompts"], folder)
+    eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
+    # a resumed run has its prompts in its folder
+    kept = {key: value for key, value in values.items() if key not in ("prompts", "eval_prompts", "output_dir")}
+    kept |= {key: getattr(aligner, key) for key in ("model", "tokenizer") if kept.get(key) is not None}
+    kept["eval_prompts"] = aligner.settings.eval_prompts
+    aligner.origin = {"command": "fit", "config": kept}
+    return RunConfig(aligner, prompts, eval_prompts, values)
+
+
+def load_origin(origin: Any, run: str | Path) -> RunConfig:
+    """Build the aligner of a run again from what its folder says about it, to resume it.
+
+    A run folder may come from elsewhere, so nothing is imported on its word but this package's own rewards.
+
+    Raises:
+        ConfigError: The run was begun in another way, or its config names code of the user's own.
+    """
+    values = origin.get("config") if isinstance(origin, Mapping) else None
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"The run in {run} was begun from Python: build the same ParetoAligner and call its `resume`."
+        )
+    if foreign := [name for name in _code_named(values) if not _is_ours(name)]:
+        raise ConfigError(
+            f"The run in {run} uses code that is not this package's: {', '.join(foreign)}. It is not imported on the "
+            "word of a run folder: give the file it was begun with, `--config CONFIG`."
+        )
+    if _trusts(values):
+        raise ConfigError(f"The run in {run} trusted code that comes with a model. Say so again: `--config CONFIG`.")
+    check_keys(values, [*SECTIONS, *settings_help()], str(run))
+    return RunConfig(_aligner(values, Path(__file__).parents[2]), [], None, dict(values))
+
+
+def _code_named(values: Mapping[str, Any]) -> list[str]:
+    """Everything in a config that would be imported: rewards, also within arguments, and classes after a colon."""
+    found: list[str] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, Mapping):
+            if isinstance(value.get("reward"), str):
+                found.append(value["reward"])
+            for entry in value.values():
+                look(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                look(entry)
+
+    look(values.get("objectives"))
+    for section in ("weighting", "explorer", "learner"):
+        spec = values.get(section)
+        name = spec.get("name") if isinstance(spec, Mapping) else spec
+        if isinstance(name, str) and ":" in name:
+            found.append(name)
+    return found
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a dotted path leads to a public reward of this package, and to nothing that its modules import."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if not f"{module}.".startswith(OWN_REWARDS):
+        return False
+    try:
+        return name in importlib.import_module(module).__all__
+    except (ImportError, AttributeError):
+        return False
+
+
+def _trusts(values: Any) -> bool:
+    """Whether `trust_remote_code` is on anywhere."""
+    if isinstance(values, Mapping):
+        return bool(values.get("trust_remote_code")) or any(_trusts(value) for value in values.values())
+    return isinstance(values, list) and any(_trusts(value) for value in values)
+
+
+def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAligner:
+    """The aligner that checked values describe; paths and modules are looked for from `folder`."""
+    _, count = _held_out(values.get("eval_prompts"))
     keywords = {key: value for key, value in values.items() if key in value_types() and key != "eval_prompts"}
     if count is not None:
         keywords["eval_prompts"] = count
@@ -78,7 +164,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
     for key in ("model", "tokenizer"):
         if (keywords.get(key) or "").startswith((".", "~")):
             keywords[key] = str((folder / Path(keywords[key]).expanduser()).resolve())
-    objectives = [_objective(number, spec, folder) for number, spec in enumerate(values["objectives"])]
+    objectives = _objectives(values["objectives"], folder)
     if values.get("weighting") is not None:
         keywords["weighting"] = _named("weighting", values["weighting"], folder, make, Weighting)
     if values.get("explorer") is not None:
@@ -89,11 +175,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
         from pareto_align.learning.credit import Credit, make_credit
 
         keywords["learner"] = _named("learner", keywords["learner"], folder, make_credit, Credit)
-    prompts = _prompts("prompts", values["prompts"], folder)
-    eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
-    return RunConfig(ParetoAligner(objectives=objectives, **keywords, **more), prompts, eval_prompts, values)
+    return ParetoAligner(objectives=objectives, **keywords, **more)
 
 
 def _held_out(value: Any) -> tuple[Any, Any]:
@@ -111,11 +195,24 @@ def _prompts(key: str, value: Any, folder: Path) -> list[Any]:
     return read_prompt_file(folder / Path(value).expanduser())
 
 
-def _objective(number: int, spec: Mapping[str, Any], folder: Path) -> Objective:
+def _objectives(specs: Sequence[Mapping[str, Any]], folder: Path) -> list[Objective]:
+    named = set().union(*(objectives_named(spec.get("args")) for spec in specs))
+    rewards: dict[str, Any] = {}
+    objectives = []
+    for number, spec in enumerate(specs):
+        objective = _objective(number, spec, folder, rewards)
+        if objective.name in named:  # judged once for itself and for all that are made of it
+            objective = dataclasses.replace(objective, reward=shared(objective.reward))
+        rewards[objective.name] = objective.reward
+        objectives.append(objective)
+    return objectives
+
+
+def _objective(number: int, spec: Mapping[str, Any], folder: Path, rewards: Mapping[str, Any]) -> Objective:
     for key in ("name", "reward"):
         if not isinstance(spec.get(key), str):
             raise ConfigError(f"`objectives.{number}` needs a `{key}`, as text. Found {spec.get(key)!r}.")
-    reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}")
+    reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
     keywords = {key: value for key, value in spec.items() if key not in ("name", "reward", "args")}
     return Objective(spec["name"], reward, **keywords)
 

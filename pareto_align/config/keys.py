@@ -20,11 +20,12 @@ SECTIONS: dict[str, str] = {
     "objectives": "a list of objectives, each with a name and a reward",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
     "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, or module:Class",
-    "explorer": "grid, or {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
+    "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
     "tokenizer": "hub id or folder, where it does not come with the model",
     "use_chat_template": "whether plain-text prompts become user turns; by default where there is a template",
     "gguf_file": "name of a GGUF file within the repository or folder of the model",
+    "quantization": "4bit or 8bit: keep the frozen base in that many bits (bitsandbytes)",
     "device": "auto, cpu, cuda, cuda:1 or mps",
     "dtype": "auto, float32, bfloat16 or float16",
     "trust_remote_code": "true runs code that comes with the model; false by default",
@@ -41,11 +42,14 @@ OBJECTIVE_KEYS: dict[str, str] = {
     "maximize": "false where less is better",
     "at_least": "with role constrain: the mean must not fall below this",
     "at_most": "with role constrain: the mean must not rise above this",
+    "timeout_s": "seconds that judging one batch may take; no limit by default",
+    "retries": "how often the reward is called again after it raised, 2 by default",
 }
 """The keys of one objective, each with its meaning."""
 
 _VALUE_TYPES: dict[str, Any] = {
-    "model": str, "learner": str | None, "tokenizer": str | None, "gguf_file": str | None, "device": str, "dtype": str,
+    "model": str, "learner": str | None, "tokenizer": str | None, "gguf_file": str | None, "quantization": str | None,
+    "device": str, "dtype": str,
     "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
 }  # fmt: skip
 

@@ -14,13 +14,19 @@ from typing import Any
 from pareto_align.config.keys import nearest
 from pareto_align.errors import ConfigError, ParetoAlignError
 
-__all__ = ["build", "find", "reward_function"]
+__all__ = ["build", "find", "objectives_named", "reward_function"]
 
 _ROLLOUTS = ("prompts", "completions", "completion_ids")
 
 
-def reward_function(path: str, arguments: Any, folder: Path, where: str) -> Any:
+def reward_function(
+    path: str, arguments: Any, folder: Path, where: str, objectives: Mapping[str, Any] | None = None
+) -> Any:
     """A reward function by dotted path.
+
+    An argument of the form ``{reward: path, args: ...}`` is a reward function by dotted path itself, and one of the
+    form ``{objective: name}`` is the reward of that objective; in a list, each entry may be. So rewards that are made
+    of other rewards can be written down.
 
     Args:
         path: `module:attribute` or `module.attribute`.
@@ -28,6 +34,7 @@ def reward_function(path: str, arguments: Any, folder: Path, where: str) -> Any:
             with; for a function that takes completions itself, it fixes further arguments. A class is always called.
         folder: Modules are looked for here first, then among those installed.
         where: How the message of an error begins.
+        objectives: Rewards by the name of their objective, for arguments that name one.
 
     Raises:
         ConfigError: There is no such thing, or it does not take these arguments.
@@ -39,11 +46,41 @@ def reward_function(path: str, arguments: Any, folder: Path, where: str) -> Any:
         raise ConfigError(f"{where}: {path} is {found!r}, which cannot be called.")
     if arguments is None and not inspect.isclass(found):
         return found
-    arguments = arguments or {}
+    arguments = {key: _resolved(value, folder, where, objectives or {}) for key, value in (arguments or {}).items()}
     if not inspect.isclass(found) and any(name in _ROLLOUTS for name in _parameters(found)):
         _check_arguments(found, arguments, f"{where}: {path}")
         return functools.partial(found, **arguments)
     return build(found, arguments, f"{where}: {path}")
+
+
+def _resolved(value: Any, folder: Path, where: str, objectives: Mapping[str, Any]) -> Any:
+    """An argument, with the rewards that it describes in place of their descriptions."""
+    if isinstance(value, list):
+        return [_resolved(entry, folder, where, objectives) for entry in value]
+    if _is_reward(value):
+        return reward_function(value["reward"], value.get("args"), folder, where, objectives)
+    if not _is_objective(value):
+        return value
+    if value["objective"] not in objectives:
+        hint = f"Above it are: {', '.join(objectives)}." if objectives else "There is none above it."
+        raise ConfigError(f"{where}: `objective: {value['objective']}` must name an objective above this one. {hint}")
+    return objectives[value["objective"]]
+
+
+def _is_reward(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("reward"), str) and value.keys() <= {"reward", "args"}
+
+
+def _is_objective(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"objective"} and isinstance(value["objective"], str)
+
+
+def objectives_named(arguments: Any) -> set[str]:
+    """The objectives whose rewards are named anywhere in the arguments of a reward."""
+    if _is_objective(arguments):
+        return {arguments["objective"]}
+    entries = arguments.values() if isinstance(arguments, dict) else arguments if isinstance(arguments, list) else ()
+    return set().union(*(objectives_named(entry) for entry in entries))
 
 
 def build(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:

@@ -1,10 +1,16 @@
-"""What is being optimized: objectives, their scoring and scale, and ready-made reward functions."""
+"""What is being optimized: objectives, their scoring and scale, ready-made rewards, and rewards made of rewards."""
 
 from __future__ import annotations
 
 from pareto_align.objectives.calling import StatefulReward
+from pareto_align.objectives.composed import ComposedReward
+from pareto_align.objectives.conditions import conditioned
+from pareto_align.objectives.ensembles import Ensemble, ensemble
+from pareto_align.objectives.models import reward_model
 from pareto_align.objectives.objective import Objective, ObjectiveSet
+from pareto_align.objectives.ranking import lexicographic
 from pareto_align.objectives.scaling import RewardScale
+from pareto_align.objectives.sharing import shared
 from pareto_align.objectives.text import (
     TextReward,
     brevity,
@@ -28,6 +34,8 @@ from pareto_align.objectives.verifiable import (
 )
 
 __all__ = [
+    "ComposedReward",
+    "Ensemble",
     "Objective",
     "ObjectiveSet",
     "RewardScale",
@@ -38,14 +46,19 @@ __all__ = [
     "clarity",
     "completion_text",
     "conciseness",
+    "conditioned",
     "distinct_words",
+    "ensemble",
     "exact_match",
     "json_valid",
     "keyword_coverage",
+    "lexicographic",
     "numeric_answer",
     "positive_tone",
     "readability",
     "regex_match",
+    "reward_model",
+    "shared",
     "token_brevity",
     "token_count",
     "word_count",

@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from pareto_align.errors import ObjectiveError
 
-__all__ = ["RewardCall", "StatefulReward", "is_async", "raised_error", "reads_rollouts", "rewards_array", "start_async"]
+__all__ = [
+    "RewardCall",
+    "StatefulReward",
+    "checked_rewards",
+    "forget_loop",
+    "is_async",
+    "raised_error",
+    "reads_rollouts",
+    "rewards_array",
+    "start_async",
+]
 
 RewardFunction = Callable[..., Any]
 
@@ -183,15 +193,25 @@ def _drop(*_args: Any, **_kwargs: Any) -> None:
 
 
 def rewards_array(name: str, returned: Any, completions: Sequence[Any]) -> NDArray[np.float64]:
+    """The array [B] of `checked_rewards`."""
+    return checked_rewards(name, returned, completions)[0]
+
+
+def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tuple[NDArray[np.float64], int]:
     """Check what a reward function returned and bring it to an array [B]; None becomes NaN.
+
+    A NaN among numbers is a reward that could not be computed: it is kept out like None, and counted.
 
     Args:
         name: The objective's name, for the error.
         returned: What the function returned: a list, tuple, array or tensor of B numbers or None.
         completions: The B completions it was given.
 
+    Returns:
+        The rewards, and how many of them were NaN when they came.
+
     Raises:
-        ObjectiveError: Not a list of B finite numbers or None.
+        ObjectiveError: Not a list of B numbers or None, an infinite number, or nothing but NaN.
     """
     count = len(completions)
     if isinstance(returned, (str, bytes, Mapping)) or not isinstance(returned, Iterable):
@@ -209,6 +229,7 @@ def rewards_array(name: str, returned: Any, completions: Sequence[Any]) -> NDArr
         raise ObjectiveError(f"Objective {name!r} returned {len(values)} rewards for {count} completions.")
 
     rewards = np.full(count, np.nan)
+    not_numbers = 0
     for row, value in enumerate(values):
         if value is None:
             continue
@@ -218,13 +239,21 @@ def rewards_array(name: str, returned: Any, completions: Sequence[Any]) -> NDArr
                 f"Objective {name!r} returned {_excerpt(value)} (a {type(value).__name__}) for completion {row} of "
                 f"{count}; a reward is a number, or None where the objective does not apply."
             )
-        if not math.isfinite(number):
+        if math.isnan(number):
+            not_numbers += 1
+            continue
+        if math.isinf(number):
             raise ObjectiveError(
                 f"Objective {name!r} returned {number} for completion {row} of {count}, "
                 f"{_excerpt(completions[row])}; return a finite number, or None where the objective does not apply."
             )
         rewards[row] = number
-    return rewards
+    if not_numbers == count:
+        raise ObjectiveError(
+            f"Objective {name!r} returned NaN for all {count} completions, such as {_excerpt(completions[0])}; return "
+            "a finite number, or None where the objective does not apply."
+        )
+    return rewards, not_numbers
 
 
 def _number(value: Any) -> float | None:
@@ -246,8 +275,8 @@ def _excerpt(value: Any, length: int = 80) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def raised_error(name: str, error: Exception, batch: RewardCall) -> ObjectiveError:
-    """The error to raise from one that a reward function raised."""
+def raised_error(name: str, error: Exception, batch: RewardCall, times: int = 1) -> ObjectiveError:
+    """The error to raise from one that a reward function raised, the last of so many in a row."""
     if isinstance(error, ObjectiveError):
         return ObjectiveError(f"Objective {name!r}: {error}")
     hint = ""
@@ -256,7 +285,8 @@ def raised_error(name: str, error: Exception, batch: RewardCall) -> ObjectiveErr
             " The function seems to expect chat messages, and these completions are plain text, because the prompts "
             "are; give the prompts as lists of messages."
         )
-    return ObjectiveError(f"Objective {name!r} raised {type(error).__name__}: {error}.{hint}")
+    again = f" ({times} times in a row)" if times > 1 else ""
+    return ObjectiveError(f"Objective {name!r} raised {type(error).__name__}: {error}{again}.{hint}")
 
 
 class _EventLoopThread:
@@ -284,6 +314,13 @@ def start_async(awaitable: Awaitable[Any]) -> Future[Any]:
         if _loop_thread is None or _loop_thread.pid != os.getpid():
             _loop_thread = _EventLoopThread()
         return asyncio.run_coroutine_threadsafe(_await(awaitable), _loop_thread.loop)
+
+
+def forget_loop() -> None:
+    """Give the next async rewards an event loop of their own, for what runs on this one may never let go of it."""
+    global _loop_thread
+    with _loop_lock:
+        _loop_thread = None
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -12,7 +12,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, overload
 
@@ -20,15 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ObjectiveError, ParetoAlignWarning
-from pareto_align.objectives.calling import (
-    RewardCall,
-    StatefulReward,
-    is_async,
-    raised_error,
-    reads_rollouts,
-    rewards_array,
-    start_async,
-)
+from pareto_align.objectives.attempts import Asked, answers
+from pareto_align.objectives.calling import RewardCall, StatefulReward, checked_rewards, reads_rollouts
 
 __all__ = ["Objective", "ObjectiveSet"]
 
@@ -51,6 +43,11 @@ class Objective:
         at_least: With role "constrain": the mean reward must not fall below this, in the user's units.
         at_most: With role "constrain": the mean reward must not rise above this. The side of the threshold is the
             direction, so `maximize` becomes False.
+        timeout_s: Seconds that one call, which judges a whole batch, may take; by default as long as it likes. With a
+            limit a sync function runs in a thread of its own, which cannot be stopped: one that hangs is left there.
+        retries: How often the function is called again after it raised, with pauses of 0.5 s, 1 s and so on. Errors
+            that say the code is wrong (TypeError, NameError, AttributeError, ImportError) are not tried again, nor is
+            a time limit that passed.
 
     Raises:
         ObjectiveError: Any of these is not of the form above.
@@ -64,6 +61,8 @@ class Objective:
     role: str = "optimize"
     at_least: float | None = None
     at_most: float | None = None
+    timeout_s: float | None = None
+    retries: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -82,6 +81,16 @@ class Objective:
             if value is not None:
                 object.__setattr__(self, field, self._finite(value, field))
         self._check_threshold()
+        if self.timeout_s is not None:
+            object.__setattr__(self, "timeout_s", self._finite(self.timeout_s, "timeout_s"))
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: timeout_s must be positive, or None for no limit. Found {self.timeout_s:g}."
+            )
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: retries must be a whole number, 0 or more. Found {self.retries!r}."
+            )
 
     def _check_reward(self) -> None:
         if inspect.isclass(self.reward):
@@ -180,6 +189,8 @@ class ObjectiveSet(Sequence[Objective]):
     Attributes:
         reward_calls: Completions judged so far, counted once an objective.
         reward_seconds: Wall-clock seconds spent scoring so far.
+        nan_counts: By objective, the rewards so far that were NaN and were left out like None.
+        retry_counts: By objective, how often its function raised and was called again so far.
 
     Raises:
         ObjectiveError: No objectives, something that is no `Objective`, a name twice, or none to optimize.
@@ -200,8 +211,7 @@ class ObjectiveSet(Sequence[Objective]):
             raise ObjectiveError(f"Two objectives are called {twice[0]!r}; names must differ.")
         if not self.axes:
             raise ObjectiveError("At least one objective must have role 'optimize'; otherwise nothing is trained.")
-        self.reward_calls = 0
-        self.reward_seconds = 0.0
+        self.reset_counts()
         self._warned_bounds: set[str] = set()
 
     def __len__(self) -> int:
@@ -263,6 +273,13 @@ class ObjectiveSet(Sequence[Objective]):
             raise ObjectiveError(f"Values must have {self.M} columns, one an objective. Found shape {array.shape}.")
         return np.where(self.maximize, array, -array) + 0.0  # + 0.0 turns -0.0 into 0.0
 
+    def reset_counts(self) -> None:
+        """Start counting anew, as a new run does."""
+        self.reward_calls = 0
+        self.reward_seconds = 0.0
+        self.nan_counts: dict[str, int] = dict.fromkeys(self.names, 0)
+        self.retry_counts: dict[str, int] = dict.fromkeys(self.names, 0)
+
     def score(
         self,
         prompts: Sequence[Any],
@@ -278,7 +295,8 @@ class ObjectiveSet(Sequence[Objective]):
         """Score B completions under all objectives.
 
         Async rewards run concurrently with each other and with the sync ones, which run one after the other in the
-        calling thread (some, such as math_verify's, need the main thread). Works inside a running event loop too.
+        calling thread (some, such as math_verify's, need the main thread), unless they have a time limit. Works inside
+        a running event loop too.
 
         Args:
             prompts: B prompts, strings or lists of chat messages.
@@ -291,10 +309,15 @@ class ObjectiveSet(Sequence[Objective]):
             log_metric: Passed on likewise.
 
         Returns:
-            Rewards [B, M], maximized; NaN where an objective returned None.
+            Rewards [B, M], maximized; NaN where an objective returned None or NaN.
 
         Raises:
-            ObjectiveError: A reward function raised, or returned anything but B finite numbers or None.
+            ObjectiveError: A reward function kept raising, did not answer in time, or returned anything but B numbers
+                or None: the wrong count, an infinite number, NaN for every completion.
+
+        Warns:
+            ParetoAlignWarning: For the first time, an objective returned NaN for a completion, or a reward outside its
+                bounds.
         """
         batch = RewardCall(
             prompts,
@@ -314,15 +337,17 @@ class ObjectiveSet(Sequence[Objective]):
         try:
             for memory, was in zip(memories, learning, strict=True):
                 memory.learning = was and training
-            returned = self._call_all(batch)
+            returned, retries = answers([Asked(o.name, o.reward, o.timeout_s, o.retries) for o in self], batch)
         finally:
             for memory, was in zip(memories, learning, strict=True):
                 memory.learning = was
             self.reward_seconds += time.perf_counter() - started
-        rewards = np.stack(
-            [rewards_array(o.name, r, batch.completions) for o, r in zip(self, returned, strict=True)], axis=1
-        )
+        checked = [checked_rewards(o.name, r, batch.completions) for o, r in zip(self, returned, strict=True)]
+        rewards = np.stack([column for column, _ in checked], axis=1)
         self.reward_calls += rewards.size
+        for objective, (_, not_numbers), again in zip(self, checked, retries, strict=True):
+            self._count_nan(objective.name, not_numbers, count)
+            self.retry_counts[objective.name] += again
         self._warn_outside_bounds(rewards)
         return self.to_user(rewards)  # the flip is its own inverse
 
@@ -386,31 +411,16 @@ class ObjectiveSet(Sequence[Objective]):
         rewards: dict[str, Any] = {objective.name: objective.reward for objective in self}
         return {name: reward for name, reward in rewards.items() if isinstance(reward, StatefulReward)}
 
-    def _call_all(self, batch: RewardCall) -> list[Any]:
-        """What each reward function returns, in order. The first one that fails stops the others."""
-        arguments = [batch.arguments(objective.name, objective.reward) for objective in self]
-        returned: list[Any] = [None] * self.M
-        running: dict[int, Future[Any]] = {}
-        # The async ones start first, so that they wait for their servers while the sync ones compute.
-        order = sorted(range(self.M), key=lambda i: not is_async(self[i].reward))
-        failing = order[0]
-        try:
-            for i in order:
-                failing = i
-                returned[i] = self[i].reward(**arguments[i])
-                if inspect.isawaitable(returned[i]):
-                    running[i] = start_async(returned[i])
-            wait(running.values(), return_when=FIRST_EXCEPTION)
-            # Finished ones first: one that failed is found before one that is still running is waited for.
-            for i in sorted(running, key=lambda i: not running[i].done()):
-                failing = i
-                returned[i] = running[i].result()
-        except Exception as error:
-            raise raised_error(self[failing].name, error, batch) from error
-        finally:
-            for future in running.values():
-                future.cancel()  # no effect once done; on Ctrl-C it stops the requests under way
-        return returned
+    def _count_nan(self, name: str, found: int, count: int) -> None:
+        """Take down NaN rewards, and warn at an objective's first."""
+        if found and not self.nan_counts[name]:
+            warnings.warn(
+                f"Objective {name!r} returned NaN for {found} of {count} completions. They are left out, as if it had "
+                "returned None, and counted; this is said once.",
+                ParetoAlignWarning,
+                stacklevel=3,
+            )
+        self.nan_counts[name] += found
 
     def _warn_outside_bounds(self, rewards: NDArray[np.float64]) -> None:
         """Warn, once an objective, of rewards [B, M] (user's units) outside its bounds; they are used as they are."""

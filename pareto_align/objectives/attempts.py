@@ -1,0 +1,182 @@
+"""Getting an answer out of reward functions that may fail now and then, or never answer.
+
+What fails is asked again after a pause that doubles, except where the error says that the code is wrong: that does not
+heal by itself. What does not answer within its time limit stops the scoring. A thread cannot be stopped from outside,
+so a sync function that hangs is left alone: its thread goes on until the function returns or the process ends, and
+what it returns then is dropped. An async one is cancelled.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from pareto_align.errors import ObjectiveError
+from pareto_align.objectives.calling import (
+    RewardCall,
+    StatefulReward,
+    forget_loop,
+    is_async,
+    raised_error,
+    start_async,
+)
+
+__all__ = ["BACK_OFF_S", "Asked", "answers"]
+
+BACK_OFF_S = 0.5
+"""Seconds before the first retry; each further one waits twice as long."""
+HOPELESS = (ObjectiveError, TypeError, NameError, AttributeError, ImportError)
+"""Errors that say that the function, or how it is called, is wrong; they are not tried again."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One reward function of a batch.
+
+    Attributes:
+        name: The objective's name, for errors.
+        reward: The function.
+        timeout_s: Seconds that one call may take; None for as long as it likes.
+        retries: How often it is asked again after an error.
+    """
+
+    name: str
+    reward: Callable[..., Any]
+    timeout_s: float | None = None
+    retries: int = 0
+
+
+def answers(asked: Sequence[Asked], batch: RewardCall) -> tuple[list[Any], list[int]]:
+    """What each reward function returns for a batch, in order, and how often each had to be asked again.
+
+    Async functions run concurrently, and start before the sync ones. The first one that fails for good stops the
+    others.
+
+    Raises:
+        ObjectiveError: One failed on every attempt, did not answer in time, or needs what the batch does not have.
+    """
+    for one in asked:
+        batch.arguments(one.name, one.reward)  # what is missing is said before anything is called
+    calls = [_Call(one, batch) for one in asked]
+    # The async ones start first, so that they wait for their servers while the sync ones compute.
+    order = sorted(calls, key=lambda call: not is_async(call.asked.reward))
+    try:
+        for call in order:
+            call.start()
+        while running := [call for call in order if call.future is not None]:
+            limits = [call.left for call in running if call.left is not None]
+            wait(
+                [call.future for call in running if call.future is not None],
+                timeout=max(0.0, min(limits)) if limits else None,
+                return_when=FIRST_COMPLETED,
+            )
+            for call in running:
+                call.collect()
+    finally:
+        for call in calls:
+            if call.future is not None:
+                call.future.cancel()  # on an error or Ctrl-C it stops the requests under way
+    return [call.returned for call in calls], [call.failures for call in calls]
+
+
+class _Call:
+    """One reward function at work on one batch.
+
+    Attributes:
+        returned: What it returned, once `future` is None.
+        future: What is waited for.
+        failures: Errors so far.
+    """
+
+    def __init__(self, asked: Asked, batch: RewardCall) -> None:
+        self.asked = asked
+        self.batch = batch
+        self.returned: Any = None
+        self.future: Future[Any] | None = None
+        self.failures = 0
+        self._deadline: float | None = None
+        self._memory = asked.reward.state_dict() if isinstance(asked.reward, StatefulReward) else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the time limit."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def start(self) -> None:
+        """Call the function; a sync one has answered when this returns."""
+        limit = self.asked.timeout_s
+        while True:
+            self._deadline = None if limit is None else time.monotonic() + limit
+            try:
+                returned = self._call()
+                break
+            except Exception as error:
+                self._pause_or_raise(error)
+        if inspect.isawaitable(returned):
+            self.future = start_async(returned)
+        else:
+            self.returned = returned
+
+    def collect(self) -> None:
+        """Take the answer of an async function if it is there; start again after an error."""
+        assert self.future is not None
+        if not self.future.done():
+            if self.left is not None and self.left <= 0:
+                self.future.cancel()
+                forget_loop()  # a coroutine that never awaits holds up the loop, and all that would come after it
+                raise self._too_late("It was cancelled.")
+            return
+        future, self.future = self.future, None
+        try:
+            self.returned = future.result()
+        except Exception as error:
+            self._pause_or_raise(error)
+            self.start()
+
+    def _call(self) -> Any:
+        arguments = self.batch.arguments(self.asked.name, self.asked.reward)  # lists of its own at every attempt
+        if self.asked.timeout_s is None or is_async(self.asked.reward):
+            return self.asked.reward(**arguments)
+        future: Future[Any] = Future()
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                future.set_result(context.run(lambda: self.asked.reward(**arguments)))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # a daemon: a function that never returns must not keep the process from ending
+        threading.Thread(target=work, name=f"pareto-align-reward-{self.asked.name}", daemon=True).start()
+        if not wait([future], timeout=self.asked.timeout_s).done:
+            raise self._too_late(
+                "The call cannot be stopped: it goes on in its thread until it returns or the process ends, and its "
+                "answer is dropped."
+            )
+        return future.result()
+
+    def _pause_or_raise(self, error: Exception) -> None:
+        if isinstance(error, _TooLate):
+            raise error
+        self.failures += 1
+        if isinstance(error, HOPELESS) or self.failures > self.asked.retries:
+            raise raised_error(self.asked.name, error, self.batch, self.failures) from error
+        if self._memory is not None and isinstance(self.asked.reward, StatefulReward):
+            self.asked.reward.load_state_dict(self._memory)  # a batch that failed halfway is not learned twice
+        time.sleep(BACK_OFF_S * 2 ** (self.failures - 1))
+
+    def _too_late(self, what_now: str) -> _TooLate:
+        return _TooLate(
+            f"Objective {self.asked.name!r} did not answer within its time limit of {self.asked.timeout_s:g} s for "
+            f"{len(self.batch.completions)} completions. {what_now} Raise timeout_s if it only needs longer."
+        )
+
+
+class _TooLate(ObjectiveError):
+    """A reward function used up its time."""
