@@ -9,14 +9,16 @@ from __future__ import annotations
 import html
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from pareto_align.discovery.journal import read_journal
-from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.discovery.journal import scan_journal
+from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
 from pareto_align.report import export as exporting
 from pareto_align.report.attained import front_hypervolume
@@ -172,7 +174,7 @@ class ParetoFront:
         path: The folder it was loaded from.
         folder: The front folder itself, which holds front.json.
         history: The run's journal, a list of events; empty where there is none.
-        problems: What was wrong with the folder: members that could not be loaded.
+        problems: What was wrong with the folder: members and lines of the journal that could not be loaded.
         names: The M objectives in the user's order, audited ones included.
         values: [n, M] means in the user's units, a row a member.
         stderr: [n, M] standard errors of those means.
@@ -204,16 +206,26 @@ class ParetoFront:
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> ParetoFront:
         """Load a front from a run folder or a front folder.
 
+        Nothing that is read is run or imported. A damaged member, or a damaged line of the journal, is left out with
+        a warning and named in `problems`.
+
         Args:
-            path: The folder.
-            verify: Whether adapter files are compared with their checksums. A damaged member is left out with a
-                warning, and named in `problems`.
+            path: The folder, or the front.json in it.
+            verify: Whether front.json and the adapter files are compared with their checksums.
 
         Raises:
-            FrontFileError: There is no front, or it cannot be read.
+            FrontFileError: There is no front, its front.json is damaged, or a path or link in it leaves the folder.
         """
-        record, problems = read_front(Path(path), verify=verify)
-        return cls(record, path, history=read_journal(exporting.journal_path(Path(path))), problems=problems)
+        folder = Path(path)
+        if folder.name == "front.json":
+            folder = folder.parent
+        record, problems = read_front(folder, verify=verify)
+        journal = exporting.journal_path(folder)
+        # `save` copies the journal: one that is a link would publish what it leads to
+        history, damage = scan_journal(inside(journal.parent, journal.name))
+        for problem in damage:
+            warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
+        return cls(record, folder, history=history, problems=[*problems, *damage])
 
     def __len__(self) -> int:
         return len(self._members)

@@ -3,10 +3,24 @@
 The verdicts are recomputed after every offer and every new measurement, so the front changes both ways: a member falls
 when a better policy arrives and comes back when that one, measured again, turns out to have been lucky. A policy that
 is worse in the mean but not confidently so is *contested*: it keeps its adapter and is worth another measurement.
+
+The more entries there are, the luckier the luckiest of them looks, and so does one that is looked at again and again.
+The verdicts ask for more accordingly. The probability of a wrong one is shared among the other entries (Bonferroni),
+and look k at a pair spends 6 / (pi k)^2 of its share, which adds up to the share however often one looks and whenever
+one stops. What has to stay small is the share of the members that are wrongly told apart: a front of ten may spend ten
+times what a front of one may, and policies that are all equal make a front of one. Standard errors come from few
+prompts, so quantiles are Student's.
+
+References:
+    Benjamini, Hochberg, "Controlling the false discovery rate: a practical and powerful approach to multiple testing",
+        J. R. Stat. Soc. B 57 (1995): errors in proportion to what is found.
+    Lan, DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70 (1983): spending an error
+        probability over repeated looks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,13 +32,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.dominance import probability_dominates
-from pareto_align.front.estimates import Estimate, paired_difference, pool
-from pareto_align.front.indicators import contributions, hypervolume
+from pareto_align.front.estimates import Estimate, paired_difference, pool, student_quantile
+from pareto_align.front.indicators import ContributionTable, hypervolume
 
 __all__ = ["Entry", "ParetoArchive", "Status"]
 
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 class Status(StrEnum):
@@ -53,6 +66,8 @@ class Entry:
         provenance: Where the policy comes from; plain data.
         status: Current verdict.
         reason: The verdict as a sentence, naming the other entry where there is one.
+        measured: How many times the policy was measured; their estimates are pooled.
+        rival: The entry that the verdict names, None for a member.
         adapter: Opaque payload. None once given up.
         released: True once a payload was given up. Such an entry can never be shipped, so it leaves the competition
             and its verdict is final. An entry that was offered without a payload always stays in.
@@ -63,6 +78,8 @@ class Entry:
     provenance: dict[str, Any] = field(default_factory=dict)
     status: Status = Status.MEMBER
     reason: str = ""
+    measured: int = 1
+    rival: str | None = None
     adapter: Any = None
     released: bool = False
 
@@ -76,10 +93,12 @@ class ParetoArchive:
         scale_lower: [m] value of each axis that becomes 0.
         scale_upper: [m] value of each axis that becomes 1.
         capacity: Largest number of members; the one that contributes least hypervolume is evicted.
-        confidence: Probability of being dominated from which on an entry has confidently fallen.
+        confidence: Probability of being dominated from which on an entry has confidently fallen, for two entries and
+            all looks at them; with more entries the error allowed is shared.
         constraints: Pairs of column and smallest allowed mean, in maximised units.
         resolution: An entry within this many paired standard errors of a member on every axis is its duplicate; the
-            one that contributes more hypervolume stays. With 0 only equal means are duplicates.
+            one with the larger sum of the axes, in units of their noise, stays. The number is for one comparison on
+            many prompts; `threshold` says what becomes of it. With 0 only equal means are duplicates.
     """
 
     def __init__(
@@ -116,7 +135,10 @@ class ParetoArchive:
         self.constraints = tuple((int(column), float(bound)) for column, bound in constraints)
         self.resolution = resolution
         self.entries: dict[str, Entry] = {}
-        self._verdicts: dict[tuple[str, str, str], bool] = {}  # pairwise tests already made, by kind and ids
+        # pairwise tests already made, by ids: how far apart on the clearest axis, how probable that one dominates
+        self._apart: dict[tuple[str, str], tuple[float, int]] = {}
+        self._dominance: dict[tuple[str, str], float] = {}
+        self._gains = ContributionTable(self.reference)
 
     def __len__(self) -> int:
         """Number of members."""
@@ -148,13 +170,56 @@ class ParetoArchive:
         Raises:
             ConfigError: If there is no such entry.
         """
-        if id not in self.entries:
-            raise ConfigError(f"There is no archive entry {id!r} to measure again.")
-        entry = self.entries[id]
-        entry.estimate = pool([entry.estimate, estimate])
-        self._verdicts = {key: verdict for key, verdict in self._verdicts.items() if id not in key[1:]}
+        self.remeasure_all({id: estimate})
+        return self.entries[id].status
+
+    def remeasure_all(self, estimates: Mapping[str, Estimate]) -> None:
+        """Pool further measurements, by id, and judge once all of them are in.
+
+        Entries that were measured again together are compared on equal terms only when none of them is ahead.
+
+        Raises:
+            ConfigError: If there is no such entry; nothing is changed then.
+        """
+        for id in estimates:
+            if id not in self.entries:
+                raise ConfigError(f"There is no archive entry {id!r} to measure again.")
+        for id, estimate in estimates.items():
+            entry = self.entries[id]
+            entry.estimate = pool([entry.estimate, estimate])
+            entry.measured += 1
+        self._apart = {key: value for key, value in self._apart.items() if not estimates.keys() & set(key)}
+        self._dominance = {key: value for key, value in self._dominance.items() if not estimates.keys() & set(key)}
         self._judge()
-        return entry.status
+
+    @property
+    def comparisons(self) -> int:
+        """How many others an entry is compared with, at least 1."""
+        return max(1, sum(e.status is not Status.INVALID for e in self.entries.values()) - 1)
+
+    def threshold(self, n: int, *, looks: int = 1, members: int = 1) -> float:
+        """Paired standard errors within which two entries count as one.
+
+        `resolution` is meant for one comparison, on one axis, looked at for good, on many prompts. The probability that
+        it leaves on either side is shared among comparisons, axes and looks, and the quantile is Student's.
+
+        Args:
+            n: Prompts behind the difference.
+            looks: How many times the one of the two that was measured more often was measured.
+            members: How many members the front has anyway, which may be wrong in proportion.
+        """
+        if not self.resolution:
+            return 0.0
+        comparisons = max(1.0, self.comparisons / members) * len(self.axes)
+        return student_quantile(NormalDist().cdf(-self.resolution) / comparisons * _spent_on(looks), n)
+
+    def rivals(self) -> list[list[Entry]]:
+        """For each member, in the order of `members`, the duplicates among which it was chosen."""
+        groups: dict[str, list[Entry]] = {e.id: [] for e in self.members()}
+        for entry in self.entries.values():
+            if entry.status is Status.DUPLICATE and entry.rival in groups:
+                groups[entry.rival].append(entry)
+        return list(groups.values())
 
     def members(self) -> list[Entry]:
         """The front, from the best to the worst on the first axis."""
@@ -184,6 +249,8 @@ class ParetoArchive:
                     "provenance": e.provenance,
                     "status": str(e.status),
                     "reason": e.reason,
+                    "measured": e.measured,
+                    "rival": e.rival,
                     "released": e.released,
                 }
                 for e in self.entries.values()
@@ -199,11 +266,14 @@ class ParetoArchive:
                 dict(row["provenance"]),
                 Status(row["status"]),
                 row["reason"],
+                # states written before entries were measured again have neither
+                measured=int(row.get("measured", 1)),
+                rival=row.get("rival"),
                 released=bool(row["released"]),
             )
             for row in state["entries"]
         }
-        self._verdicts = {}
+        self._apart, self._dominance = {}, {}
 
     # The verdict: unusable -> dominated in the mean -> duplicate -> evicted.
 
@@ -222,12 +292,12 @@ class ParetoArchive:
         mean = entry.estimate.mean
         for column in (*self.axes, *(column for column, _ in self.constraints)):
             if not np.isfinite(mean[column]):
-                entry.status = Status.INVALID
+                entry.status, entry.rival = Status.INVALID, None
                 entry.reason = f"Objective {column} has no finite mean ({mean[column]})."
                 return True
         for column, bound in self.constraints:
             if mean[column] < bound:
-                entry.status = Status.INFEASIBLE
+                entry.status, entry.rival = Status.INFEASIBLE, None
                 entry.reason = f"Objective {column} has mean {mean[column]:.4g}, below its bound {bound:.4g}."
                 return True
         return False
@@ -239,83 +309,117 @@ class ParetoArchive:
         as_good = np.asarray((points[:, None] >= points[None]).all(axis=2), dtype=bool)
         better = as_good & ~as_good.T  # [i, j]: i dominates j in the mean
         # sd(X - Y) <= sd(X) + sd(Y) whatever the correlation, so this finds every pair that may be duplicates
-        reach = self.resolution * (spread[:, None] + spread[None])
+        widest = self.threshold(min(e.estimate.n for e in entries), looks=max(e.measured for e in entries))
+        reach = widest * (spread[:, None] + spread[None])
         close = np.asarray((np.abs(points[:, None] - points[None]) <= reach).all(axis=2), dtype=bool)
+        limits: dict[tuple[int, int, int], float] = {}
 
+        def same(a: Entry, b: Entry, members: int) -> bool:
+            apart, n = self._distance(a, b)
+            key = n, max(a.measured, b.measured), members
+            if key not in limits:
+                limits[key] = self.threshold(n, looks=key[1], members=members)
+            return apart <= limits[key]
+
+        def twin_of(i: int, kept: Sequence[int], members: int) -> int | None:
+            near = set(np.flatnonzero(close[i]).tolist())  # itself included
+            return next((k for k in kept if k in near and same(entries[i], entries[k], members)), None)
+
+        def beats(a: Entry, b: Entry) -> bool:
+            error = (1 - self.confidence) / self.comparisons * _spent_on(max(a.measured, b.measured))
+            return 1 - self._dominates(a, b) <= error
+
+        ranked = self._by_merit(points, spread, np.flatnonzero(~better.any(axis=0)))
+        twins: dict[int, int] = {}
         kept: list[int] = []
-        for i in self._by_contribution(entries, np.flatnonzero(~better.any(axis=0)), close):
-            twin = next((k for k in np.flatnonzero(close[i]) if k in kept and self._same(entries[i], entries[k])), None)
-            if twin is None:
-                kept.append(i)
-                entries[i].status, entries[i].reason = Status.MEMBER, "No entry is better on every axis."
-            else:
-                self._duplicate(entries[i], entries[twin])
+        size = allowed = 0
+        while size > allowed or not allowed:  # a larger front may resolve more, which may make it larger
+            allowed, kept, twins = max(size, 1), [], {}
+            for i in ranked:
+                twin = twin_of(i, kept, allowed)
+                if twin is None:
+                    kept.append(i)
+                else:
+                    twins[i] = twin
+            size = len(kept)
+        for i in kept:
+            entries[i].status, entries[i].rival = Status.MEMBER, None
+            entries[i].reason = "No entry is better on every axis."
+        for i, twin in twins.items():
+            self._duplicate(entries[i], entries[twin])
         kept = self._evict(entries, sorted(kept))
 
         for j in np.flatnonzero(better.any(axis=0)):
             entry, above = entries[j], np.flatnonzero(better[:, j])
-            twin = next((k for k in np.flatnonzero(close[j]) if k in kept and self._same(entry, entries[k])), None)
+            twin = twin_of(int(j), kept, allowed)
             if twin is not None:
                 self._duplicate(entry, entries[twin])
                 continue
             # the clearest dominator first: it usually settles the matter
             margin = ((points[above] - points[j]) / np.maximum(spread[above] + spread[j], 1e-300)).min(axis=1)
             above = above[np.argsort(-margin, kind="stable")]
-            beaten = next((i for i in above if self._confident(entries[i], entry)), None)
+            beaten = next((i for i in above if beats(entries[i], entry)), None)
             if beaten is not None:
-                entry.status = Status.DOMINATED
-                entry.reason = f"{entries[beaten].id!r} is better on every axis with {self.confidence:.0%} confidence."
+                entry.status, entry.rival = Status.DOMINATED, entries[beaten].id
+                entry.reason = f"{entry.rival!r} is better on every axis with {self.confidence:.0%} confidence."
             else:
-                entry.status = Status.CONTESTED
-                rival = entries[above[0]].id
-                entry.reason = f"{rival!r} is better in the mean, but with less than {self.confidence:.0%} confidence."
+                entry.status, entry.rival = Status.CONTESTED, entries[above[0]].id
+                entry.reason = (
+                    f"{entry.rival!r} is better in the mean, but with less than {self.confidence:.0%} confidence."
+                )
 
-    def _by_contribution(self, entries: list[Entry], front: NDArray[np.intp], close: Flags) -> list[int]:
-        """The front in the order in which duplicates are resolved: larger hypervolume contribution, then age."""
-        crowded = close[np.ix_(front, front)].sum(axis=1) > 1
-        if not crowded.any():
-            return [int(i) for i in front]
-        gain = contributions(self._normalized([entries[i] for i in front]), self.reference)
-        return [int(front[k]) for k in np.lexsort((front, -gain))]
+    def _by_merit(self, points: Floats, spread: Floats, front: NDArray[np.intp]) -> list[int]:
+        """The front in the order in which duplicates are resolved: largest sum of the axes first, then age.
+
+        In units of the noise an axis that is measured badly does not decide alone, and of policies that are equal the
+        one that stays is extreme on no axis, so that the others do not look different from it by luck.
+        """
+        noise = np.sqrt((spread**2).mean(axis=0))
+        unit = np.where(noise > 0, noise, self.scale_upper - self.scale_lower)
+        return [int(front[k]) for k in np.lexsort((front, -(points[front] / unit).sum(axis=1)))]
 
     def _evict(self, entries: list[Entry], kept: list[int]) -> list[int]:
         while self.capacity is not None and len(kept) > self.capacity:
-            gain = contributions(self._normalized([entries[i] for i in kept]), self.reference)
-            worst = len(kept) - 1 - int(gain[::-1].argmin())  # of equals the youngest
+            gain = self._gains([entries[i].id for i in kept], self._normalized([entries[i] for i in kept]))
+            # of equals, which rounding must not tell apart, the youngest
+            worst = int(np.flatnonzero(gain <= gain.min() + 1e-12)[-1])
             entry = entries[kept.pop(worst)]
-            entry.status = Status.EVICTED
+            entry.status, entry.rival = Status.EVICTED, None
             entry.reason = (
                 f"The archive holds {self.capacity} members and this one added least hypervolume ({gain[worst]:.4g})."
             )
         return kept
 
     def _duplicate(self, entry: Entry, twin: Entry) -> None:
-        entry.status = Status.DUPLICATE
+        entry.status, entry.rival = Status.DUPLICATE, twin.id
         entry.reason = (
             f"Equal to {twin.id!r} on every axis."
-            if not self.resolution
-            else f"Within {self.resolution:g} standard errors of {twin.id!r} on every axis."
+            if (entry.estimate.mean == twin.estimate.mean)[list(self.axes)].all()
+            else f"Within the noise of {twin.id!r} on every axis ({self.resolution:g} standard errors, corrected for "
+            f"{self.comparisons} comparisons)."
         )
 
-    def _same(self, a: Entry, b: Entry) -> bool:
-        key = ("same", min(a.id, b.id), max(a.id, b.id))
-        if key not in self._verdicts:
+    def _distance(self, a: Entry, b: Entry) -> tuple[float, int]:
+        """Paired standard errors between two entries on the axis that tells them apart best, and the units behind."""
+        key = (min(a.id, b.id), max(a.id, b.id))
+        if key not in self._apart:
             axes = list(self.axes)
             mean, stderr = paired_difference(a.estimate, b.estimate)
-            self._verdicts[key] = bool((np.abs(mean[axes]) <= self.resolution * stderr[axes]).all())
-        return self._verdicts[key]
+            distance, noise = np.abs(mean[axes]), stderr[axes]
+            ratio = np.divide(distance, noise, out=np.where(distance > 0, np.inf, 0.0), where=noise > 0)
+            self._apart[key] = float(ratio.max()), min(a.estimate.n, b.estimate.n)
+        return self._apart[key]
 
-    def _confident(self, a: Entry, b: Entry) -> bool:
-        key = ("dominates", a.id, b.id)
-        if key not in self._verdicts:
+    def _dominates(self, a: Entry, b: Entry) -> float:
+        """Probability that a dominates b; 0 where it cannot reach the archive's confidence."""
+        key = (a.id, b.id)
+        if key not in self._dominance:
             axes = list(self.axes)
             mean, stderr = paired_difference(a.estimate, b.estimate)
             # better on all axes is never more probable than better on one, which is far cheaper to know
             possible = (mean[axes] >= NormalDist().inv_cdf(self.confidence) * stderr[axes]).all()
-            self._verdicts[key] = (
-                bool(possible) and probability_dominates(a.estimate, b.estimate, self.axes) >= self.confidence
-            )
-        return self._verdicts[key]
+            self._dominance[key] = probability_dominates(a.estimate, b.estimate, self.axes) if possible else 0.0
+        return self._dominance[key]
 
     def _normalized(self, entries: Sequence[Entry]) -> Floats:
         """[n, m] means on the axes, scaled to the frame."""
@@ -327,6 +431,11 @@ class ParetoArchive:
             return np.stack(rows)
         first = next(iter(self.entries.values()), None)
         return np.empty((0, len(self.axes) if first is None else first.estimate.mean.size))
+
+
+def _spent_on(look: int) -> float:
+    """Share of an error probability that a look may use; over all looks, 1, 2, ..., the shares add up to 1."""
+    return 6 / (math.pi * look) ** 2
 
 
 def _vector(name: str, value: ArrayLike, m: int) -> Floats:

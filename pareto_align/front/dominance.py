@@ -95,8 +95,10 @@ def pareto_ranks(points: ArrayLike) -> NDArray[np.int64]:
 def probability_dominates(a: Estimate, b: Estimate, axes: Sequence[int]) -> float:
     """Probability that the true mean of a is at least as good as that of b on every axis.
 
-    Normal approximation of the difference of the means, correlations between objectives included, with a flat prior;
-    prompts that both were measured on are compared pairwise. Without any noise it is 1.0 or 0.0 as `dominates` says.
+    Flat prior on the difference of the means. Each objective has Student's t with n - 1 degrees of freedom, n being the
+    smaller number of units, tied to the others by their correlations (a Gaussian copula: exact for one objective, and
+    normal for many prompts). Prompts that both were measured on are compared pairwise. Without any noise it is 1.0 or
+    0.0 as `dominates` says.
     """
     columns = list(axes)
     mean, covariance = difference(a, b)
@@ -109,7 +111,15 @@ def probability_dominates(a: Estimate, b: Estimate, axes: Sequence[int]) -> floa
         return 0.0
     s = stderr[~certain]
     correlation = covariance[np.ix_(~certain, ~certain)] / np.outer(s, s)
-    return _orthant_probability(mean[~certain] / s, correlation)
+    return _orthant_probability(_normal_scores(mean[~certain] / s, min(a.n, b.n)), correlation)
+
+
+def _normal_scores(t: Floats, n: int) -> Floats:
+    """The normal quantiles that are as probable as t [m] is with n units."""
+    from scipy.special import ndtri, stdtr
+
+    # by the lower tail, where a probability is not rounded to 1
+    return np.asarray(-np.sign(t) * ndtri(np.maximum(stdtr(max(n - 1, 1), -np.abs(t)), 1e-300)), dtype=float)
 
 
 def _orthant_probability(z: Floats, correlation: Floats) -> float:

@@ -11,6 +11,9 @@ objective j. Row p of the *residuals* is (x_p - mean) / sqrt(c_j (c_j - 1)), zer
 
 where a prompt that only one of the two has seen counts with the other's residual zero. Both are positive semidefinite
 by construction, for any pattern of missing values and any overlap of the prompts.
+
+A standard error is itself estimated from n units, so intervals and decisions use Student's t with n - 1 degrees of
+freedom: with 8 prompts a 95 % interval is 2.36 standard errors wide on either side, not 1.96.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
 
-__all__ = ["Estimate", "bootstrap_hypervolume", "difference", "mean_residuals", "paired_difference", "pool"]
+__all__ = [
+    "Estimate",
+    "bootstrap_hypervolume",
+    "difference",
+    "mean_residuals",
+    "paired_difference",
+    "pool",
+    "student_quantile",
+]
 
 Floats = NDArray[np.float64]
 
@@ -110,6 +122,12 @@ class Estimate:
     def stderr(self) -> Floats:
         """[m] standard error of the mean."""
         return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=float)
+
+    def halfwidth(self, confidence: float = 0.95) -> Floats:
+        """[m] half the width of each mean's interval, by Student's t; NaN where n = 1, which says nothing of noise."""
+        if self.n < 2:
+            return np.full(self.mean.size, np.nan)
+        return np.asarray(student_quantile((1 - confidence) / 2, self.n) * self.stderr, dtype=float)
 
     def take(self, columns: Sequence[int]) -> Estimate:
         """Keep only some objectives, in the given order."""
@@ -216,6 +234,16 @@ def paired_difference(a: Estimate, b: Estimate) -> tuple[Floats, Floats]:
     return mean, np.sqrt(np.diag(covariance))
 
 
+def student_quantile(tail: float, n: int) -> float:
+    """Standard errors beyond which Student's t has probability `tail`, the standard error coming from n units.
+
+    With n = 1 nothing is known of the noise; the widest distribution, that of n = 2, then stands in.
+    """
+    from scipy.special import stdtrit  # scipy takes a while to import, and not every reader of a front needs it
+
+    return float(-stdtrit(max(n - 1, 1), tail))
+
+
 def bootstrap_hypervolume(
     estimates: Sequence[Estimate],
     axes: Sequence[int],
@@ -223,6 +251,7 @@ def bootstrap_hypervolume(
     *,
     scale_lower: ArrayLike,
     scale_upper: ArrayLike,
+    rivals: Sequence[Sequence[Estimate]] = (),
     n_boot: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -230,11 +259,19 @@ def bootstrap_hypervolume(
     """Hypervolume of measured members with a bootstrap interval.
 
     Prompts are drawn with replacement, the same ones for every member, so what the members share cancels as it should.
-    Where members cannot be paired their means are drawn from their normal approximation instead.
+    Where members cannot be paired their means are drawn from their normal approximation instead. The deviations of the
+    replicates are widened to those of Student's t, since resampling n prompts understates their spread.
 
-    A front over noisy means is a maximum over luck and its hypervolume is biased upwards, and a bootstrap replicate is
-    biased once more. The interval is therefore the reflected one, (2v - q_high, 2v - q_low), which takes the bias off;
-    it is widened to contain v where necessary.
+    A front over noisy means is a maximum over luck and its hypervolume is biased upwards, twice:
+
+    - Between members: where two are close, the larger one counts. A replicate is biased once more, so the interval is
+      the reflected one, (2v - q_high, 2v - q_low), which takes this bias off.
+    - Within a member's group: a member that was chosen among `rivals` that cannot be told from it, on these same
+      measurements, is there because it was lucky. The luck is what the best of a group gains if all are truly equal,
+      the worst case; the lower end is that of the members without it.
+
+    The interval is widened to contain v where necessary. Measured on prompts that nothing was chosen on, members have
+    no rivals.
 
     Args:
         estimates: The n members, each over all objectives, maximised.
@@ -242,6 +279,7 @@ def bootstrap_hypervolume(
         ref: [m] reference point, in normalised units.
         scale_lower: [m] value of each axis that becomes 0.
         scale_upper: [m] value of each axis that becomes 1.
+        rivals: For each member the estimates that it was chosen among; empty where nothing was chosen.
         n_boot: Number of bootstrap replicates.
         seed: Seed of the replicates.
         confidence: Coverage aimed at.
@@ -249,33 +287,84 @@ def bootstrap_hypervolume(
     Returns:
         The hypervolume of the means, and the ends of its interval.
     """
-    from pareto_align.front.indicators import hypervolume  # here, since dominance and indicators build on this module
+    # here, since dominance and indicators build on this module
+    from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume
 
     lower, upper = np.asarray(scale_lower, dtype=float), np.asarray(scale_upper, dtype=float)
     columns = list(axes)
     members = [e.take(columns) for e in estimates]
     if not members:
         return 0.0, 0.0, 0.0
+    if rivals and len(rivals) != len(members):
+        raise ConfigError(f"Found rivals for {len(rivals)} members, but there are {len(members)}.")
+
+    limit = exact_up_to(len(columns))
+    quick = limit is None or 4 * len(members) <= limit
 
     def volume(points: Floats) -> float:
-        return hypervolume((points - lower) / (upper - lower), ref)
+        framed = (points - lower) / (upper - lower)
+        # the same random points every time, so most of the estimate's error cancels in the differences taken here
+        return hypervolume(framed, ref) if quick else approximate_hypervolume(framed, ref, samples=4096)[0]
 
+    rng = np.random.default_rng(seed)
     means = np.stack([e.mean for e in members])
+    n_boot = n_boot if quick else min(n_boot, 200)
     value = volume(means)
-    replicates = _bootstrap_means(members, means, n_boot, np.random.default_rng(seed))
+    replicates = means + _widening(members, confidence) * (_bootstrap_means(members, means, n_boot, rng) - means)
     volumes = np.array([volume(points) for points in replicates])
     tail = 50 * (1 - confidence)
     q_low, q_high = np.percentile(volumes, [tail, 100 - tail])
-    return value, min(value, max(0.0, 2 * value - float(q_high))), max(value, 2 * value - float(q_low))
+    groups = [[member, *(e.take(columns) for e in group)] for member, group in zip(members, rivals, strict=False)]
+    luck = np.stack([_luck(group, rng) for group in groups]) if groups else np.zeros_like(means)
+    fair = volume(means - luck)
+    low, high = fair + value - float(q_high), 2 * value - float(q_low)
+    if not quick:
+        value, estimated = hypervolume((means - lower) / (upper - lower), ref), value
+        low, high = low + value - estimated, high + value - estimated
+    return value, min(value, max(0.0, low)), max(value, high)
+
+
+def _widening(members: list[Estimate], confidence: float) -> float:
+    """Factor from the deviations of resampled means to those of Student's t, for the fewest units of any member."""
+    tail, n = (1 - confidence) / 2, min(e.n for e in members)
+    return student_quantile(tail, n) / NormalDist().inv_cdf(1 - tail) * float(np.sqrt(n / max(n - 1, 1)))
+
+
+def _luck(group: list[Estimate], rng: np.random.Generator, draws: int = 1000) -> Floats:
+    """[m] expected error of the mean of the best of some estimates whose true means are equal.
+
+    Best is the largest sum of the objectives in units of their noise, as the archive chooses between duplicates.
+    """
+    m = group[0].mean.size
+    if len(group) == 1:
+        return np.zeros(m)
+    means = np.stack([e.mean for e in group])
+    noise = _normal_noise(group, draws, rng)
+    unit = np.sqrt(np.mean([e.stderr**2 for e in group], axis=0))
+    score = np.divide(noise, unit, out=np.zeros_like(noise), where=unit > 0).sum(axis=2)
+    score[:, np.isnan(means).any(axis=1)] = -np.inf
+    return np.asarray(noise[np.arange(draws), score.argmax(axis=1)].mean(axis=0), dtype=float)
+
+
+def _normal_noise(members: list[Estimate], draws: int, rng: np.random.Generator) -> Floats:
+    """[draws, n, m] errors of the members' means in their normal approximation, shared prompts included."""
+    pairings = [e.pairing for e in members]
+    known = [p for p in pairings if p is not None]
+    if len(known) < len(members):
+        m = members[0].mean.size
+        return np.stack([rng.multivariate_normal(np.zeros(m), e.covariance, size=draws) for e in members], axis=1)
+    ids = np.unique(np.concatenate([p[0] for p in known]))
+    shocks = rng.standard_normal((draws, len(ids)))
+    return np.stack([shocks[:, np.searchsorted(ids, own)] @ residuals for own, _, residuals in known], axis=1)
 
 
 def _bootstrap_means(members: list[Estimate], means: Floats, n_boot: int, rng: np.random.Generator) -> Floats:
     """[n_boot, n, m] replicates of the members' means [n, m]."""
-    pairings = [e.pairing for e in members]
-    if any(p is None for p in pairings):
-        noise = [rng.multivariate_normal(np.zeros(means.shape[1]), e.covariance, size=n_boot) for e in members]
-        return means + np.stack(noise, axis=1)
-    known = [p for p in pairings if p is not None]
+    known = [p for p in (e.pairing for e in members) if p is not None]
+    if len(known) < len(members):
+        # the normal approximation needs no correction for resampling; `_widening` has it, so it is taken off here
+        n = min(e.n for e in members)
+        return np.asarray(means + _normal_noise(members, n_boot, rng) * np.sqrt(max(n - 1, 1) / n), dtype=float)
     ids = np.unique(np.concatenate([p[0] for p in known]))
     units = np.full((len(ids), *means.shape), np.nan)
     for k, (own, values, _) in enumerate(known):

@@ -142,8 +142,13 @@ def _cost(cost: Mapping[str, Any]) -> str:
     rows = [(str(key).replace("_", " "), value) for key, value in cost.items() if isinstance(value, int | float | str)]
     if not rows:
         return ""
-    lines = [f"- {escape_markdown(key)}: {escape_markdown(_amount(value))}" for key, value in rows]
+    lines = [f"- {_first(escape_markdown(key))}: {escape_markdown(_amount(value))}" for key, value in rows]
     return "## What it cost\n\n" + "\n".join(lines)
+
+
+def _first(text: str) -> str:
+    """Escaped text that may stand at the beginning of a line, where a dash or a number would begin a list."""
+    return re.sub(r"^(\d*)([-.)=>])", r"\1\\\2", text)
 
 
 def _amount(value: float | str) -> str:

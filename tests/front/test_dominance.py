@@ -100,11 +100,23 @@ def noisy(mean: list[float], covariance: np.ndarray) -> Estimate:
 ZERO2 = noisy([0.0, 0.0], np.zeros((2, 2)))
 
 
-def test_probability_on_one_axis_is_the_normal_distribution() -> None:
+def test_probability_on_one_axis_is_students_and_normal_for_many_prompts() -> None:
     a = noisy([1.0, -50.0], np.eye(2) * 0.75)
     b = noisy([0.0, 0.0], np.eye(2) * 0.25)
-    assert probability_dominates(a, b, [0]) == pytest.approx(0.8413447460685429, abs=1e-12)
-    assert probability_dominates(a, b, [0, 1]) == pytest.approx(0.0, abs=1e-12)
+    # standard error 1, difference 1, ten units: P(T_9 <= 1); negated it is the other tail
+    assert probability_dominates(a, b, [0]) == pytest.approx(0.8282818019310431, abs=1e-12)
+    assert probability_dominates(b, a, [0]) == pytest.approx(1 - 0.8282818019310431, abs=1e-12)
+    many = [Estimate(e.mean, e.covariance, n=10**7) for e in (a, b)]
+    assert probability_dominates(*many, [0]) == pytest.approx(0.8413447460685429, abs=1e-6)
+    # far below on the second axis: the tail of Student's t at 50 with 9 degrees of freedom
+    assert probability_dominates(a, b, [0, 1]) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_the_fewer_units_decide_how_sure_one_is() -> None:
+    few = Estimate(np.array([2.0]), np.eye(1) * 0.5, n=3)
+    many = Estimate(np.array([0.0]), np.eye(1) * 0.5, n=1000)
+    # P(T_2 <= t) = 1/2 + t / (2 sqrt(2 + t^2))
+    assert probability_dominates(few, many, [0]) == pytest.approx(0.5 + 1 / np.sqrt(6), abs=1e-12)
 
 
 @pytest.mark.parametrize("rho", [-0.9, -0.5, 0.0, 0.5, 0.99])

@@ -58,6 +58,18 @@ def test_a_single_measurement_has_no_noise_and_says_so() -> None:
     np.testing.assert_array_equal(estimate.stderr, 0)
 
 
+@pytest.mark.parametrize("n", [2, 5, 64])
+def test_intervals_are_students(n: int) -> None:
+    from scipy import stats
+
+    values = np.random.default_rng(n).normal(size=(n, 2))
+    estimate = Estimate.from_samples(values, range(n))
+    for confidence in (0.9, 0.95):
+        low, high = stats.t.interval(confidence, n - 1, loc=values.mean(axis=0), scale=stats.sem(values))
+        np.testing.assert_allclose(estimate.halfwidth(confidence), (high - low) / 2)
+    assert np.isnan(Estimate.from_samples(values[:1]).halfwidth()).all()
+
+
 @given(measured)
 def test_missing_values_are_left_out_and_the_covariance_stays_one(values: np.ndarray) -> None:
     estimate = Estimate.from_samples(values, range(len(values)))
@@ -234,3 +246,49 @@ def test_bootstrap_is_seeded_and_survives_missing_values() -> None:
     first = bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME, seed=4)
     assert first == bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME, seed=4)
     assert 0 < first[1] <= first[0] <= first[2]
+
+
+def test_bootstrap_with_few_prompts_is_as_wide_as_students_interval() -> None:
+    # t with 7 degrees of freedom: 2.365 standard errors, where 1.96 would do for many prompts
+    samples = 5 + np.random.default_rng(1).normal(size=(8, 1))
+    for ids in (None, range(8)):
+        estimate = Estimate.from_samples(samples, ids)
+        value, low, high = bootstrap_hypervolume([estimate], [0], [0], scale_lower=[0], scale_upper=[1], n_boot=4000)
+        assert (high - low) / 2 == pytest.approx(estimate.halfwidth()[0], rel=0.12)
+        assert low < value < high
+
+
+def test_a_member_chosen_among_equals_counts_without_its_luck() -> None:
+    # the larger of two independent N(0, s^2) has mean s / sqrt(pi)
+    member, rival = (Estimate(np.array([5.0]), np.eye(1) * 0.09, n=1000) for _ in range(2))
+    frame = {"scale_lower": [0.0], "scale_upper": [1.0]}
+    value, low, high = bootstrap_hypervolume([member], [0], [0], **frame)
+    with_rival = bootstrap_hypervolume([member], [0], [0], **frame, rivals=[[rival]])
+    assert (value, high) == (with_rival[0], with_rival[2])
+    assert low - with_rival[1] == pytest.approx(0.3 / np.sqrt(np.pi), rel=0.1)
+
+
+def test_rivals_that_say_the_same_bring_no_luck() -> None:
+    # measured on the same prompts with the same scores: whichever was chosen, the mean is the same
+    member = Estimate.from_samples(np.random.default_rng(0).uniform(size=(20, 2)), range(20))
+    plain = bootstrap_hypervolume([member], [0, 1], [0, 0], **FRAME)
+    again = bootstrap_hypervolume([member], [0, 1], [0, 0], **FRAME, rivals=[[member, member]])
+    assert again == pytest.approx(plain, abs=0.01)
+    with pytest.raises(ConfigError, match="rivals for 2 members, but there are 1"):
+        bootstrap_hypervolume([member], [0, 1], [0, 0], **FRAME, rivals=[[], []])
+
+
+def test_the_interval_is_as_good_where_the_hypervolume_is_estimated() -> None:
+    rng = np.random.default_rng(0)
+    m, n = 8, 30
+    frame = {"scale_lower": np.zeros(m), "scale_upper": np.ones(m)}
+    means = np.abs(rng.normal(size=(n, m)))
+    means = 0.2 + 0.6 * means / np.linalg.norm(means, axis=1, keepdims=True)
+    members = [Estimate(mean, np.eye(m) * 0.01**2, n=1000) for mean in means]
+    value, low, high = bootstrap_hypervolume(members, range(m), np.zeros(m), **frame)
+    assert value == pytest.approx(hypervolume(means, np.zeros(m)))  # 30 points: exact
+    # to first order the spread is that of the sum of the partial derivatives times the noise
+    steps = [hypervolume(means + 1e-4 * np.outer(i, j), np.zeros(m)) for i in np.eye(n) for j in np.eye(m)]
+    spread = 0.01 * np.linalg.norm((np.array(steps) - value) / 1e-4)
+    assert low < value < high
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.35)

@@ -17,11 +17,13 @@ from pareto_align.front import (
     hypervolume,
     hypervolume_subset,
     igd_plus,
+    indicators,
     maximum_utility_loss,
     nondominated_mask,
     r2,
     sparsity,
 )
+from pareto_align.front.indicators import ContributionTable, approximate_hypervolume, exact_up_to
 
 fronts = st.integers(1, 5).flatmap(
     lambda m: arrays(
@@ -175,6 +177,81 @@ def test_contributions_agree_with_moocore_on_larger_sets(m: int) -> None:
     points = np.abs(np.random.default_rng(m).normal(size=(30, m)))
     expected = moocore.hv_contributions(points, ref=np.zeros(m), maximise=True)
     np.testing.assert_allclose(contributions(points, np.zeros(m)), expected, atol=1e-7)
+
+
+def sphere(n: int, m: int, seed: int = 0) -> np.ndarray:
+    points = np.abs(np.random.default_rng([seed, n, m]).normal(size=(n, m)))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_the_estimate_errs_as_it_says() -> None:
+    scores = []
+    for seed in range(30):
+        for points in (sphere(30, 6, seed), np.random.default_rng(seed).dirichlet(np.ones(6), size=30)):
+            ref = np.zeros(6)
+            value, stderr = approximate_hypervolume(points, ref, samples=2048)
+            scores.append((value - hypervolume(points, ref)) / stderr)
+            assert stderr <= value * np.sqrt(30 / 2048)
+    # below 1, since boxes get their points by systematic sampling, which the standard error does not count on
+    assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.1
+    assert abs(np.mean(scores)) < 0.4
+
+
+@given(fronts)
+def test_the_estimate_agrees_with_the_definition(points: np.ndarray) -> None:
+    ref = np.zeros(points.shape[1])
+    value, stderr = approximate_hypervolume(points, ref, samples=4096)
+    # a box with less than its share of a single random point may be missed, and then the standard error is 0 as well
+    point = np.prod(points.clip(0), axis=1).sum() / 4096
+    assert value == pytest.approx(brute_volume(points, ref), abs=5 * stderr + 5 * point + 1e-9)
+
+
+def test_hypervolume_is_exact_up_to_a_size_and_estimated_beyond() -> None:
+    ref = np.zeros(9)
+    limit = exact_up_to(9)
+    small, large = sphere(limit, 9), sphere(limit + 10, 9)
+    assert hypervolume(small, ref) != approximate_hypervolume(small, ref)[0]
+    assert hypervolume(large, ref) == approximate_hypervolume(large, ref)[0]
+    # dominated points do not count towards the size
+    assert hypervolume(np.vstack([small, small * 0.9]), ref) == pytest.approx(hypervolume(small, ref))
+    assert exact_up_to(5) is None
+    assert all(exact_up_to(m) >= exact_up_to(m + 1) for m in range(6, 14))
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_estimated_contributions_agree_with_exact_ones(m: int, monkeypatch) -> None:
+    points = np.vstack([sphere(12, m), 0.5 * sphere(3, m, 1), -sphere(2, m)])
+    ref = np.zeros(m)
+    exact = contributions(points, ref)
+    if m <= 4:  # these have an exact method of their own; go below it
+        total, box, covers = indicators._sample_boxes(points[:12], 65536)
+        found = total / 65536 * np.bincount(box[covers == 1], minlength=12)
+        np.testing.assert_allclose(found, exact[:12], atol=6 * total / np.sqrt(65536) / 4)
+        return
+    monkeypatch.setattr(indicators, "exact_up_to", lambda m: 0)
+    found = contributions(points, ref)
+    assert (found[12:] == 0).all()
+    np.testing.assert_allclose(found[:12], exact[:12], rtol=0.1)
+
+
+@pytest.mark.parametrize("m", [2, 5])
+def test_a_table_of_contributions_follows_points_that_come_go_and_move(m: int) -> None:
+    rng = np.random.default_rng(0)
+    points = sphere(90, m)
+    points[::7, 0] = -0.1  # adds nothing: below the reference
+    points = points[nondominated_mask(points)]
+    table, names = ContributionTable(np.zeros(m)), list(range(30))
+    held = {name: points[name] for name in names if name < len(points)}
+    for step in range(25):
+        if step % 5 == 4:  # moves along the sphere, as a member that was measured again
+            name = next(iter(held))
+            held[name] = sphere(1, m, 100 + step)[0]
+        held[1000 + step] = sphere(1, m, step + 1)[0]
+        if step % 3 == 0:
+            del held[rng.choice(list(held))]
+        order = [int(i) for i in rng.permutation(list(held))]
+        front = np.array([held[name] for name in order])
+        np.testing.assert_allclose(table(order, front), contributions(front, np.zeros(m)), atol=1e-12)
 
 
 def test_evenly_spaced_points_on_a_straight_front() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
-from pareto_align.front import Estimate, FrontRecord, MemberRecord, ObjectiveRecord, read_front, write_front
+from pareto_align.front import Estimate, FrontRecord, MemberRecord, ObjectiveRecord, read_front, reading, write_front
 
 
 def estimate(*mean: float, seed: int = 0) -> Estimate:
@@ -50,8 +50,10 @@ class Writer:
     def __call__(self, id: str, folder: Path) -> None:
         self.calls.append(id)
         (folder / "adapter_config.json").write_text("{}")
+        header = (2).to_bytes(8, "little") + b"{}"
+        (folder / "adapter_model.safetensors").write_bytes(header + f"{id}{self.salt}".encode() * 100)
         (folder / "sub").mkdir()
-        (folder / "sub" / "adapter_model.safetensors").write_bytes(f"{id}{self.salt}".encode() * 100)
+        (folder / "sub" / "notes.txt").write_text(id)
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -78,7 +80,7 @@ def test_round_trip(tmp_path: Path) -> None:
             assert_same(new.estimate, old.estimate)
             assert (new.id, new.preference, new.sample) == (old.id, old.preference, old.sample)
             assert new.provenance == {"step": old.provenance["step"], "seeds": [1, 2]}
-            assert set(new.files) == {"adapter_config.json", "sub/adapter_model.safetensors"}
+            assert set(new.files) == {"adapter_config.json", "adapter_model.safetensors", "sub/notes.txt"}
         assert back.fallen == [{"id": "gone", "values": [0.2, None]}]
         assert (back.cost, back.config) == ({"tokens": 12}, {"seed": 0, "path": "runs"})
         assert (back.base, back.split, back.reference) == (original.base, "select", [0.0])
@@ -134,8 +136,8 @@ def test_an_adapter_that_cannot_be_trusted_is_written_again(tmp_path: Path, what
     assert writer.calls == ["a"]
     back, problems = read_front(tmp_path)
     assert problems == []
-    weights = tmp_path / back.members[0].adapter / "sub" / "adapter_model.safetensors"
-    assert weights.read_bytes().startswith(b"anew")
+    weights = tmp_path / back.members[0].adapter / "adapter_model.safetensors"
+    assert b"anewanew" in weights.read_bytes()
     assert len(list((tmp_path / "members").iterdir())) == 1
 
 
@@ -152,7 +154,7 @@ def test_ids_become_safe_and_distinct_folder_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_damaged_member_is_named_and_left_out(tmp_path: Path, what: str, verify: bool) -> None:
     write_front(tmp_path, record("a", "b"), Writer())
-    target = tmp_path / "members" / "a" / "sub" / "adapter_model.safetensors"
+    target = tmp_path / "members" / "a" / "adapter_model.safetensors"
     if what == "altered":
         target.write_bytes(target.read_bytes()[:-1] + b"?")
         if not verify:
@@ -170,7 +172,9 @@ def test_a_damaged_member_is_named_and_left_out(tmp_path: Path, what: str, verif
 
 
 def edit(root: Path, change) -> None:
+    """Change front.json as somebody would who knows the format: without the checksum it is not missed."""
     data = json.loads((root / "front.json").read_text())
+    del data["sha256"]
     change(data)
     (root / "front.json").write_text(json.dumps(data))
 
@@ -191,7 +195,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, adapter: str) -
 @pytest.mark.parametrize("name", ["../b/adapter_config.json", "/etc/hostname", "../../../outside", ""])
 def test_file_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     write_front(tmp_path, record("a", "b"), Writer())
-    edit(tmp_path, lambda d: d["members"][0]["files"].update({name: "0"}))
+    edit(tmp_path, lambda d: d["members"][0]["files"].update({name: "0" * 64}))
     with pytest.raises(FrontFileError, match="leaves the front folder"):
         read_front(tmp_path)
 
@@ -269,7 +273,7 @@ def failing(folder: Path, error: BaseException) -> None:
 
 
 BAD_WRITERS = [
-    (lambda id, folder: None, FrontFileError, "'b' has no files"),
+    (lambda id, folder: None, FrontFileError, "'b' has no adapter_config.json"),
     (lambda id, folder: (folder / "link").symlink_to("/etc/hostname"), FrontFileError, "contains links"),
     (lambda id, folder: failing(folder, OSError(28, "No space left on device")), FrontFileError, "No space left"),
     (lambda id, folder: failing(folder, RuntimeError("boom")), RuntimeError, "boom"),
@@ -287,10 +291,16 @@ def test_a_failing_writer_leaves_the_old_front(tmp_path: Path, writer, error, me
 
 
 def test_bad_records_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(FrontFileError, match="Two members of the front are called 'a'"):
+    with pytest.raises(FrontFileError, match="cannot be written: two members are called 'a'"):
         write_front(tmp_path / "new", record("a", "a"), Writer())
     with pytest.raises(FrontFileError, match="cannot hold"):
         write_front(tmp_path / "new", record("a", config={"x": object()}), Writer())
+    with pytest.raises(FrontFileError, match=r"cannot be written: members\[0\].id is empty"):
+        write_front(tmp_path / "new", record(" "), Writer())
+    unfit = record("a")
+    unfit.members[0].preference = [0.5, 0.5]
+    with pytest.raises(FrontFileError, match=r"members\[0\].preference is a list of 2, not a list of 1 numbers"):
+        write_front(tmp_path / "new", unfit, Writer())
     assert not (tmp_path / "new").exists()
 
 
@@ -315,8 +325,8 @@ def test_killed_anywhere_the_old_or_the_new_front_loads(tmp_path: Path) -> None:
         assert problems == []
         ids = [m.id for m in back.members]
         assert ids in (["a", "b"], ["b", "a"])
-        weights = (root / back.members[ids.index("a")].adapter / "sub" / "adapter_model.safetensors").read_bytes()
-        assert weights.startswith(b"aold" if ids[0] == "a" else b"anew")
+        weights = (root / back.members[ids.index("a")].adapter / "adapter_model.safetensors").read_bytes()
+        assert (b"aoldaold" if ids[0] == "a" else b"anewanew") in weights
         outcomes.append(ids[0])
         write_front(root, new, Writer("new"))  # the next write finishes the job and leaves nothing lying about
         assert [m.id for m in read_front(root)[0].members] == ["b", "a"]
@@ -363,3 +373,141 @@ def test_writing_what_was_read_is_the_same_front(tmp_path: Path) -> None:
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     write_front(tmp_path / "two", replace(first, split="report"), copy)
     assert read_front(tmp_path / "two")[0].split == "report"
+
+
+# ---- what a front.json may say ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["mean", "id", "worst"])
+def test_a_front_json_that_was_changed_by_hand_is_noticed(tmp_path: Path, field: str) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    text = (tmp_path / "front.json").read_text()
+    before, after = {"mean": ("0.5", "0.6"), "id": ('"id": "a"', '"id": "b"'), "worst": ("300.0", "301.0")}[field]
+    assert before in text
+    (tmp_path / "front.json").write_text(text.replace(before, after, 1))
+    with pytest.raises(FrontFileError, match="not what its own SHA-256 says"):
+        read_front(tmp_path)
+    read_front(tmp_path, verify=False)
+    (tmp_path / "front.json").write_text(json.dumps(json.loads(text), sort_keys=True))  # the same content
+    assert read_front(tmp_path)[1] == []
+
+
+def member(data: dict) -> dict:
+    return data["members"][0]
+
+
+WRONG = {
+    "an objective of an unknown role": (lambda d: d["objectives"][0].update(role="admire"), "none of optimize"),
+    "nothing to optimize": (lambda d: d["objectives"][0].update(role="audit"), "no objective has the role"),
+    "a frame the wrong way round": (lambda d: d["objectives"][1].update(worst=-1.0), "best is not better than worst"),
+    "bounds the wrong way round": (lambda d: d["objectives"][0].update(bounds=[1.0, 0.0]), "lowest value is not below"),
+    "a direction in words": (lambda d: d["objectives"][0].update(maximize="yes"), "neither true nor false"),
+    "two objectives of one name": (lambda d: d["objectives"][1].update(name="accuracy"), "two objectives are called"),
+    "two members of one name": (
+        lambda d: d["members"].append({**member(d), "adapter": "members/b"}),
+        "two members are",
+    ),
+    "two members, one folder": (lambda d: d["members"].append({**member(d), "id": "b"}), "share the folder"),
+    "a number in quotes": (lambda d: member(d)["estimate"]["mean"].__setitem__(0, "0.5"), "not a number"),
+    "truth for a number": (lambda d: member(d)["estimate"]["mean"].__setitem__(0, True), "not a number"),
+    "a mean too long": (lambda d: member(d)["estimate"]["mean"].append(0.5), "not a list of 2 numbers"),
+    "a huge mean": (lambda d: member(d)["estimate"]["mean"].__setitem__(0, 1e200), "not a number of at most"),
+    "a negative variance": (lambda d: member(d)["estimate"].update(covariance=[[-1.0, 0], [0, 1.0]]), "cannot be"),
+    "a correlation of two": (lambda d: member(d)["estimate"].update(covariance=[[1, 2], [2, 1]]), "semidefinite"),
+    "a lopsided covariance": (lambda d: member(d)["estimate"].update(covariance=[[1, 0.5], [0, 1]]), "not symmetric"),
+    "noise without variance": (lambda d: member(d)["estimate"].update(covariance=[[0, 0.5], [0.5, 1]]), "cannot be"),
+    "no prompts": (lambda d: member(d)["estimate"].update(n=0), "not a whole number from 1"),
+    "half a prompt": (lambda d: member(d)["estimate"].update(n=2.5), "not a whole number"),
+    "prompt ids for nobody": (lambda d: member(d)["estimate"]["prompt_ids"].pop(), "prompt_ids for 6 samples"),
+    "a prompt id of 70 bits": (lambda d: member(d)["estimate"].update(prompt_ids=[1 << 69] * 6), "too large"),
+    "a negative preference": (lambda d: member(d).update(preference=[-1.0]), "no preference"),
+    "a preference for nothing": (lambda d: member(d).update(preference=[0.0]), "no preference"),
+    "no checksum": (lambda d: member(d)["files"].update({"adapter_config.json": "0"}), "is no SHA-256"),
+    "an estimate of something else": (lambda d: d["reference_policy"].update(best=1), "unknown key 'best'"),
+    "an unknown split": (lambda d: d.update(split="train"), "none of select, report"),
+    "fallen without shape": (lambda d: d["fallen"][0].update(values=[0.5]), "not a list of 2 numbers"),
+    "a reference of another size": (lambda d: d.update(reference=[0.0, 0.0]), "not a list of 1 numbers"),
+    "a base that is no name": (lambda d: d["base"].update(name=["tiny"]), "not a text"),
+    "a length in words": (lambda d: d["config"].update(max_new_tokens="many"), "not a whole number"),
+    "half a surrogate pair": (lambda d: d["cost"].update(note="\ud800"), "no Unicode"),
+    "a list of lists of lists": (lambda d: d["cost"].update(deep=json.loads("[" * 40 + "]" * 40)), "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_front_json_may_not_say_is_named(tmp_path: Path, what: str) -> None:
+    write_front(tmp_path, record("a"), Writer())
+    change, message = WRONG[what]
+    edit(tmp_path, change)
+    with pytest.raises(FrontFileError, match=rf"front\.json is damaged .*{message}"):
+        read_front(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": NaN}', '{"a": -Infinity}', "[" * 100_000, '{"a": ' + "9" * 5000 + "}", '"' + "x" * 100]
+)
+def test_what_python_reads_and_json_is_not_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "front.json").write_text(content)
+    with pytest.raises(FrontFileError, match=r"front\.json (is damaged|cannot be read)"):
+        read_front(tmp_path)
+
+
+def test_sizes_are_bounded_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_front(tmp_path, record("a", "b", "c"), Writer())
+    monkeypatch.setattr(reading, "MAX_CONFIG_BYTES", 100)
+    (tmp_path / "members" / "a" / "adapter_config.json").write_text(" " * 101)
+    weights = tmp_path / "members" / "b" / "adapter_model.safetensors"
+    weights.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    for k in range(reading.MAX_ENTRIES):
+        (tmp_path / "members" / "c" / f"{k}").touch()
+    with pytest.warns(ParetoAlignWarning):
+        back, problems = read_front(tmp_path, verify=False)
+    assert back.members == []
+    assert "has 101 bytes" in problems[0]
+    assert "claims a header of 1,099,511,627,776 bytes" in problems[1]
+    assert "more than 1000 entries" in problems[2]
+    monkeypatch.setattr(reading, "MAX_FRONT_BYTES", (tmp_path / "front.json").stat().st_size - 1)
+    with pytest.raises(FrontFileError, match=r"no front\.json is that large"):
+        read_front(tmp_path)
+
+
+def test_only_safetensors_count_as_weights(tmp_path: Path) -> None:
+    """PEFT reads a pickle where there are no safetensors; such a member does not get as far as PEFT."""
+    write_front(tmp_path, record("a", "b"), Writer())
+    (tmp_path / "members" / "a" / "adapter_model.bin").write_bytes(b"pickle")
+
+    def pickled(data: dict) -> None:
+        data["members"][0]["files"]["adapter_model.bin"] = data["members"][0]["files"].pop("adapter_model.safetensors")
+
+    edit(tmp_path, pickled)
+    with pytest.warns(ParetoAlignWarning, match="lists no adapter_model.safetensors"):
+        assert [m.id for m in read_front(tmp_path)[0].members] == ["b"]
+
+
+def test_an_adapter_folder_is_one_folder_in_members(tmp_path: Path) -> None:
+    write_front(tmp_path, record("a", "b"), Writer())
+    (tmp_path / "members" / "a").rename(tmp_path / "members" / "b" / "a")
+    edit(tmp_path, lambda d: d["members"][0].update(adapter="members/b/a"))
+    with pytest.warns(ParetoAlignWarning, match="is no folder in members/"):
+        assert [m.id for m in read_front(tmp_path)[0].members] == ["b"]
+
+
+def test_a_link_that_front_json_does_not_name_is_refused_too(tmp_path: Path) -> None:
+    root = tmp_path / "front"
+    write_front(root, record("a"), Writer())
+    (tmp_path / "secret").write_text("secret")
+    (root / "members" / "a" / "sub" / "more").symlink_to(tmp_path / "secret")
+    with pytest.raises(FrontFileError, match="'sub/more', which leaves the front folder"):
+        read_front(root)
+    (root / "members" / "a" / "sub" / "more").unlink()
+    (root / "front.json").rename(tmp_path / "front.json")
+    (root / "front.json").symlink_to(tmp_path / "front.json")
+    with pytest.raises(FrontFileError, match=r"'front\.json', which leaves the front folder"):
+        read_front(root)
+
+
+def test_text_that_is_no_unicode_is_written_as_text_that_is(tmp_path: Path) -> None:
+    broken = record("a")
+    broken.members[0].sample = [{"prompt": "a\ud83d", "completion\udc00": "b"}]
+    write_front(tmp_path, broken, Writer())
+    assert read_front(tmp_path)[0].members[0].sample == [{"prompt": "a\ufffd", "completion\ufffd": "b"}]

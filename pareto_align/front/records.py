@@ -1,0 +1,93 @@
+"""What a front folder says, as plain records in maximised units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pareto_align.front.estimates import Estimate
+
+__all__ = ["SCHEMA_VERSION", "FrontRecord", "MemberRecord", "ObjectiveRecord"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class ObjectiveRecord:
+    """One objective as the front knows it.
+
+    Attributes:
+        name: Its name.
+        role: "optimize", "constrain" or "audit".
+        maximize: Direction in the user's units.
+        lower: Value that normalises to 0, in maximised units.
+        upper: Value that normalises to 1, in maximised units.
+        bounds: Smallest and largest possible value, in the user's units.
+        at_least: Constraint, in the user's units.
+        at_most: Constraint, in the user's units.
+        description: For readers.
+    """
+
+    name: str
+    role: str
+    maximize: bool
+    lower: float
+    upper: float
+    bounds: tuple[float, float] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    description: str = ""
+
+
+@dataclass
+class MemberRecord:
+    """One member of the front.
+
+    Attributes:
+        id: Its name.
+        estimate: Measurement over all objectives, in maximised units.
+        preference: Weights over the optimised objectives it was trained for, if any.
+        provenance: Where it comes from; plain data.
+        adapter: Its folder, relative to the front folder; set by `write_front`.
+        files: SHA-256 of each file in that folder, by relative name; set by `write_front`.
+        sample: A few {"prompt", "completion"} for readers.
+    """
+
+    id: str
+    estimate: Estimate
+    preference: list[float] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    adapter: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class FrontRecord:
+    """Everything about a front but the weights.
+
+    Attributes:
+        objectives: All objectives in the user's order.
+        members: The front.
+        base: The model the adapters belong to: name, gguf_file, dtype, use_chat_template, quantization.
+        split: Prompts behind the estimates: "select" or "report".
+        reference: Reference point of the hypervolume on the optimised objectives, normalised.
+        reference_policy: The untrained model's measurement, in maximised units.
+        fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split.
+        cost: What the run used.
+        config: Settings of the run.
+        created: Time stamp, ISO 8601, of the first fronts; "" in those that carry none.
+        schema_version: Version of the file format.
+    """
+
+    objectives: list[ObjectiveRecord]
+    members: list[MemberRecord]
+    base: dict[str, Any] = field(default_factory=dict)
+    split: str = "select"
+    reference: list[float] = field(default_factory=list)
+    reference_policy: Estimate | None = None
+    fallen: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
