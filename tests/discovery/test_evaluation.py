@@ -10,6 +10,7 @@ from tiny_models import random_population, tiny_base
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.prompts import read_prompts
 from pareto_align.errors import ParetoAlignWarning
+from pareto_align.front import pool
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.policies import SamplingParams
 from pareto_align.testing.tiny import symbol_text
@@ -84,3 +85,26 @@ def test_the_seed_is_part_of_the_measurement(population):
     row = population.parameters[:1]
     assert not np.array_equal(one.measure(row)[0].rewards, other.measure(row)[0].rewards)
     assert torch.equal(row, population.parameters[:1])
+
+
+def test_a_repeat_asks_the_same_prompts_with_new_random_numbers(population):
+    measuring = evaluator(population)
+    rows = population.parameters[:2]
+    first, again, third = measuring.measure(rows), measuring.measure(rows, repeat=1), measuring.measure(rows, repeat=2)
+    alone = evaluator(population).measure(rows[1:], repeat=1)[0]
+    assert np.array_equal(again[1].rewards, alone.rewards)  # paired with whoever shares the repeat
+    assert np.array_equal(first[0].rewards, evaluator(population).measure(rows, repeat=0)[0].rewards)
+    for one, other in ((first, again), (again, third)):
+        assert not np.array_equal(one[0].rewards, other[0].rewards)
+    pooled = pool([first[0].estimate, again[0].estimate, third[0].estimate])
+    together = np.concatenate([m[0].rewards for m in (first, again, third)], axis=1)  # [n, 3 G, M]
+    assert pooled.n == 20
+    assert np.allclose(pooled.mean, together.mean((0, 1)))
+    assert np.allclose(pooled.stderr, together.mean(1).std(0, ddof=1) / np.sqrt(20))
+
+
+def test_the_cost_of_a_measurement_is_known_beforehand(population):
+    measuring = evaluator(population, group_size=3)
+    found = measuring.measure(population.parameters[:1])[0]
+    assert measuring.tokens_for(found.length) == pytest.approx(measuring.tokens)
+    assert measuring.tokens_for(None) == 20 * 3 * 6

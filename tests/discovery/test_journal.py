@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pareto_align.discovery.journal import Journal, read_journal
+from pareto_align.discovery.journal import Journal, read_journal, scan_journal
 from pareto_align.discovery.progress import ProgressBar
 
 
@@ -18,7 +18,9 @@ def test_events_are_written_one_a_line_and_handed_to_the_callbacks(tmp_path):
     journal.write("start", objectives=["a"])
     journal.write("step", step=1, values=np.array([[0.5, np.nan]]), flag=np.bool_(True), count=np.int64(3))
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == seen == read_journal(journal.path)
+    written = [json.loads(line) for line in lines]
+    assert all(event.pop("crc") for event in written)
+    assert written == seen == read_journal(journal.path)
     assert seen[1]["values"] == [[0.5, None]]
     assert seen[1]["flag"] is True
     assert seen[1]["count"] == 3
@@ -48,6 +50,38 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         assert [event["step"] for event in read_journal(journal.path)] == [0, 1]
     journal.path.write_bytes(whole[:-1])  # only the line feed is missing
     assert [event["step"] for event in read_journal(journal.path)] == [0, 1, 2]
+
+
+def test_a_line_in_which_a_digit_changed_is_passed_over_and_named(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    for step in range(3):
+        journal.write("step", step=step, values=[[0.25]])
+    journal.path.write_text(
+        journal.path.read_text().replace('"step": 1, "values": [[0.25]]', '"step": 1, "values": [[0.35]]')
+    )
+    events, problems = scan_journal(journal.path)
+    assert [event["step"] for event in events] == [0, 2]
+    assert "line 2" in problems[0]
+
+
+def test_what_was_done_again_after_a_resumption_counts_once(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    for step in range(4):
+        journal.write("step", step=step, first=True)
+    with journal.path.open("a") as file:
+        file.write('{"event": "step", "st')  # torn by the kill
+    again = Journal(journal.path)
+    again.resume(2, step=2)
+    again.write("step", step=2, first=False)
+    events, problems = scan_journal(journal.path)
+    assert problems == []
+    assert [(e["event"], e["step"], e.get("first")) for e in events] == [
+        ("step", 0, True),
+        ("step", 1, True),
+        ("resumed", 2, None),
+        ("step", 2, False),
+    ]
+    assert again.events == len(events)
 
 
 def test_the_progress_bar_is_silent_where_nobody_looks(capsys):

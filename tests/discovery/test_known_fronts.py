@@ -15,60 +15,23 @@ before it has found its place (1e-2 with 150 steps gave .956 .964 .965 and, with
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
-from peft import LoraConfig
 
-from pareto_align import ParetoAligner
-from pareto_align.front import grid
-from pareto_align.policies import PolicyPopulation, load_base
-from pareto_align.testing import exact, tables
+from pareto_align.testing.judging import judged_fit
 from pareto_align.testing.problems import get_problem
 
-K = 8
 SEEDS = [0, 1, 2]
 
 
-def fitted(name, folder, seed, *, kl_coef=0.0, **settings):
-    """The front and the exact verdict on the population as training left it."""
-    problem = get_problem(name)
-    tokenizer, model = problem.tokenizer(), problem.model(seed)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    aligner = ParetoAligner(
-        model,
-        problem.objectives(),
-        tokenizer=tokenizer,
-        population=K,
-        lora=config,
-        kl_coef=kl_coef,
-        prompts_per_step=len(problem.prompts),
-        group_size=32,
-        max_new_tokens=problem.T,
-        eval_group_size=64,
-        seed=seed,
-        output_dir=folder / "run",
-        device="cpu",
-        progress=False,
-        **settings,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        front = aligner.fit(list(problem.prompts))
-    reference = tables.policy_table(problem, model)
-    population = PolicyPopulation(load_base(model, tokenizer=tokenizer), K, lora=config)
-    policies = []
-    for k in range(K):
-        with population.serving(aligner.policies_[k : k + 1]):
-            policies.append(tables.policy_table(problem, model))
-    population.close()
-    return front, exact.judge(problem, policies, reference, grid(problem.m, K), beta=kl_coef)
+def judged(name, folder, seed, **settings):
+    """The exact verdict on eight policies as training left them."""
+    return judged_fit(get_problem(name), folder / "run", seed=seed, **settings).verdict()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_arc_linear_weights_find_the_regularized_optimum(seed, tmp_path, record_property):
-    _, verdict = fitted(
+    verdict = judged(
         "arc", tmp_path, seed, weighting="fixed", kl_coef=0.05, learning_rate=1e-2, steps=60, eval_every=30
     )
     missed = float(verdict.missed_share.mean())
@@ -79,7 +42,7 @@ def test_arc_linear_weights_find_the_regularized_optimum(seed, tmp_path, record_
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_arc_chebyshev_covers_the_front(seed, tmp_path, record_property):
-    _, verdict = fitted("arc", tmp_path, seed, weighting="chebyshev", learning_rate=1.5e-3, steps=250, eval_every=125)
+    verdict = judged("arc", tmp_path, seed, weighting="chebyshev", learning_rate=1.5e-3, steps=250, eval_every=125)
     record_property("hypervolume_ratio", verdict.hypervolume_ratio)
     print(f"arc chebyshev seed {seed}: ratio {verdict.hypervolume_ratio:.4f}")
     assert verdict.hypervolume_ratio >= 0.95
@@ -87,7 +50,7 @@ def test_arc_chebyshev_covers_the_front(seed, tmp_path, record_property):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_flat_chebyshev_holds_policies_between_the_corners(seed, tmp_path, record_property):
-    _, verdict = fitted("flat", tmp_path, seed, weighting="chebyshev", learning_rate=1e-3, steps=400, eval_every=25)
+    verdict = judged("flat", tmp_path, seed, weighting="chebyshev", learning_rate=1e-3, steps=400, eval_every=25)
     record_property("hypervolume_ratio", verdict.hypervolume_ratio)
     print(f"flat chebyshev seed {seed}: ratio {verdict.hypervolume_ratio:.4f}")
     assert verdict.hypervolume_ratio >= 0.90
@@ -95,7 +58,7 @@ def test_flat_chebyshev_holds_policies_between_the_corners(seed, tmp_path, recor
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_flat_linear_weights_end_in_the_two_corners(seed, tmp_path, record_property):
-    _, verdict = fitted("flat", tmp_path, seed, weighting="fixed", learning_rate=1e-2, steps=100, eval_every=50)
+    verdict = judged("flat", tmp_path, seed, weighting="fixed", learning_rate=1e-2, steps=100, eval_every=50)
     record_property("hypervolume_ratio", verdict.hypervolume_ratio)
     distance = np.abs(verdict.rewards[:, None] - np.eye(2)).max(-1).min(1)
     print(f"flat fixed seed {seed}: ratio {verdict.hypervolume_ratio:.4f}, farthest from a corner {distance.max():.4f}")

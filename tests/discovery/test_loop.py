@@ -138,6 +138,50 @@ def test_a_budget_of_tokens_ends_the_run_with_a_measurement_and_a_report(tmp_pat
         fit(tmp_path / "other", max_tokens=10)
 
 
+def test_a_policy_whose_numbers_went_wrong_goes_back_and_the_others_go_on(tmp_path, monkeypatch):
+    from pareto_align.learning.learner import Learner
+
+    step = Learner.step
+    taken = []
+
+    def poisoned(self, rollouts, weights, rate, **more):
+        report = step(self, rollouts, weights, rate, **more)
+        taken.append(self.population.parameters.detach().clone())
+        if len(taken) == 3:  # one step after the first measurement
+            self.population.parameters[1] = torch.nan
+            report.entropy[1] = np.nan
+        return report
+
+    monkeypatch.setattr(Learner, "step", poisoned)
+    front, _ = fit(tmp_path / "run", steps=4)
+    (event,) = events(tmp_path / "run", "rolled back")
+    assert (event["policy"], event["step"]) == (1, 3)
+    undisturbed, before = taken[3][0], taken[2][0]
+    assert not torch.equal(undisturbed, before), "the others go on"
+    # it went on from where it was when measured, at step 2, and not from where step 3 had brought it
+    moved_from_good = (taken[3][1] - taken[1][1]).norm()
+    assert 0 < moved_from_good < 1.0
+    assert np.isfinite(front.values).all()
+
+
+def test_three_steps_without_a_finite_gradient_roll_back_and_one_does_not(tmp_path, monkeypatch):
+    from pareto_align.learning.learner import Learner
+
+    step = Learner.step
+    count = [0]
+
+    def blind(self, rollouts, weights, rate, **more):
+        report = step(self, rollouts, weights, rate, **more)
+        count[0] += 1
+        if count[0] in (1, 3, 4, 5):
+            report.grad_norm[2] = np.inf
+        return report
+
+    monkeypatch.setattr(Learner, "step", blind)
+    fit(tmp_path / "run", steps=6)
+    assert [(e["policy"], e["step"]) for e in events(tmp_path / "run", "rolled back")] == [(2, 5)]
+
+
 def test_a_mixture_of_ranks_is_the_sum_of_updates(tiny_population):
     from pareto_align.policies.mixing import mix
 

@@ -1,5 +1,6 @@
 """Explorers: what to train next, and from which parent. One file a family, one class a method."""
 
+from pareto_align.discovery.explorers.adaptive import Adaptive
 from pareto_align.discovery.explorers.base import (
     Exploration,
     Explorer,
@@ -9,13 +10,26 @@ from pareto_align.discovery.explorers.base import (
     make_explorer,
     register_explorer,
 )
+from pareto_align.discovery.explorers.bayesian import Bayesian
+from pareto_align.discovery.explorers.cmorl import CMORL
+from pareto_align.discovery.explorers.discover import Discover
+from pareto_align.discovery.explorers.evolution import Evolution
 from pareto_align.discovery.explorers.grid import Grid
+from pareto_align.discovery.explorers.random import RandomPreferences
+from pareto_align.discovery.explorers.soups import Soups
 
 __all__ = [
+    "CMORL",
+    "Adaptive",
+    "Bayesian",
+    "Discover",
+    "Evolution",
     "Exploration",
     "Explorer",
     "Grid",
     "Mixture",
+    "RandomPreferences",
+    "Soups",
     "Task",
     "available_explorers",
     "make_explorer",

@@ -43,12 +43,17 @@ class Mixture:
         coefficients: One a parent. On the simplex it is an interpolation; negative ones extrapolate.
         reason: Why, for the journal.
         preference: `[m]` it is meant to serve, for the record.
+        noise: Length of a random step added to the sum, as a share of the sum's own length; a negative one is the same
+            step the other way. 0 adds none.
+        seed: Of the random step: the same seed gives the same direction.
     """
 
     parents: Sequence[str]
     coefficients: Sequence[float]
     reason: str
     preference: np.ndarray | None = None
+    noise: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +94,23 @@ class Exploration:
         """Entries that still hold an adapter and meet the constraints: possible parents."""
         return [e for e in self.archive.entries.values() if e.adapter is not None and str(e.status) != "infeasible"]
 
+    def points(self, entries: Sequence[Entry]) -> np.ndarray:
+        """`[n, m]` framed means of n entries."""
+        return np.stack([self.frame(e.estimate) for e in entries]) if entries else np.zeros((0, len(self.names)))
+
 
 class Explorer(ABC):
     """Decides the preferences that the slots of a population pursue, at the start and after every measurement.
 
     A subclass implements `preferences`; one that reacts to what was measured also implements `propose` or `mixtures`.
     One that remembers something implements `state_dict` and `load_state_dict`, in JSON's own types.
+
+    Attributes:
+        floor_weighting: Name of the weighting that keeps the floors of its tasks.
     """
 
     name: ClassVar[str] = ""
+    floor_weighting: str = "lagrangian"
 
     @abstractmethod
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
