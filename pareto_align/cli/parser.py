@@ -123,6 +123,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="sets a key, dotted where it is nested: steps=20 lora.r=16 'objectives.0.bounds=[0, 1]'",
     )
 
+    resume = command(
+        "resume",
+        "go on with a run that was stopped or killed",
+        "Go on with a run that was stopped or killed, from its last checkpoint. On the same machine the front is the "
+        "one that the run would have found undisturbed.",
+        "print the front as one JSON object instead of a table",
+    )
+    resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    resume.add_argument(
+        "--config",
+        type=Path,
+        metavar="CONFIG",
+        help="the YAML file the run was begun with; needed where it names code of your own, which is never imported on "
+        "the word of a run folder",
+    )
+    resume.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="with --config: the keys that were set for fit"
+    )
+
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)
 
@@ -210,6 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
     bench.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
+    bench.add_argument("--quantization", choices=("4bit", "8bit"), help="keep the frozen base in that many bits")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to this file, as JSON")
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")

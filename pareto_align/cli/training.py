@@ -1,23 +1,23 @@
-"""The commands that train: `fit` and `demo`."""
+"""The commands that train: `fit`, `demo` and `resume`."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pareto_align.cli.output import front_json, print_front, print_json
 
-__all__ = ["demo", "fit"]
+if TYPE_CHECKING:
+    from pareto_align.result import ParetoFront
+
+__all__ = ["demo", "fit", "resume"]
 
 
 def fit(arguments: argparse.Namespace) -> None:
     """Fit a front as a config describes it, and print it."""
     from pareto_align.config import load_config
 
-    front = load_config(arguments.config, arguments.overrides).fit()
-    if arguments.json:
-        print_json(front_json(front))
-    else:
-        print_front(front)
+    _show(load_config(arguments.config, arguments.overrides).fit(), arguments.json)
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -31,3 +31,27 @@ def demo(arguments: argparse.Namespace) -> None:
         population=arguments.population,
         json=arguments.json,
     )
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    """Go on with a run that was stopped or killed, and print its front."""
+    from pareto_align.config import load_config, load_origin
+    from pareto_align.discovery.run_folder import read_run_record
+
+    origin = read_run_record(arguments.run).get("origin")
+    if arguments.config is not None:
+        _show(load_config(arguments.config, arguments.overrides).resume(arguments.run), arguments.json)
+    elif isinstance(origin, dict) and origin.get("command") == "demo":
+        from pareto_align.demo import run_demo
+
+        numbers = {name: origin.get(name) for name in ("steps", "population")}
+        run_demo(arguments.run, seed=origin.get("seed", 0), **numbers, json=arguments.json, resume=True)
+    else:
+        _show(load_origin(origin, arguments.run).resume(arguments.run), arguments.json)
+
+
+def _show(front: ParetoFront, json: bool) -> None:
+    if json:
+        print_json(front_json(front))
+    else:
+        print_front(front)

@@ -98,6 +98,7 @@ def run_demo(
     steps: int | None = None,
     population: int | None = None,
     json: bool = False,
+    resume: bool = False,
 ) -> ParetoFront:
     """Fit the demo's front, print it, draw it, and show what three users would get.
 
@@ -107,6 +108,7 @@ def run_demo(
         steps: Training steps, fewer for a quick look.
         population: Policies trained side by side.
         json: Print one JSON object at the end instead of text for people.
+        resume: Go on with the run in `output_dir`, which was begun with the same numbers.
 
     Returns:
         The front; `front.png` and `history.png` lie in its run folder.
@@ -120,7 +122,8 @@ def run_demo(
     started = time.monotonic()
     say("Loading SmolLM2-135M-Instruct and measuring it untrained (the first start converts it, about a minute) ...")
     aligner = demo_aligner(callbacks=[_Narrator(say)], progress=False, **overrides)
-    front = aligner.fit(demo_prompts())
+    aligner.origin = {"command": "demo", "seed": seed, "steps": steps, "population": population}
+    front = aligner.resume(output_dir) if resume else aligner.fit(demo_prompts())
     front.plot().savefig(front.path / "front.png", dpi=160)
     front.plot_history().savefig(front.path / "history.png", dpi=160)
     choices = [(preference, front.select(preference, rule="chebyshev")) for preference in PREFERENCES]
@@ -160,7 +163,9 @@ class _Narrator:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
-        if kind == "start":
+        if kind == "resumed":
+            self.say(f"Going on after step {event['step']} ...")
+        elif kind == "start":
             tone, brevity = event["reference"][:2]
             self.say(
                 f"Untrained: tone {tone:.2f}, brevity {brevity:.2f}. Training {len(event['preferences'])} policies ..."

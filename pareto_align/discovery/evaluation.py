@@ -81,23 +81,36 @@ class Evaluator:
         """
         return self._measure(torch.zeros(0, self.population.parameter_count), check)[0]
 
-    def measure(self, policies: Tensor) -> list[Measurement]:
-        """Measure any policies `[k, M]`."""
+    def measure(self, policies: Tensor, *, repeat: int = 0) -> list[Measurement]:
+        """Measure any policies `[k, P]`, P parameters each.
+
+        Args:
+            policies: Their adapters.
+            repeat: Another number means other random numbers on the same prompts, so that pooling the measurements
+                averages over the sampling. Policies that are to be compared should share their repeats. What differs
+                between prompts does not shrink: pooled estimates still have one unit a prompt.
+        """
         count = policies.shape[0]
+        policies = policies.to(self.population.base.device)
         width = max(1, self.rows_at_once // (min(PROMPTS_AT_ONCE, len(self.rows)) * self.group_size))
         found: list[Measurement] = []
         for start in range(0, count, width):
-            found += self._measure(policies[start : start + width], check=False)
+            found += self._measure(policies[start : start + width], check=False, repeat=repeat)
         return found
 
-    def _measure(self, policies: Tensor, check: bool) -> list[Measurement]:
+    def tokens_for(self, length: float | None) -> float:
+        """Tokens that measuring a policy takes whose completions have this mean length; the most where None."""
+        return len(self.rows) * self.group_size * (self.params.max_new_tokens if length is None else length)
+
+    def _measure(self, policies: Tensor, check: bool, repeat: int = 0) -> list[Measurement]:
         count, group = max(policies.shape[0], 1), self.group_size
         texts: list[list[str]] = [[] for _ in range(count)]
         ids: list[list[list[int]]] = [[] for _ in range(count)]
         lengths = np.zeros(count)
         for start in range(0, len(self.rows), PROMPTS_AT_ONCE):
             part = self.rows[start : start + PROMPTS_AT_ONCE]
-            seeds = [seed_for(self.seed, "evaluation", start)] * count
+            again = ("repeat", repeat) if repeat else ()
+            seeds = [seed_for(self.seed, "evaluation", start, *again)] * count
             prompts = [list(row.ids) for row in part]
             drawn = sample(self.population, prompts, group, self.params, seeds, rows=policies)
             lengths += drawn.lengths.sum((1, 2)).numpy()

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["Callback", "Journal", "read_journal"]
+from pareto_align.front.parsing import MAX_NUMBER, check_plain
+
+__all__ = ["Callback", "Journal", "read_journal", "scan_journal"]
 
 Callback = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run: `{"event": "step", "step": 3, ...}`."""
+
+MAX_JOURNAL_BYTES = 1 << 28
+MAX_LINE_BYTES = 1 << 24
+MAX_ROWS = 1000
+"""Policies, or objectives, that one event speaks of."""
+READ_NUMBERS: dict[str, dict[str, int]] = {
+    "start": {"preferences": 2, "reference": 1, "reference_hypervolume": 1},
+    "step": {"values": 2, "weights": 2},
+    "evaluation": {
+        "values": 2, "stderr": 2, "hypervolume": 0, "hypervolume_low": 0, "hypervolume_high": 0, "members": 0,
+    },
+}  # fmt: skip
+"""What figures read, and how deep its lists are."""
+
+
+_SEAL = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
 
 
 class Journal:
@@ -23,41 +43,145 @@ class Journal:
     Args:
         path: The file; created if missing.
         callbacks: Called with each event after it is on disk.
+
+    Attributes:
+        events: How many events count so far.
     """
 
     def __init__(self, path: Path, callbacks: Iterable[Callback] = ()) -> None:
         self.path = path
         self.callbacks = list(callbacks)
+        self.events = 0
+
+    def resume(self, kept: int, **fields: Any) -> None:
+        """Go on after the first `kept` events: what a killed run did after its checkpoint is done again.
+
+        No whole line is taken out of the file; a `resumed` event tells readers that the events after `kept` do not
+        count. A last line that a kill tore never was an event and is cut off.
+        """
+        if self.path.is_file():
+            data = self.path.read_bytes()
+            if not data.endswith(b"\n"):
+                os.truncate(self.path, data.rfind(b"\n") + 1)
+        self.events = kept
+        self.write("resumed", kept=kept, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; arrays become lists and NaN becomes null."""
         record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
-        line = json.dumps(record, allow_nan=False) + "\n"
+        line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        self.events += 1
         for callback in self.callbacks:
             callback(record)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; none if there is no such file.
+    """The events of a run; none if there is no such file. See `scan_journal`."""
+    return scan_journal(path)[0]
 
-    A line that is no JSON object is passed over: a run that was killed may have left half a line at the end.
+
+def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The events of a run that count, and a sentence about what was passed over.
+
+    What a run did after its last checkpoint before it was killed does not count: the resumed run did it again.
+
+    A last line without its end is no damage: a run that was killed may leave one. Any other line that is no event, or
+    whose numbers are none, is passed over and counted.
+
+    Args:
+        path: The journal; without one there are no events.
     """
-    if not path.is_file():
-        return []
-    events = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-    return events
+    if not os.path.isfile(path):
+        return [], []
+    if os.path.islink(path):
+        return [], [f"The history was left out: {path} is a link. Put the journal itself in its place."]
+    events: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(_lines(stream), start=1):
+                event = _event(line)
+                if event is not None:
+                    if event["event"] == "resumed" and type(event.get("kept")) is int:
+                        del events[max(event["kept"], 0) :]
+                    events.append(event)
+                elif line.endswith(b"\n"):
+                    damaged.append(number)
+            whole = not stream.read(1)
+    except OSError as error:
+        return events, [f"The history is not complete: {path} cannot be read ({error})."]
+    problems = []
+    if damaged:
+        problems.append(
+            f"The history is not complete: {len(damaged)} of the lines in {path} are damaged; the first is line "
+            f"{damaged[0]}."
+        )
+    if not whole:
+        problems.append(f"The history is not complete: only the first {MAX_JOURNAL_BYTES:,} bytes of {path} were read.")
+    return events, problems
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a journal; of one that is too long to be an event, its end."""
+    while stream.tell() < MAX_JOURNAL_BYTES and (line := stream.readline(MAX_LINE_BYTES)):
+        while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES) or b"\n"
+        yield line
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The event on a line, or None if it is none."""
+    try:
+        event = json.loads(_unsealed(line.decode("utf-8").rstrip("\n")), parse_constant=_no_number)
+        check_plain(event)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    step = event.get("step", 0)
+    if type(step) is not int or not 0 <= step < 1 << 53:
+        return None
+    read = READ_NUMBERS.get(event["event"], {})
+    return event if all(_is_numbers(event.get(key), depth) for key, depth in read.items()) else None
+
+
+def _sealed(text: str) -> str:
+    """An event's JSON with a checksum as its last key."""
+    return f'{text[:-1]}, "crc": "{zlib.crc32(text.encode()):08x}"}}'
+
+
+def _unsealed(line: str) -> str:
+    """The JSON that `_sealed` was given; a line without a checksum, as of old journals, is as it is.
+
+    Raises:
+        ValueError: The checksum does not hold.
+    """
+    match = _SEAL.search(line)
+    if match is None:
+        return line
+    text = line[: match.start()] + "}"
+    if f"{zlib.crc32(text.encode()):08x}" != match[1]:
+        raise ValueError("the checksum does not hold")
+    return text
+
+
+def _is_numbers(value: Any, depth: int) -> bool:
+    """Whether a value is a number (depth 0), a list of numbers (1) or a list of lists of them (2); null is for NaN."""
+    if value is None:
+        return True
+    if depth == 0:
+        return type(value) in (int, float) and abs(value) <= MAX_NUMBER
+    if not isinstance(value, list) or len(value) > MAX_ROWS:
+        return False
+    return all(_is_numbers(item, depth - 1) for item in value)
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Evaluator, Measurement
+from pareto_align.discovery.checkpoint import remove_checkpoint, write_checkpoint
+from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.journal import Journal
@@ -19,6 +20,8 @@ from pareto_align.discovery.seeds import seed_for
 from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import make_signal, mean_rewards
 from pareto_align.discovery.stalls import StallMonitor, choose_parent
+from pareto_align.discovery.state import take_down
+from pareto_align.discovery.stopping import StopRequest
 from pareto_align.errors import TrainingError
 from pareto_align.front import Estimate, ParetoArchive
 from pareto_align.learning.learner import Learner, StepReport
@@ -30,6 +33,8 @@ from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
 
 __all__ = ["FrontDiscovery"]
+
+UNSOUND_STEPS = 3
 
 
 class FrontDiscovery:
@@ -45,7 +50,7 @@ class FrontDiscovery:
         splits: Prompts to train on, to select on, to report on.
         scale: The frozen scale of the objectives.
         evaluator: Measures on the select split.
-        reference: The untrained model, as `evaluator` measured it.
+        reference: The untrained model's estimate, as `evaluator` measured it.
         settings: How long, how many, how often.
         publisher: Writes the front folder.
         journal: Records every event.
@@ -63,7 +68,7 @@ class FrontDiscovery:
         splits: Splits,
         scale: RewardScale,
         evaluator: Evaluator,
-        reference: Measurement,
+        reference: Estimate,
         settings: Settings,
         publisher: Publisher,
         journal: Journal,
@@ -74,7 +79,7 @@ class FrontDiscovery:
         self.weighting = weighting
         self.explorer = explorer
         self.preferences = np.array(preferences, dtype=float)
-        self.floors = FloorKeeper(*self.preferences.shape)
+        self.floors = FloorKeeper(population.size, objectives.m, explorer.floor_weighting)
         self.splits = splits
         self.scale = scale
         self.reference = reference
@@ -90,37 +95,68 @@ class FrontDiscovery:
         self.started = time.monotonic()
         self.measured: np.ndarray | None = None
         self.select = evaluator
-        self._next_entry = 0
+        self.folder = journal.path.parent
+        self.step = 0
+        self.trained = False
+        self.spread = np.ones(population.size)
+        self.next_entry = 0
+        self.good = population.parameters.detach().to("cpu", copy=True)
+        self.unsound = np.zeros(population.size, dtype=int)
 
     def run(self) -> None:
-        """Train, measure and publish. Whatever stops it, the front found so far is on disk.
+        """Train, measure and publish, from where the state is. Whatever stops it, the front so far is on disk.
 
         Raises:
             ParetoAlignError: A reward function misbehaved in the middle of the run; the front on disk still loads.
+            KeyboardInterrupt: SIGINT came; the step in hand was finished and the run saved.
+            SystemExit: SIGTERM came, likewise.
         """
-        self._publish_selected(0)
-        spread = np.ones(self.population.size)
-        step = 0
         try:
-            for step in range(self.settings.steps):
-                report = self._train(step)
-                spread = report.spread
-                last = step + 1 == self.settings.steps or self._spent()
-                measure = (step + 1) % self.settings.eval_every == 0 or last
-                if measure:
-                    self._measure(step + 1, spread)
-                if last:
-                    break
-                if measure:
-                    self._explore(step + 1)
-                self._restart_stalled(step + 1, spread)
-            self._report(step + 1)
+            with StopRequest() as stop:
+                if self.step == 0:
+                    self._publish_selected(0)
+                    write_checkpoint(self.folder, take_down(self))
+                while not self.trained:
+                    self._advance()
+                    if self._measured_now() or stop.signal is not None:
+                        write_checkpoint(self.folder, take_down(self))
+                    stop.leave()
+            self._report()
         except BaseException as error:
-            self.journal.write("stopped", step=step, error=f"{type(error).__name__}: {error}")
+            self.journal.write("stopped", step=self.step, error=f"{type(error).__name__}: {error}")
             found = len(self.archive.members())
-            error.add_note(f"The front found before step {step + 1} is in {self.publisher.path} ({found} adapters).")
+            error.add_note(
+                f"The front found by step {self.step} is in {self.publisher.path} ({found} adapters); "
+                f"the run can be resumed from {self.folder}."
+            )
             raise
-        self.journal.write("end", step=step + 1, cost=self._cost())
+        self.journal.write(
+            "end",
+            step=self.step,
+            cost=self._cost(),
+            nan_rewards=self.objectives.nan_counts,
+            repeated_calls=self.objectives.retry_counts,
+            **self._clock(),
+        )
+        remove_checkpoint(self.folder)
+
+    def _advance(self) -> None:
+        """One training step, and what follows it."""
+        report = self._train(self.step)
+        self.step += 1
+        self.spread = report.spread
+        self.trained = self.step == self.settings.steps or self._spent()
+        self._roll_back(report)
+        if self._measured_now():
+            self._measure(self.step, self.spread)
+        if not self.trained:
+            if self._measured_now():
+                self._explore(self.step)
+            self._restart_stalled(self.step, self.spread)
+
+    def _measured_now(self) -> bool:
+        """Whether the population is measured after this step."""
+        return self.trained or self.step % self.settings.eval_every == 0
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -134,8 +170,8 @@ class FrontDiscovery:
         self.train_tokens += rollouts.token_count
         self.rollouts += len(rollouts.texts)
         gradients = None
-        if "gramians" in self.weighting.requires:
-            gradients = self.learner.gradients(rollouts)
+        if self.weighting.requires & {"gramians", "cross_gramians"}:
+            gradients = self.learner.gradients(rollouts, halves="cross_gramians" in self.weighting.requires)
         signal = make_signal(
             self.weighting,
             rollouts,
@@ -206,9 +242,32 @@ class FrontDiscovery:
             self._adopt(slot, parent.adapter)
             self.journal.write("stalled", step=step, policy=slot, action="started again", parent=parent.id)
 
+    def _roll_back(self, report: StepReport) -> None:
+        """A policy whose numbers went wrong goes back to where it was when last measured; the others go on.
+
+        The optimizer passes over a step whose gradient is not finite; UNSOUND_STEPS of them in a row, or a policy
+        whose own probabilities are no numbers, will not mend by themselves.
+        """
+        sound = np.isfinite(report.grad_norm)
+        self.unsound = np.where(sound, 0, self.unsound + 1)
+        lost = (self.unsound >= UNSOUND_STEPS) | ~np.isfinite(report.entropy)
+        for slot in np.flatnonzero(lost).tolist():
+            self.population.load(slot, self.good[slot])
+            self.learner.optimizer.reset(slot)
+            self.weighting.reset(slot)
+            self.unsound[slot] = 0
+            self.journal.write(
+                "rolled back", step=self.step, policy=slot, reason="its gradient or its probabilities were not finite"
+            )
+        if self._measured_now():
+            kept = torch.from_numpy(sound & ~lost)
+            now = self.population.parameters.detach().cpu()
+            self.good = torch.where(kept[:, None], now, self.good)
+
     def _adopt(self, slot: int, adapter: torch.Tensor) -> None:
         """A slot goes on from another policy's adapter; nothing that belonged to the old tenant is kept."""
         self.population.load(slot, adapter)
+        self.good[slot] = adapter.detach().cpu()
         self.learner.optimizer.reset(slot)
         self.weighting.reset(slot)
         self.stalls.reset(slot)
@@ -273,6 +332,8 @@ class FrontDiscovery:
                 "spread": float(spread[slot]),
                 "length": round(measurement.length, 2),
             }
+            if np.isfinite(self.floors.floors[slot]).any():
+                provenance["floors"] = [None if np.isnan(v) else float(v) for v in self.floors.floors[slot]]
             statuses.append(
                 str(self.archive.offer(name, measurement.estimate, provenance, self.population.snapshot(slot)))
             )
@@ -298,7 +359,7 @@ class FrontDiscovery:
         rows, errors = [], []
         for mixture in mixtures:
             adapters = torch.stack([self.archive.entries[name].adapter for name in mixture.parents])
-            row, error = mix(self.population, adapters, mixture.coefficients)
+            row, error = mix(self.population, adapters, mixture.coefficients, noise=mixture.noise, seed=mixture.seed)
             rows.append(row)
             errors.append(error)
         found = self.select.measure(torch.stack(rows).to(self.population.base.device))
@@ -311,6 +372,8 @@ class FrontDiscovery:
                 "rank_error": error,
                 "length": round(measurement.length, 2),
             }
+            if mixture.noise:
+                provenance |= {"noise": mixture.noise, "seed": mixture.seed}
             if mixture.preference is not None:
                 provenance["preference"] = np.asarray(mixture.preference, float).tolist()
             names.append(self._new_name())
@@ -327,8 +390,9 @@ class FrontDiscovery:
             statuses=statuses,
         )
 
-    def _report(self, step: int) -> None:
+    def _report(self) -> None:
         """Measure the members and the untrained model once on the report split, and publish what holds there."""
+        step = self.step
         members = self.archive.members()
         evaluator = Evaluator(
             self.population,
@@ -377,13 +441,13 @@ class FrontDiscovery:
             self.archive,
             split="select",
             fallen=[e for e in self.archive.entries.values() if e not in self.archive.members()],
-            reference=self.reference.estimate,
+            reference=self.reference,
             cost=self._cost() | {"steps": step},
         )
 
     def _new_name(self) -> str:
-        name = f"m{self._next_entry:04d}"
-        self._next_entry += 1
+        name = f"m{self.next_entry:04d}"
+        self.next_entry += 1
         return name
 
     def _spent(self) -> bool:
@@ -400,6 +464,11 @@ class FrontDiscovery:
             "eval_tokens": self.select.tokens + self.report_tokens,
             "rollouts": self.rollouts,
             "reward_calls": self.objectives.reward_calls,
+        }
+
+    def _clock(self) -> dict[str, float]:
+        """Wall-clock seconds. They stay out of the front folder, which is the same whenever a run is made."""
+        return {
             "reward_seconds": round(self.objectives.reward_seconds, 2),
             "seconds": round(time.monotonic() - self.started, 1),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from pareto_align.front import (
     MemberRecord,
     ObjectiveRecord,
     ParetoArchive,
+    Status,
     bootstrap_hypervolume,
     write_front,
 )
+from pareto_align.front.estimates import student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "confirm"]
 
 SAMPLES_KEPT = 8  # completions a member shows in its record
 
@@ -51,10 +52,16 @@ class Publisher:
         self.objectives = objectives
         self.scale = scale
         self.config = dict(config)
-        self.created = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def hypervolume(self, estimates: Sequence[Estimate]) -> tuple[float, float, float]:
-        """Hypervolume of some policies in the frozen frame, with its 95 % bootstrap interval over prompts."""
+    def hypervolume(
+        self, estimates: Sequence[Estimate], rivals: Sequence[Sequence[Estimate]] = ()
+    ) -> tuple[float, float, float]:
+        """Hypervolume of some policies in the frozen frame, with its 95 % bootstrap interval over prompts.
+
+        Args:
+            estimates: Of the policies.
+            rivals: For each of them those among which it was chosen on these same measurements.
+        """
         if not estimates:
             return 0.0, 0.0, 0.0
         axes = list(self.objectives.axes)
@@ -64,6 +71,7 @@ class Publisher:
             np.zeros(len(axes)),
             scale_lower=self.scale.lower[axes],
             scale_upper=self.scale.upper[axes],
+            rivals=rivals,
         )
         return float(value), float(low), float(high)
 
@@ -91,7 +99,47 @@ class Publisher:
             prompts: n prompts of the split.
             texts: One completion of each prompt, by member.
         """
-        members = archive.members()
+        self._write(archive.members(), split, fallen, fallen_before, reference, cost, prompts, texts or {})
+
+    def publish_report(
+        self,
+        archive: ParetoArchive,
+        estimates: Mapping[str, Estimate],
+        *,
+        reference: Estimate,
+        cost: Mapping[str, Any],
+        prompts: Sequence[Any] = (),
+        texts: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Entry]:
+        """Write an archive's members with what they were found to be on the report split; see `confirm`.
+
+        Args:
+            archive: As it stands on the select split.
+            estimates: Of its members on the report split.
+            reference: The untrained model, measured on the report split.
+            cost: What the run has spent.
+            prompts: n prompts of the report split.
+            texts: One completion of each prompt, by member.
+
+        Returns:
+            What was published as the front. Its hypervolume is free of selection: nothing was chosen on this split.
+        """
+        kept, fallen = confirm(archive, estimates)
+        before = [entry for entry in archive.entries.values() if entry.id not in estimates]
+        self._write(kept, "report", fallen, before, reference, cost, prompts, texts or {})
+        return kept
+
+    def _write(
+        self,
+        members: Sequence[Entry],
+        split: str,
+        fallen: Sequence[Entry],
+        fallen_before: Sequence[Entry],
+        reference: Estimate,
+        cost: Mapping[str, Any],
+        prompts: Sequence[Any],
+        texts: Mapping[str, Sequence[str]],
+    ) -> None:
         adapters = {entry.id: entry.adapter for entry in members}
         base = self.population.base
         record = FrontRecord(
@@ -105,9 +153,7 @@ class Publisher:
                     adapter=f"members/{entry.id}",
                     sample=[
                         {"prompt": prompt, "completion": text}
-                        for prompt, text in list(zip(prompts, (texts or {}).get(entry.id, ()), strict=False))[
-                            :SAMPLES_KEPT
-                        ]
+                        for prompt, text in list(zip(prompts, texts.get(entry.id, ()), strict=False))[:SAMPLES_KEPT]
                     ],
                 )
                 for entry in members
@@ -117,6 +163,7 @@ class Publisher:
                 "gguf_file": base.gguf_file,
                 "dtype": str(base.dtype).removeprefix("torch."),
                 "use_chat_template": base.use_chat_template,
+                "quantization": base.quantization,
             },
             split=split,
             reference=[0.0] * len(self.objectives.axes),
@@ -136,7 +183,6 @@ class Publisher:
             ],
             cost=dict(cost),
             config=self.config,
-            created=self.created,
         )
         write_front(self.path, record, lambda name, folder: self.population.save_adapter(adapters[name], folder))
 
@@ -154,3 +200,60 @@ class Publisher:
             )
             for index, objective in enumerate(self.objectives)
         ]
+
+
+def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[list[Entry], list[Entry]]:
+    """Read the report split once: the select split says who is on the front, the report split how good they are.
+
+    Choosing the members again by what they score here would bring back the luck that the second split is there to take
+    out. A member therefore stays unless the report split refutes it with the archive's confidence: it misses a
+    constraint, or another member is better on every axis. Those that go are worse than one that stays, so the
+    hypervolume of the means is the same with them and without. A member that stays although it is worse in the mean,
+    or misses a constraint in the mean, says so in `provenance["report"]`.
+
+    Args:
+        archive: As it stands on the select split.
+        estimates: Of its members on the report split, by id.
+
+    Returns:
+        The members that stay, from the best to the worst on the first axis, and those that fell. Both are new entries
+        with the estimates of the report split.
+    """
+    judge = ParetoArchive(
+        archive.axes,
+        reference=archive.reference,
+        scale_lower=archive.scale_lower,
+        scale_upper=archive.scale_upper,
+        confidence=archive.confidence,
+    )
+    refuted: list[Entry] = []
+    doubts: dict[str, str] = {}
+    for entry in archive.members():
+        estimate = estimates[entry.id]
+        for column, bound in archive.constraints:
+            mean, noise = float(estimate.mean[column]), float(estimate.stderr[column])
+            if mean >= bound:
+                continue
+            if np.isnan(mean):
+                reason = f"Objective {column} has no finite mean."
+                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INVALID, reason))
+                break
+            doubts[entry.id] = f"Objective {column} has mean {mean:.4g}, below its bound {bound:.4g}."
+            if bound - mean > student_quantile(1 - archive.confidence, estimate.n) * noise:
+                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INFEASIBLE, doubts[entry.id]))
+                break
+        else:
+            # no payload: the judge's verdicts give no adapter up
+            judge.offer(entry.id, estimate, entry.provenance)
+    kept: list[Entry] = []
+    for verdict in judge.entries.values():
+        if verdict.status in (Status.DOMINATED, Status.INVALID):
+            refuted.append(verdict)
+            continue
+        if verdict.status is not Status.MEMBER:
+            doubts[verdict.id] = " ".join([*filter(None, [doubts.get(verdict.id)]), verdict.reason])
+        if verdict.id in doubts:
+            verdict.provenance["report"] = doubts[verdict.id]
+        verdict.adapter = archive.entries[verdict.id].adapter
+        kept.append(verdict)
+    return kept, refuted

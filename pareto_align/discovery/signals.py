@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the aligner reads PROVIDED before torch is loaded
 
 __all__ = ["PROVIDED", "make_signal", "mean_rewards", "steered_axes"]
 
-PROVIDED = frozenset({"measured", "gramians", "slack", "spread"})
+PROVIDED = frozenset({"measured", "gramians", "slack", "spread", "covariances", "cross_gramians", "audits"})
 """The optional fields of a weighting's `Signal` that a fit fills in."""
 
 
@@ -58,9 +58,11 @@ def make_signal(
         measured: `[K, m]` framed, or None before the first evaluation.
         gradients: The gradients of all steered objectives, where the weighting requires something of them.
     """
+    from pareto_align.learning.covariances import reward_covariances
+
     axes: Sequence[int] = list(objectives.axes)
     values = mean_rewards(rollouts)
-    slack = spread = None
+    slack = spread = covariances = audits = None
     if "slack" in weighting.requires:
         columns = [column for column, _ in objectives.constraints]
         thresholds = np.full(objectives.M, np.nan)
@@ -69,7 +71,13 @@ def make_signal(
         slack = (scale.normalize(values) - scale.normalize(thresholds))[:, columns]
     if "spread" in weighting.requires:
         spread = _spread(scale.normalize(_flat(rollouts))[..., axes])
+    if "covariances" in weighting.requires:
+        covariances = reward_covariances(scale.normalize(rollouts.rewards)[..., axes])
+    if "audits" in weighting.requires:
+        audited = [i for i, objective in enumerate(objectives) if objective.role == "audit"]
+        audits = scale.normalize(values)[:, audited]
     m = objectives.m
+    cross = None if gradients is None else gradients.cross_gramians
     return Signal(
         step=step,
         steps=steps,
@@ -79,6 +87,9 @@ def make_signal(
         gramians=None if gradients is None else gradients.gramians[:, :m, :m],
         slack=slack,
         spread=spread,
+        covariances=covariances,
+        cross_gramians=None if cross is None else cross[:, :m, :m],
+        audits=audits,
     )
 
 

@@ -1,0 +1,190 @@
+"""The state of a run on disk: written beside the old one, renamed when whole, the old one removed after it.
+
+    <run>/checkpoint/state-<n>/state.json           numbers, names, text
+    <run>/checkpoint/state-<n>/tensors.safetensors  policies, optimizer, weighting
+    <run>/checkpoint/adapters/<sha256>.safetensors  archived adapters; written once, named for what is in them
+
+A process killed anywhere leaves at least one whole state, and the newest whole one is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pareto_align.errors import FrontFileError
+
+__all__ = ["Checkpoint", "has_checkpoint", "read_checkpoint", "remove_checkpoint", "write_checkpoint"]
+
+SCHEMA_VERSION = 1
+_STATE = re.compile(r"state-(\d{6,12})")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What `write_checkpoint` took down.
+
+    Attributes:
+        record: In JSON's own types.
+        tensors: By name, on the CPU.
+        adapters: Archived adapters `[M]` by entry id, on the CPU.
+    """
+
+    record: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    adapters: Mapping[str, Tensor]
+
+
+def write_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Take down the state of a run; the state before stays until this one is whole.
+
+    Raises:
+        FrontFileError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        _write(run / "checkpoint", checkpoint)
+    except OSError as error:
+        raise FrontFileError(
+            f"The checkpoint in {run} cannot be written: {error}. The one before is intact."
+        ) from error
+
+
+def _write(root: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save
+
+    (root / "adapters").mkdir(parents=True, exist_ok=True)
+    for left in root.glob("*.new"):  # what a kill left half written
+        shutil.rmtree(left, ignore_errors=True)
+    digests = {}
+    for name, adapter in checkpoint.adapters.items():
+        data = save({"adapter": adapter.contiguous()})
+        digests[name] = hashlib.sha256(data).hexdigest()
+        path = root / "adapters" / f"{digests[name]}.safetensors"
+        if not path.exists():
+            _write_whole(path, data)
+    tensors = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
+    record = {
+        "state": checkpoint.record,
+        "tensors": hashlib.sha256(tensors).hexdigest(),
+        "adapters": digests,
+    }
+    text = json.dumps(record)  # NaN comes back as NaN
+    sealed = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text}
+    states = _states(root)
+    folder = root / f"state-{1 + max(states, default=0):06d}"
+    new = folder.with_suffix(".new")
+    new.mkdir()
+    _write_synced(new / "tensors.safetensors", tensors)
+    _write_synced(new / "state.json", json.dumps(sealed).encode())
+    _sync(root / "adapters")
+    new.rename(folder)
+    _sync(root)
+    for old in states.values():
+        shutil.rmtree(old, ignore_errors=True)
+    needed = {f"{digest}.safetensors" for digest in digests.values()}
+    for path in (root / "adapters").iterdir():
+        if path.name not in needed:
+            path.unlink()
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run can be continued."""
+    return bool(_states(run / "checkpoint"))
+
+
+def read_checkpoint(run: Path) -> Checkpoint:
+    """The newest whole state of a run.
+
+    Raises:
+        FrontFileError: There is none; it says what is wrong with the newest.
+    """
+    root = run / "checkpoint"
+    states = _states(root)
+    if not states:
+        raise FrontFileError(f"{run} holds no checkpoint to resume from.")
+    newest: FrontFileError | None = None
+    for number in sorted(states, reverse=True):
+        try:
+            return _read(root, states[number])
+        except FrontFileError as error:
+            newest = newest or error
+    assert newest is not None
+    raise newest
+
+
+def remove_checkpoint(run: Path) -> None:
+    """Remove the state of a run that has ended."""
+    shutil.rmtree(run / "checkpoint", ignore_errors=True)
+
+
+def _read(root: Path, folder: Path) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        sealed = json.loads((folder / "state.json").read_bytes())
+        if sealed["schema_version"] != SCHEMA_VERSION:
+            raise FrontFileError(
+                f"{folder} has checkpoint version {sealed['schema_version']!r}; this release reads {SCHEMA_VERSION}."
+            )
+        text = sealed["text"]
+        if hashlib.sha256(text.encode()).hexdigest() != sealed["sha256"]:
+            raise FrontFileError(f"{folder / 'state.json'} was altered: its checksum does not hold.")
+        record = json.loads(text)
+        tensors = load(_checked(folder / "tensors.safetensors", record["tensors"]))
+        adapters = {
+            name: load(_checked(root / "adapters" / f"{digest}.safetensors", digest))["adapter"]
+            for name, digest in record["adapters"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise FrontFileError(f"The checkpoint {folder} cannot be read: {type(error).__name__}: {error}") from error
+    return Checkpoint(record["state"], tensors, adapters)
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FrontFileError(f"{path} was altered or cut off: its checksum does not hold.")
+    return data
+
+
+def _states(root: Path) -> dict[int, Path]:
+    """Whole states by number: a folder gets this name only when everything in it is on disk."""
+    if not root.is_dir():
+        return {}
+    found = ((_STATE.fullmatch(path.name), path) for path in root.iterdir())
+    return {int(match[1]): path for match, path in found if match}
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    new = path.with_suffix(".part")
+    _write_synced(new, data)
+    new.rename(path)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make renames in a folder last; where a folder cannot be opened (Windows) they last by themselves."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

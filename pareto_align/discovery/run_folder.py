@@ -1,0 +1,186 @@
+"""What a run folder says about a run: its record and its prompts. The state is the checkpoint's, the front its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pareto_align.discovery.journal import read_journal
+from pareto_align.discovery.prompts import Splits
+from pareto_align.errors import FrontFileError, ParetoAlignWarning
+from pareto_align.learning.rollouts import PromptRow
+from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.base import Base
+
+__all__ = ["ended", "objective_records", "read_run_record", "read_splits", "write_run_record", "write_splits"]
+
+SCHEMA_VERSION = 1
+RECORD_FILE, PROMPTS_FILE = "run.json", "prompts.jsonl"
+SPLITS = ("train", "select", "report")
+MAX_BYTES = {RECORD_FILE: 1 << 24, PROMPTS_FILE: 1 << 31}
+
+
+def write_run_record(
+    folder: Path,
+    config: Mapping[str, Any],
+    model: str | None,
+    objectives: ObjectiveSet,
+    origin: Mapping[str, Any] | None,
+    prompts: str | None,
+) -> None:
+    """Write `run.json`: the settings, the versions that matter, how the command line began the run, and which prompts.
+
+    Args:
+        folder: The run folder.
+        config: Names of weighting, learner and explorer, and all settings as used.
+        model: The model's name.
+        objectives: All objectives.
+        origin: See `ParetoAligner.origin`.
+        prompts: What `write_splits` returned.
+    """
+    from importlib import metadata
+
+    versions = {name: metadata.version(name) for name in ("pareto-align", "torch", "transformers", "peft", "numpy")}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "objectives": objective_records(objectives),
+        "config": dict(config),
+        "origin": _plain_or_none(origin),
+        "prompts": prompts,
+        "versions": versions,
+    }
+    _replace(folder / RECORD_FILE, json.dumps(record, indent=1))
+
+
+def read_run_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        FrontFileError: There is none, or it is damaged or of another version.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise FrontFileError(f"{folder} holds no run: there is no {RECORD_FILE} in it.")
+    try:
+        _check_size(path)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version, wanted = record["schema_version"], {"model", "objectives", "config"}
+        if version == SCHEMA_VERSION and not (wanted <= record.keys() and isinstance(record["config"], dict)):
+            raise KeyError(*sorted(wanted - record.keys()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FrontFileError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise FrontFileError(f"{path} has version {version!r}; this release reads {SCHEMA_VERSION}.")
+    return dict(record)
+
+
+def objective_records(objectives: ObjectiveSet) -> list[dict[str, Any]]:
+    """What the record says about each objective, in JSON's own types."""
+    return [
+        {
+            "name": o.name,
+            "role": o.role,
+            "maximize": o.maximize,
+            "bounds": None if o.bounds is None else [float(bound) for bound in o.bounds],
+            "at_least": o.at_least,
+            "at_most": o.at_most,
+        }
+        for o in objectives
+    ]
+
+
+def write_splits(folder: Path, splits: Splits) -> str | None:
+    """Write `prompts.jsonl`: every prompt with its tokens and columns, so that a run can be resumed without being told.
+
+    Returns:
+        The file's SHA-256; None where it was not written.
+
+    Warns:
+        ParetoAlignWarning: A column is nothing that JSON can hold; the run then cannot be resumed.
+    """
+    lines = []
+    for split in SPLITS:
+        for row in getattr(splits, split):
+            fields = {"split": split, "prompt": row.prompt, "ids": list(row.ids), "columns": dict(row.columns)}
+            try:
+                lines.append(json.dumps(fields) + "\n")
+                kept = json.loads(lines[-1]) == fields
+            except (TypeError, ValueError):
+                kept = False
+            if not kept:
+                warnings.warn(
+                    "The prompts cannot be kept with the run, so it cannot be resumed: their columns must be text, "
+                    f"numbers, lists, or mappings with text as keys. Found {dict(row.columns)!r:.200}.",
+                    ParetoAlignWarning,
+                    stacklevel=2,
+                )
+                return None
+    text = "".join(lines)
+    _replace(folder / PROMPTS_FILE, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
+    """The prompts of a run.
+
+    Args:
+        folder: The run folder.
+        base: The model whose tokenizer reads them.
+        prompts: The SHA-256 that the run's record has.
+
+    Raises:
+        FrontFileError: They are missing, damaged or not the run's own, or the model's tokenizer reads them otherwise.
+    """
+    path = folder / PROMPTS_FILE
+    rows: dict[str, list[PromptRow]] = {split: [] for split in SPLITS}
+    try:
+        _check_size(path)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != prompts:
+            raise FrontFileError(f"{path} was altered or cut off: its checksum does not hold.")
+        for line in data.decode().split("\n")[:-1]:
+            fields = json.loads(line)
+            row = PromptRow(fields["prompt"], tuple(int(i) for i in fields["ids"]), dict(fields["columns"]))
+            rows[fields["split"]].append(row)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FrontFileError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not all(rows.values()):
+        raise FrontFileError(f"{path} has no prompts for {', '.join(name for name in SPLITS if not rows[name])}.")
+    for row in (rows[split][0] for split in SPLITS):
+        if tuple(base.encode(row.prompt)) != row.ids:
+            raise FrontFileError(f"{path} was made with another tokenizer or chat template than the model has now.")
+    return Splits(**rows)
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > MAX_BYTES[path.name]:
+        raise FrontFileError(f"{path} is larger than {MAX_BYTES[path.name]:,} bytes.")
+
+
+def ended(folder: Path) -> bool:
+    """Whether the run came to its end."""
+    return any(event.get("event") == "end" for event in read_journal(folder / "journal.jsonl"))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _plain_or_none(origin: Mapping[str, Any] | None) -> Any:
+    """What JSON can hold; a config with a date in it, say, has to be given again."""
+    try:
+        return json.loads(json.dumps(origin))
+    except (TypeError, ValueError):
+        return None

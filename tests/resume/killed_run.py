@@ -1,0 +1,167 @@
+"""A tiny run in a process of its own, killed where it is told to: the child of test_resume."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from aligner_runs import PROBLEM, make
+
+from pareto_align.discovery.explorers import Explorer, Mixture, Task
+from pareto_align.discovery.journal import read_journal
+from pareto_align.errors import ParetoAlignWarning
+
+
+class Restless(Explorer):
+    """Moves a slot and measures a mixture after every measurement; remembers how often."""
+
+    name = "restless"
+
+    def preferences(self, names, population, seed):
+        self.rounds = 0
+        return np.linspace([1, 0], [0, 1], population)
+
+    def propose(self, state):
+        self.rounds += 1
+        draw = np.random.default_rng(state.seed).dirichlet([1, 1])
+        slot = self.rounds % len(state.preferences)
+        tasks = [None] * len(state.preferences)
+        tasks[slot] = Task(draw, "roam", parent=state.alive()[0].id, floors=np.array([np.nan, 0.1 * self.rounds]))
+        return tasks
+
+    def mixtures(self, state):
+        parents = [entry.id for entry in state.alive()][:2]
+        return [Mixture(parents, [0.5, 0.5], "half and half")] if len(parents) == 2 else []
+
+    def state_dict(self):
+        return {"rounds": self.rounds}
+
+    def load_state_dict(self, state):
+        self.rounds = state["rounds"]
+
+
+def aligner(run, callbacks=()):
+    return make(
+        output_dir=run, explorer=Restless(), callbacks=callbacks, steps=6, eval_every=2, resolution=0.0, population=3
+    )
+
+
+class After:
+    """Sends a signal to this process once so many events are on disk."""
+
+    def __init__(self, count, number):
+        self.left, self.number = count, number
+
+    def __call__(self, event):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def fit(run, callbacks=()):
+    aligner(run, callbacks).fit(list(PROBLEM.prompts))
+
+
+def resume(run, callbacks=()):
+    aligner(run, callbacks).resume(run)
+
+
+def in_a_child(work):
+    """Run `work` in a forked process; the signal that ended it, or 0."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status)
+    if os.WEXITSTATUS(status):
+        raise SystemExit("the child failed")
+    return 0
+
+
+def kill_all(folder, count):
+    for number in range(count):
+        run = folder / str(number)
+        ended_by = in_a_child(lambda run=run, n=number: fit(run, [After(n + 1, signal.SIGKILL)]))
+        found = {"signal": ended_by, "events": len(read_journal(run / "journal.jsonl"))}
+        (folder / f"{number}.json").write_text(json.dumps(found))
+        in_a_child(lambda run=run: resume(run))
+
+
+def kill_writes(folder):
+    """Kill before each call that makes something last, within the second checkpoint and the front written with it."""
+
+    def traced(run, stop_at, log):
+        seen = {"writes": 0, "on": False}
+
+        def before(name, original):
+            def call(*args, **kwargs):
+                if seen["on"]:
+                    if seen["writes"] == stop_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    seen["writes"] += 1
+                    if log is not None:
+                        log.append(name)
+                return original(*args, **kwargs)
+
+            return call
+
+        for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, before(name, getattr(os, name)))
+
+        def switch(event):
+            # from the end of the second step until the next one is under way: front, journal and checkpoint
+            seen["on"] = event["event"] in ("step", "evaluation", "task", "mixtures") and 2 <= event["step"] < 3
+
+        fit(run, [switch])
+        if log is not None:
+            (folder / "calls.json").write_text(json.dumps(log))
+
+    in_a_child(lambda: traced(folder / "all", -1, []))
+    calls = json.loads((folder / "calls.json").read_text())
+    for number, _ in enumerate(calls):
+        run = folder / str(number)
+        if in_a_child(lambda run=run, n=number: traced(run, n, None)) != signal.SIGKILL:
+            raise SystemExit(f"write {number} was not reached")
+        in_a_child(lambda run=run: resume(run))
+    (folder / "kills.json").write_text(json.dumps(calls))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=["fit", "resume", "kill-all", "kill-writes"])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("--kill-after", type=int)
+    parser.add_argument("--signal-after", type=int)
+    parser.add_argument("--signal", type=int)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", ParetoAlignWarning)
+    if arguments.mode == "kill-all":
+        return kill_all(arguments.run, arguments.count)
+    if arguments.mode == "kill-writes":
+        return kill_writes(arguments.run)
+    callbacks = []
+    if arguments.kill_after:
+        callbacks.append(After(arguments.kill_after, signal.SIGKILL))
+    if arguments.signal_after:
+        callbacks.append(After(arguments.signal_after, arguments.signal))
+    try:
+        (fit if arguments.mode == "fit" else resume)(arguments.run, callbacks)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A run that was killed and resumed gives the front of the run that was not, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from aligner_runs import PROBLEM, events, make
+
+from pareto_align import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.discovery.checkpoint import has_checkpoint
+from pareto_align.discovery.journal import read_journal
+
+HERE = Path(__file__).parent
+
+
+def contents(run: Path) -> dict[str, str]:
+    """SHA-256 of front.json, the card, and every file of every adapter."""
+    front = run / "front"
+    return {
+        str(path.relative_to(front)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(front.rglob("*"))
+        if path.is_file()
+    }
+
+
+def child(mode: str, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(HERE / "killed_run.py"), mode, str(run), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = child("fit", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_killed_at_every_event_and_resumed_it_is_the_same_front(undisturbed, tmp_path):
+    whole = read_journal(undisturbed / "journal.jsonl")
+    assert {"start", "step", "evaluation", "task", "mixtures", "report", "end"} <= {event["event"] for event in whole}
+    # one process forks a child for every event, so that torch is imported once
+    done = child("kill-all", tmp_path, str(len(whole)))
+    assert done.returncode == 0, done.stderr
+    expected = contents(undisturbed)
+    for number, event in enumerate(whole):
+        run = tmp_path / f"{number}"
+        killed = json.loads((tmp_path / f"{number}.json").read_text())
+        assert killed["signal"] == signal.SIGKILL, killed
+        assert killed["events"] == number + 1, "the kill came right after this event was on disk"
+        assert contents(run) == expected, f"killed after event {number}: {event['event']}"
+        resumed = read_journal(run / "journal.jsonl")
+        timeless = [{k: v for k, v in e.items() if k not in CLOCK} for e in resumed if e["event"] != "resumed"]
+        assert timeless == [{k: v for k, v in e.items() if k not in CLOCK} for e in whole]
+
+
+CLOCK = ("time", "seconds", "reward_seconds")
+
+
+def test_killed_within_every_write_of_a_checkpoint_it_is_the_same_front(undisturbed, tmp_path):
+    done = child("kill-writes", tmp_path)
+    assert done.returncode == 0, done.stderr
+    kills = json.loads((tmp_path / "kills.json").read_text())
+    assert len(kills) >= 20
+    for number, call in enumerate(kills):
+        assert contents(tmp_path / f"{number}") == contents(undisturbed), f"killed before {call}"
+
+
+def test_killed_twice_it_is_the_same_front(undisturbed, tmp_path):
+    run = tmp_path / "run"
+    assert child("fit", run, "--kill-after", "6").returncode == -signal.SIGKILL
+    assert child("resume", run, "--kill-after", "3").returncode == -signal.SIGKILL
+    assert child("resume", run).returncode == 0
+    assert contents(run) == contents(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_end_and_saves_it(number, status, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    done = child("fit", run, "--signal-after", "3", "--signal", str(int(number)))
+    assert done.returncode == status, done.stderr
+    journal = read_journal(run / "journal.jsonl")
+    assert journal[-1]["event"] == "stopped"
+    assert has_checkpoint(run)
+    assert child("resume", run).returncode == 0
+    steps = [event["step"] for event in read_journal(run / "journal.jsonl") if event["event"] == "step"]
+    assert steps == sorted(set(steps))
+    assert contents(run) == contents(undisturbed)
+
+
+def fit_and_stop(run, after=2, **settings):
+    """A run that its callback stops after so many steps."""
+
+    def stop(event):
+        if event["event"] == "step" and event["step"] == after:
+            raise RuntimeError("enough")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        aligner = make(output_dir=run, callbacks=[stop], **settings)
+        with pytest.raises(RuntimeError, match="enough"):
+            aligner.fit(list(PROBLEM.prompts))
+
+
+def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):
+    run = tmp_path / "run"
+    front = make(output_dir=run).fit(list(PROBLEM.prompts))
+    before = contents(run)
+    assert not has_checkpoint(run), "what only serves to go on is removed at the end"
+    assert len(make().resume(run)) == len(front)
+    assert contents(run) == before
+    assert not events(run, "resumed")
+
+
+def test_another_aligner_is_refused_and_told_in_what_it_differs(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.01, is 0\.02"):
+        make(learning_rate=0.02).resume(run)
+    with pytest.raises(ConfigError, match="weighting was 'chebyshev', is 'fixed'"):
+        make(weighting="fixed").resume(run)
+    with pytest.raises(ConfigError, match="objectives was"):
+        make(PROBLEM.objectives()[::-1]).resume(run)
+    assert len(make().resume(run)) >= 1
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FrontFileError, match=r"no run\.json"):
+        make().resume(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "garbage"])
+def test_a_damaged_checkpoint_is_refused_by_name(damage, tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run, after=3)
+    (state,) = (run / "checkpoint").glob("state-*")
+    path = state / ("state.json" if damage == "garbage" else "tensors.safetensors")
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-9], "altered": data[:-1] + bytes([data[-1] ^ 1]), "garbage": b"{"}[damage])
+    with pytest.raises(FrontFileError, match="state-"):
+        make().resume(run)
+
+
+def test_prompts_that_cannot_be_kept_are_said_at_the_start(tmp_path):
+    prompts = [{"prompt": prompt, "when": {1, 2}} for prompt in PROBLEM.prompts]
+    with pytest.warns(ParetoAlignWarning, match="cannot be resumed"):
+        make(output_dir=tmp_path / "run", steps=1).fit(prompts)
