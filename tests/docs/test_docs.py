@@ -29,7 +29,8 @@ SHARED_PAGE = {
     **dict.fromkeys(["mgda", "pcgrad", "cagrad", "aligned-mtl", "imtl-g", "upgrad", "nash-mtl"], "aggregators"),
     **dict.fromkeys(["epo", "pareto-mtl"], "rays"),
     **dict.fromkeys(["augmented-tchebycheff", "stch", "softmin", "hypervolume-scalarization", "psa"], "tchebycheff"),
-    **dict.fromkeys(["lagrangian-sigmoid", "lagrangian-equality", "lagrangian-all", "safe-rlhf"], "lagrangian"),
+    **dict.fromkeys(["lagrangian-sigmoid", "lagrangian-equality", "lagrangian-all"], "lagrangian"),
+    **dict.fromkeys(["safe-rlhf", "barrier"], "lagrangian"),
 }
 
 
