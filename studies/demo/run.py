@@ -12,7 +12,6 @@ import itertools
 import json
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,34 +73,15 @@ def last_population(front: ParetoFront) -> tuple[np.ndarray, np.ndarray]:
 
 def known_front(weighting: str, seed: int = 0) -> dict[str, Any]:
     """Eight policies on `flat` after 400 steps: exact expected rewards, share of the attainable hypervolume."""
-    from peft import LoraConfig
-
-    from pareto_align import ParetoAligner
-    from pareto_align.front import grid
-    from pareto_align.policies import PolicyPopulation, load_base
-    from pareto_align.testing import exact, tables
+    from pareto_align.testing.judging import judged_fit
     from pareto_align.testing.problems import get_problem
 
-    problem, count = get_problem("flat"), 8
-    tokenizer, model = problem.tokenizer(), problem.model(seed)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        aligner = ParetoAligner(
-            model, problem.objectives(), tokenizer=tokenizer, weighting=weighting, population=count, lora=lora,
-            learning_rate=1e-3, steps=400, prompts_per_step=1, group_size=32, max_new_tokens=problem.T, eval_every=25,
-            eval_group_size=64, seed=seed, output_dir=Path(folder) / "run", device="cpu", progress=False,
+    with tempfile.TemporaryDirectory() as folder:
+        fit = judged_fit(
+            get_problem("flat"), Path(folder) / "run", weighting=weighting, seed=seed,
+            learning_rate=1e-3, steps=400, eval_every=25,
         )  # fmt: skip
-        aligner.fit(list(problem.prompts))
-    reference = tables.policy_table(problem, model)
-    population = PolicyPopulation(load_base(model, tokenizer=tokenizer), count, lora=lora)
-    policies = []
-    for k in range(count):
-        with population.serving(aligner.policies_[k : k + 1]):
-            policies.append(tables.policy_table(problem, model))
-    population.close()
-    found = exact.judge(problem, policies, reference, grid(problem.m, count))
-    return {"values": found.rewards.round(4).tolist(), "hypervolume_ratio": round(found.hypervolume_ratio, 4)}
+    return {"values": fit.values.round(4).tolist(), "hypervolume_ratio": round(fit.verdict().hypervolume_ratio, 4)}
 
 
 LOOKS = {"fixed": ("linear weights", "#b5651d", "s"), "chebyshev": ("smooth Chebyshev (default)", "#2a788e", "o")}

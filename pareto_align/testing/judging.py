@@ -1,0 +1,166 @@
+"""A whole fit on a problem whose front is known, and the exact truth about everything that came out of it.
+
+from pareto_align.testing.judging import judged_fit
+from pareto_align.testing.problems import get_problem
+
+fit = judged_fit(get_problem("flat"), folder, weighting="chebyshev", steps=400, learning_rate=1e-3)
+fit.verdict().hypervolume_ratio        # of the policies as training left them
+fit.front                              # what was published, with intervals
+fit.member_values                      # what its members are really worth
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_align.errors import ParetoAlignWarning
+from pareto_align.testing import exact
+from pareto_align.testing.problems import KnownFrontProblem
+from pareto_align.testing.tables import policy_table
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor
+
+    from pareto_align.objectives import Objective
+    from pareto_align.result import ParetoFront
+
+__all__ = ["JudgedFit", "judged_fit", "symbol_lora"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedFit:
+    """What a fit published, and the exact tables of what it trained; S = V**T strings.
+
+    Attributes:
+        problem: The problem, whose reward table is the truth.
+        front: What the fit published, as measured on the report split.
+        preferences: [K, m] what each policy pursued in the beginning, over the *optimised* objectives of the fit.
+        reference: [n_prompts, S] table of the untrained model.
+        policies: [K, n_prompts, S] tables of the policies as training left them.
+        members: [n, n_prompts, S] tables of the published members, in the front's order.
+        kl_coef: Strength of the KL term that the policies were trained with.
+    """
+
+    problem: KnownFrontProblem
+    front: ParetoFront
+    preferences: Array
+    reference: Array
+    policies: Array
+    members: Array
+    kl_coef: float = 0.0
+
+    @property
+    def values(self) -> Array:
+        """[K, m] exact expected rewards of the policies as training left them."""
+        return self._values(self.policies)
+
+    @property
+    def member_values(self) -> Array:
+        """[n, m] exact expected rewards of the published members, in the front's order."""
+        return self._values(self.members)
+
+    def verdict(self, weights: ArrayLike | None = None) -> exact.Verdict:
+        """The policies as training left them, judged against the truth.
+
+        Args:
+            weights: [K, m] for regret and missed share, over the problem's rewards. Default: the preferences.
+        """
+        weights = self.preferences if weights is None else weights
+        return exact.judge(self.problem, self.policies, self.reference, weights, beta=self.kl_coef)
+
+    def _values(self, tables: Array) -> Array:
+        found = [exact.expected_rewards(table, self.problem.rewards) for table in tables]
+        return np.reshape(found, (len(found), self.problem.m))
+
+
+def symbol_lora() -> LoraConfig:
+    """The adapters of the tiny model: rank 8 on all its linear layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def judged_fit(
+    problem: KnownFrontProblem,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    objectives: Sequence[Objective] | None = None,
+    population: int = 8,
+    kl_coef: float = 0.0,
+    **settings: Any,
+) -> JudgedFit:
+    """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
+
+    Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, unless the
+    settings say otherwise. Up to three prompts serve for training, selection and report alike; of more, repetitions
+    stand in for held-out ones, as the truth is an average over just these prompts.
+
+    Args:
+        problem: The problem.
+        folder: The run folder; must not hold a run yet.
+        seed: Of the model, the noise in the rewards, and the run.
+        objectives: What to optimise, constrain and audit; default: the problem's own.
+        population: K.
+        kl_coef: Strength of the KL term in training, and in missed share.
+        **settings: Further arguments of `ParetoAligner`.
+
+    Raises:
+        ConfigError: The aligner refused a setting.
+    """
+    from pareto_align.aligner import ParetoAligner
+    from pareto_align.policies import PolicyPopulation, load_base
+
+    count = len(problem.prompts)
+    tokenizer, model = problem.tokenizer(), problem.model(seed)
+    defaults: dict[str, Any] = {
+        "prompts_per_step": count,
+        "group_size": 32,
+        "max_new_tokens": problem.T,
+        "eval_group_size": max(64 // count, 1),
+        "lora": symbol_lora(),
+        "device": "cpu",
+        "progress": False,
+    }
+    settings = defaults | settings
+    held_out = None if count < 4 else problem.repeated_prompts(4 * count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)  # so few prompts, and so little time, are meant here
+        aligner = ParetoAligner(
+            model,
+            problem.objectives(seed=seed) if objectives is None else objectives,
+            tokenizer=tokenizer,
+            population=population,
+            kl_coef=kl_coef,
+            seed=seed,
+            output_dir=folder,
+            **settings,
+        )
+        front = aligner.fit(list(problem.prompts), eval_prompts=held_out)
+    reference = policy_table(problem, model)
+    bench = PolicyPopulation(load_base(model, tokenizer=tokenizer), population, lora=settings["lora"])
+
+    def tables(rows: Iterable[Tensor]) -> Array:
+        found = []
+        for row in rows:
+            with bench.serving(row[None]):
+                found.append(policy_table(problem, model))
+        return np.reshape(found, (len(found), *reference.shape))
+
+    try:
+        policies = tables(aligner.policies_)
+        members = tables(bench.read_adapter(member.adapter_path) for member in front)
+    finally:
+        bench.close()
+    start = next(event for event in front.history if event["event"] == "start")
+    return JudgedFit(problem, front, np.array(start["preferences"]), reference, policies, members, kl_coef)
