@@ -60,9 +60,12 @@ def test_the_journal_tells_the_story(finished):
         assert len(evaluation["statuses"]) == 3
     cost = events(finished["folder"], "end")[0]["cost"]
     assert cost["rollouts"] == cost["train_tokens"] == 4 * STEP_CALL
-    # one prompt, 8 samples of one token: the base twice, the population twice, the members once
-    members = events(finished["folder"], "evaluation")[-1]["members"]
-    assert cost["eval_tokens"] == 8 * (2 + 2 * 3 + members)
+    # one prompt, 8 samples of one token: the base twice, the population twice, the members once, and the contested again
+    evaluations = events(finished["folder"], "evaluation")
+    again = [sum(len(batch) for batch in evaluation["remeasured"]) for evaluation in evaluations]
+    assert [evaluation["remeasure_tokens"] for evaluation in evaluations] == [8 * n for n in again]
+    assert all(n <= 3 for n in again), "at most as much as the evaluation itself took"
+    assert cost["eval_tokens"] == 8 * (2 + 2 * 3 + sum(again) + evaluations[-1]["members"])
     assert cost["reward_calls"] == 2 * (cost["rollouts"] + cost["eval_tokens"])
 
 

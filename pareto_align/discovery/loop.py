@@ -16,6 +16,7 @@ from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.journal import Journal
 from pareto_align.discovery.prompts import Splits
 from pareto_align.discovery.publishing import Publisher
+from pareto_align.discovery.racing import race
 from pareto_align.discovery.seeds import seed_for
 from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import make_signal, mean_rewards
@@ -319,12 +320,13 @@ class FrontDiscovery:
     # -- measuring -----------------------------------------------------------------------------------------------
 
     def _measure(self, step: int, spread: np.ndarray) -> None:
-        """Measure the population on the select split and offer every policy to the archive."""
+        """Measure the population on the select split, offer every policy to the archive, race the contested ones."""
+        before = self.select.tokens
         found = self.select.measure(self.population.parameters)
         self.measured = np.stack([self._frame(m.estimate) for m in found])
-        statuses = []
+        names = []
         for slot, measurement in enumerate(found):
-            name = self._new_name()
+            names.append(self._new_name())
             provenance = {
                 "step": step,
                 "policy": slot,
@@ -334,11 +336,19 @@ class FrontDiscovery:
             }
             if np.isfinite(self.floors.floors[slot]).any():
                 provenance["floors"] = [None if np.isnan(v) else float(v) for v in self.floors.floors[slot]]
-            statuses.append(
-                str(self.archive.offer(name, measurement.estimate, provenance, self.population.snapshot(slot)))
-            )
+            self.archive.offer(names[-1], measurement.estimate, provenance, self.population.snapshot(slot))
+        budget = self.settings.remeasure_tokens
+        raced = race(
+            self.archive,
+            self.select,
+            rounds=self.settings.remeasure_rounds,
+            budget_tokens=self.select.tokens - before if budget is None else budget,
+        )
         self._publish_selected(step)
-        value, low, high = self.publisher.hypervolume([e.estimate for e in self.archive.members()])
+        value, low, high = self.publisher.hypervolume(
+            [entry.estimate for entry in self.archive.members()],
+            [[entry.estimate for entry in group] for group in self.archive.rivals()],
+        )
         self.journal.write(
             "evaluation",
             step=step,
@@ -348,7 +358,10 @@ class FrontDiscovery:
             hypervolume_low=low,
             hypervolume_high=high,
             members=len(self.archive.members()),
-            statuses=statuses,
+            statuses=[str(self.archive.entries[name].status) for name in names],
+            remeasured=raced.batches,
+            remeasure_tokens=raced.tokens,
+            open_verdicts=raced.open,
         )
 
     def _measure_mixtures(self, step: int, state: Exploration) -> None:
@@ -403,30 +416,27 @@ class FrontDiscovery:
             seed_for(self.settings.seed, "report"),
         )
         reference = evaluator.measure_reference()
-        confirmed = self._new_archive()
         texts: dict[str, list[str]] = {}
+        estimates: dict[str, Estimate] = {}
         if members:
             rows = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
-            for entry, measurement in zip(members, evaluator.measure(rows), strict=True):
-                confirmed.offer(entry.id, measurement.estimate, entry.provenance, entry.adapter)
-                texts[entry.id] = measurement.texts
+            for entry, found in zip(members, evaluator.measure(rows), strict=True):
+                estimates[entry.id], texts[entry.id] = found.estimate, found.texts
         self.report_tokens = evaluator.tokens
-        self.publisher.publish(
-            confirmed,
-            split="report",
-            fallen=[e for e in confirmed.entries.values() if e not in confirmed.members()],
-            fallen_before=[e for e in self.archive.entries.values() if e.id not in texts],
+        kept = self.publisher.publish_report(
+            self.archive,
+            estimates,
             reference=reference.estimate,
             cost=self._cost() | {"steps": step},
             prompts=[row.prompt for row in evaluator.rows],
             texts=texts,
         )
-        value, low, high = self.publisher.hypervolume([e.estimate for e in confirmed.members()])
+        value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
         base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])
         self.journal.write(
             "report",
             step=step,
-            members=len(confirmed.members()),
+            members=len(kept),
             hypervolume=value,
             hypervolume_low=low,
             hypervolume_high=high,

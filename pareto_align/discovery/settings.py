@@ -46,6 +46,12 @@ class Settings:
     eval_every: int = _setting(10, "steps between measurements of the population on the select split")
     eval_prompts: int = _setting(64, "prompts of the select split, and as many of the report split")
     eval_group_size: int = _setting(1, "completions per held-out prompt")
+    remeasure_rounds: int = _setting(
+        2, "times that contested policies are measured again after each evaluation; 0 never"
+    )
+    remeasure_tokens: int | None = _setting(
+        None, "most tokens of that after an evaluation; by default as many as the evaluation took"
+    )
     max_tokens: int | None = _setting(None, "stop training once this many tokens were sampled, measuring included")
     max_seconds: float | None = _setting(None, "stop training after this many seconds")
     archive_capacity: int | None = _setting(None, "most members the archive keeps")
@@ -73,7 +79,7 @@ class Settings:
             "eval_every", "eval_prompts", "eval_group_size", "stall_patience",
         ):  # fmt: skip
             _require_count(name, getattr(self, name))
-        for name in ("top_k", "archive_capacity", "micro_batch_tokens", "max_tokens"):
+        for name in ("top_k", "archive_capacity", "micro_batch_tokens", "max_tokens", "remeasure_tokens"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):
@@ -81,6 +87,12 @@ class Settings:
         for name in ("top_p", "max_grad_norm", "max_seconds"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
+        if (
+            isinstance(self.remeasure_rounds, bool)
+            or not isinstance(self.remeasure_rounds, int)
+            or self.remeasure_rounds < 0
+        ):
+            raise ConfigError(f"`remeasure_rounds` must be a whole number, 0 or more. Found {self.remeasure_rounds!r}.")
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."

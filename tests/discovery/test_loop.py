@@ -115,7 +115,7 @@ def test_a_mixture_is_measured_and_offered(tmp_path):
         return [Mixture(parents, [1.0, 0.0], "the first alone"), Mixture(parents, [0.5, 0.5], "half and half")]
 
     explorer = Planned(lambda s: [None] * 3, mixed)
-    fit(tmp_path / "run", explorer=explorer, resolution=0.0)
+    fit(tmp_path / "run", explorer=explorer, resolution=0.0, remeasure_rounds=0)
     (event,) = events(tmp_path / "run", "mixtures")
     alone, half = event["rank_errors"]
     assert alone == 0.0
