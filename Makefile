@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/pareto-align demo $(ARGS)
 
+# one process a core and one thread a process: the models in the tests are too small for more threads
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

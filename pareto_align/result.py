@@ -25,7 +25,7 @@ from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.card import model_card
 from pareto_align.report.request import Answer, answer
 from pareto_align.report.table import front_table, html_table, text_table
-from pareto_align.report.units import INTERVAL, axes_of, decimals, interval_text, measured, optimized
+from pareto_align.report.units import axes_of, decimals, interval_text, measured, optimized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,7 @@ class Member:
         id: Its name within the front.
         values: [M] means over the front's `names`, in the user's units.
         stderr: [M] standard errors, same units.
+        halfwidth: [M] half the widths of the 95 % intervals, by Student's t, same units.
         preference: [m] weights it was trained for, or None if it was trained for none.
         provenance: Where it comes from: step, policy, parents.
         adapter_path: Its folder, a stock PEFT adapter.
@@ -56,6 +57,7 @@ class Member:
         self.id = self._record.id
         self.values = front.values[index]
         self.stderr = front.stderr[index]
+        self.halfwidth = front.halfwidth[index]
         self.preference = None if self._record.preference is None else np.asarray(self._record.preference, dtype=float)
         self.provenance: dict[str, Any] = dict(self._record.provenance)
         self.adapter_path = front.folder / self._record.adapter
@@ -112,8 +114,8 @@ class Member:
     def __repr__(self) -> str:
         front, parts = self._front, []
         for i, name in enumerate(front.names):
-            digits = decimals(INTERVAL * front.stderr[:, i], front.values[:, i])
-            parts.append(f"{name} {interval_text(self.values[i], INTERVAL * self.stderr[i], digits)}")
+            digits = decimals(front.halfwidth[:, i], front.values[:, i])
+            parts.append(f"{name} {interval_text(self.values[i], self.halfwidth[i], digits)}")
         return f"<{type(self).__name__} {self.id}: {', '.join(parts)}>"
 
 
@@ -178,6 +180,7 @@ class ParetoFront:
         names: The M objectives in the user's order, audited ones included.
         values: [n, M] means in the user's units, a row a member.
         stderr: [n, M] standard errors of those means.
+        halfwidth: [n, M] half the widths of their 95 % intervals, by Student's t.
         base: The base model in memory, if `generate` should use that one; by default it is loaded by its name.
     """
 
@@ -197,7 +200,10 @@ class ParetoFront:
         self.names = tuple(axis.name for axis in axes_of(record))
         table = measured(record)
         self.values = table.values
-        self.stderr = table.halfwidth / INTERVAL
+        self.halfwidth = table.halfwidth
+        self.stderr = np.array(
+            [m.estimate.stderr if m.estimate.n > 1 else np.full(len(self.names), np.nan) for m in record.members]
+        ).reshape(-1, len(self.names))
         self._members = [Member(self, i) for i in range(len(record.members))]
         self.base: Base | None = None
         self._server: Any = None

@@ -151,11 +151,11 @@ def test_text_and_html(front):
     text = str(front)
     assert text == repr(front)
     assert text.startswith("Pareto front of 3 adapters for ")
-    assert "60.0 ± 5.9" in text
+    assert "60.0 ± 6.0" in text
     assert "untrained" in text
     assert front.summary(unicode=False).isascii()
     assert front._repr_html_().count("<tr>") == 5
-    assert repr(front["a"]) == "<Member a: tone 0.800 ± 0.039, length 60.0 ± 5.9, toxicity 0.0200 ± 0.0078>"
+    assert repr(front["a"]) == "<Member a: tone 0.800 ± 0.040, length 60.0 ± 6.0, toxicity 0.0200 ± 0.0080>"
 
 
 def test_names_are_escaped_in_html():

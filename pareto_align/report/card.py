@@ -97,11 +97,11 @@ def _reading(record: FrontRecord) -> str:
     counts = sorted({int(member.estimate.n) for member in record.members})
     prompts = "no" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     chosen = (
-        "held-out prompts that were read once, at the end; members that turned out dominated there were dropped"
+        "held-out prompts that were read once, at the end; only members confidently dominated there were dropped"
         if record.split == "report"
         else "held-out prompts on which the members were also chosen, so that the best values are a little flattering"
     )
-    return f"Means ± 1.96 standard errors (95 % intervals) over {prompts} {chosen}. ↑ more is better, ↓ less is better."
+    return f"Means with 95 % intervals (Student's t) over {prompts} {chosen}. ↑ more is better, ↓ less is better."
 
 
 def _loading(record: FrontRecord, folder: str) -> str:

@@ -46,7 +46,7 @@ class FrontTable:
 
 
 def front_table(record: FrontRecord) -> FrontTable:
-    """Member, preference, and each objective as mean ± 1.96 standard errors in the user's units."""
+    """Member, preference, and each objective as mean and 95 % interval (Student's t) in the user's units."""
     axes = axes_of(record)
     members = measured(record)
     reference = reference_measured(record)

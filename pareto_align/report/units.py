@@ -74,7 +74,7 @@ class Measured:
     Attributes:
         ids: Whose means these are, one name a row.
         values: [n, M], user's units.
-        halfwidth: [n, M], 1.96 standard errors; NaN where the spread is not known.
+        halfwidth: [n, M] of the 95 % intervals, by Student's t; NaN where the spread is not known.
         n: [n], prompts behind each row.
     """
 
@@ -115,10 +115,9 @@ def reference_measured(record: FrontRecord) -> Measured | None:
 def _measured(record: FrontRecord, ids: Sequence[str], estimates: Sequence[Estimate]) -> Measured:
     count = len(record.objectives)
     means = np.array([np.asarray(e.mean, dtype=float) for e in estimates]).reshape(-1, count)
-    # a single measurement says nothing about its own noise: no interval rather than one of width zero
-    spread = np.array([e.stderr if e.n > 1 else np.full(count, np.nan) for e in estimates]).reshape(-1, count)
+    half = np.array([e.halfwidth() for e in estimates]).reshape(-1, count)
     # 0 * -1 would print as -0
-    return Measured(tuple(ids), means * signs(record) + 0.0, INTERVAL * spread, tuple(int(e.n) for e in estimates))
+    return Measured(tuple(ids), means * signs(record) + 0.0, half, tuple(int(e.n) for e in estimates))
 
 
 def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:

@@ -9,6 +9,7 @@ import pytest
 from front_records import estimate, objective, record, tone_and_length
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy.stats import t
 from test_history import journal
 
 from pareto_align.report.front_plot import draw_front, front_info
@@ -39,7 +40,7 @@ def test_front_numbers():
     info = front_info(found)
     assert [axis.name for axis in info.axes] == ["tone", "length"]
     np.testing.assert_allclose(info.values, [[0.8, 60], [0.6, 30], [0.3, 10]])
-    np.testing.assert_allclose(info.halfwidth[0], [1.96 * 0.02, 1.96 * 3.0])
+    np.testing.assert_allclose(info.halfwidth[0], t.ppf(0.975, 63) * np.array([0.02, 3.0]))
     np.testing.assert_allclose(info.fallen, [[0.1, 90.0]])
     assert info.untrained is not None
     np.testing.assert_allclose(info.untrained, [0.2, 80.0])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from front_records import estimate, objective, record, tone_and_length
+from scipy.stats import t
 
 from pareto_align.report.units import (
     axes_of,
@@ -22,7 +23,7 @@ from pareto_align.report.units import (
 def test_minimised_objectives_come_back_in_the_users_units():
     table = measured(tone_and_length())
     np.testing.assert_allclose(table.values, [[0.8, 60, 0.02], [0.6, 30, 0.05], [0.3, 10, 0.01]])
-    np.testing.assert_allclose(table.halfwidth[:, 1], 1.96 * np.array([3.0, 2.0, 1.0]))
+    np.testing.assert_allclose(table.halfwidth[:, 1], t.ppf(0.975, 63) * np.array([3.0, 2.0, 1.0]))
 
 
 def test_a_zero_is_never_negative():
