@@ -36,6 +36,7 @@ from pareto_align.weighting import Weighting
 __all__ = ["FrontDiscovery"]
 
 UNSOUND_STEPS = 3
+SPARES = 32  # adapters kept beside the members', at the least: contested, duplicate or infeasible today
 
 
 class FrontDiscovery:
@@ -491,6 +492,7 @@ class FrontDiscovery:
             scale_lower=scale.lower[axes],
             scale_upper=scale.upper[axes],
             capacity=self.settings.archive_capacity,
+            spares=max(SPARES, 4 * self.population.size),
             constraints=self.objectives.constraints,
             resolution=self.settings.resolution,
         )

@@ -93,6 +93,8 @@ class ParetoArchive:
         scale_lower: [m] value of each axis that becomes 0.
         scale_upper: [m] value of each axis that becomes 1.
         capacity: Largest number of members; the one that contributes least hypervolume is evicted.
+        spares: Largest number of other entries that keep their payload (contested, duplicate, infeasible); the oldest
+            gives it up first. None keeps all, so that a long run never stops growing.
         confidence: Probability of being dominated from which on an entry has confidently fallen, for two entries and
             all looks at them; with more entries the error allowed is shared.
         constraints: Pairs of column and smallest allowed mean, in maximised units.
@@ -109,6 +111,7 @@ class ParetoArchive:
         scale_lower: ArrayLike,
         scale_upper: ArrayLike,
         capacity: int | None = None,
+        spares: int | None = None,
         confidence: float = 0.95,
         constraints: Sequence[tuple[int, float]] = (),
         resolution: float = 0.0,
@@ -124,6 +127,8 @@ class ParetoArchive:
                 "scale_lower must be below scale_upper on every axis. "
                 f"Found {self.scale_lower.tolist()} and {self.scale_upper.tolist()}."
             )
+        if spares is not None and spares < 0:
+            raise ConfigError(f"spares must not be negative. Found {spares}.")
         if capacity is not None and capacity < 1:
             raise ConfigError(f"capacity must be at least 1 or None. Found {capacity}.")
         if not 0.5 <= confidence < 1:
@@ -131,6 +136,7 @@ class ParetoArchive:
         if resolution < 0:
             raise ConfigError(f"resolution must not be negative. Found {resolution}.")
         self.capacity = capacity
+        self.spares = spares
         self.confidence = confidence
         self.constraints = tuple((int(column), float(bound)) for column, bound in constraints)
         self.resolution = resolution
@@ -214,10 +220,10 @@ class ParetoArchive:
         return student_quantile(NormalDist().cdf(-self.resolution) / comparisons * _spent_on(looks), n)
 
     def rivals(self) -> list[list[Entry]]:
-        """For each member, in the order of `members`, the duplicates among which it was chosen."""
+        """For each member, in the order of `members`, the duplicates among which it was chosen and that are kept."""
         groups: dict[str, list[Entry]] = {e.id: [] for e in self.members()}
         for entry in self.entries.values():
-            if entry.status is Status.DUPLICATE and entry.rival in groups:
+            if entry.status is Status.DUPLICATE and entry.rival in groups and not entry.released:
                 groups[entry.rival].append(entry)
         return list(groups.values())
 
@@ -286,7 +292,18 @@ class ParetoArchive:
             self._judge_candidates(candidates)
         for entry in self.entries.values():
             if entry.status in _FINAL and entry.adapter is not None:
-                entry.adapter, entry.released = None, True
+                self._release(entry)
+        if self.spares is not None:
+            spare = [e for e in self.entries.values() if e.adapter is not None and e.status is not Status.MEMBER]
+            for entry in spare[: max(0, len(spare) - self.spares)]:
+                self._release(entry)
+                entry.reason += f" Given up: beside its members the archive keeps {self.spares} policies, the youngest."
+
+    def _release(self, entry: Entry) -> None:
+        """Give an entry's payload up for good, and the single measurements that only a rematch would need."""
+        entry.adapter, entry.released = None, True
+        found = entry.estimate
+        entry.estimate = Estimate(found.mean, found.covariance, found.n)
 
     def _unusable(self, entry: Entry) -> bool:
         mean = entry.estimate.mean

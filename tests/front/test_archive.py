@@ -382,3 +382,20 @@ def test_bad_settings_are_refused(changes: dict, message: str) -> None:
     good = {"axes": [0, 1], "reference": [0, 0], "scale_lower": [0, 0], "scale_upper": [1, 1]}
     with pytest.raises(ConfigError, match=message):
         ParetoArchive(**{**good, **changes})
+
+
+def test_an_archive_keeps_the_youngest_spares_and_its_members():
+    archive = ParetoArchive(
+        [0, 1], reference=[0, 0], scale_lower=[0, 0], scale_upper=[1, 1], spares=3, constraints=[(0, 0.5)]
+    )
+    archive.offer("member", Estimate(np.array([0.9, 0.1]), np.eye(2) * 1e-4, 50), {}, adapter="a")
+    for number in range(8):  # all off the constraint
+        archive.offer(f"i{number}", Estimate(np.array([0.1, 0.9]), np.eye(2) * 1e-4, 50), {}, adapter=number)
+    held = [entry.id for entry in archive.entries.values() if entry.adapter is not None]
+    assert held == ["member", "i5", "i6", "i7"]
+    assert len(archive.entries) == 9
+    assert "Given up" in archive.entries["i0"].reason
+    assert archive.entries["i0"].status is Status.INFEASIBLE
+    assert [e.id for e in archive.members()] == ["member"]
+    with pytest.raises(ConfigError, match="spares"):
+        ParetoArchive([0], reference=[0], scale_lower=[0], scale_upper=[1], spares=-1)
