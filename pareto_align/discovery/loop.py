@@ -24,7 +24,7 @@ from pareto_align.discovery.stalls import StallMonitor, choose_parent
 from pareto_align.discovery.state import take_down
 from pareto_align.discovery.stopping import StopRequest
 from pareto_align.errors import TrainingError
-from pareto_align.front import Estimate, ParetoArchive
+from pareto_align.front import Estimate, ParetoArchive, Status
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import PromptRow, roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
@@ -451,7 +451,7 @@ class FrontDiscovery:
         self.publisher.publish(
             self.archive,
             split="select",
-            fallen=[e for e in self.archive.entries.values() if e not in self.archive.members()],
+            fallen=[e for e in self.archive.entries.values() if e.status is not Status.MEMBER],
             reference=self.reference,
             cost=self._cost() | {"steps": step},
         )

@@ -217,7 +217,11 @@ class ParetoArchive:
         if not self.resolution:
             return 0.0
         comparisons = max(1.0, self.comparisons / members) * len(self.axes)
-        return student_quantile(NormalDist().cdf(-self.resolution) / comparisons * _spent_on(looks), n)
+        single = NormalDist().cdf(-self.resolution)
+        # Student's factor is that of one comparison: far out in the tail, with a handful of prompts, it has no bounds,
+        # and the two ends of a front would count as one policy
+        widening = student_quantile(single, n) / self.resolution
+        return -NormalDist().inv_cdf(single / comparisons * _spent_on(looks)) * widening
 
     def rivals(self) -> list[list[Entry]]:
         """For each member, in the order of `members`, the duplicates among which it was chosen and that are kept."""
