@@ -244,6 +244,11 @@ class ParetoAligner:
         if ended(folder):
             return self._finished(folder)
         checkpoint = read_checkpoint(folder) if has_checkpoint(folder) else None  # none: killed before the first step
+        members = folder / "front" / "members"
+        if checkpoint is None and members.is_dir() and any(members.iterdir()):
+            raise FrontFileError(
+                f"{folder} holds a front but no checkpoint, so it cannot be resumed. Load it with ParetoFront.load."
+            )
         base = self._load_base()
         return self._run(
             folder, base, read_splits(folder, base, record.get("prompts")), record=record, checkpoint=checkpoint

@@ -60,7 +60,7 @@ def test_the_journal_tells_the_story(finished):
         assert len(evaluation["statuses"]) == 3
     cost = events(finished["folder"], "end")[0]["cost"]
     assert cost["rollouts"] == cost["train_tokens"] == 4 * STEP_CALL
-    # one prompt, 8 samples of one token: the base twice, the population twice, the members once, and the contested again
+    # one prompt, 8 samples of one token: the base twice, the population twice, the members once, the contested again
     evaluations = events(finished["folder"], "evaluation")
     again = [sum(len(batch) for batch in evaluation["remeasured"]) for evaluation in evaluations]
     assert [evaluation["remeasure_tokens"] for evaluation in evaluations] == [8 * n for n in again]

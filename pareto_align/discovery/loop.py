@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -125,12 +126,13 @@ class FrontDiscovery:
                     stop.leave()
             self._report()
         except BaseException as error:
-            self.journal.write("stopped", step=self.step, error=f"{type(error).__name__}: {error}")
             found = len(self.archive.members())
             error.add_note(
                 f"The front found by step {self.step} is in {self.publisher.path} ({found} adapters); "
                 f"the run can be resumed from {self.folder}."
             )
+            with suppress(Exception):  # a full disk or a callback must not stand in for the error itself
+                self.journal.write("stopped", step=self.step, error=f"{type(error).__name__}: {error}")
             raise
         self.journal.write(
             "end",
@@ -187,7 +189,9 @@ class FrontDiscovery:
         )
         weights = np.array(self.weighting(signal))
         m = self.objectives.m
-        weights[:, :m] = self.floors(weights[:, :m], signal)
+        held = np.isfinite(self.floors.floors).any(1, keepdims=True)
+        left = np.maximum(1 - np.abs(weights[:, m:]).sum(1, keepdims=True), 0.0)  # what real constraints do not take
+        weights[:, :m] = np.where(held, left, 1.0) * self.floors(weights[:, :m], signal)
         report = self.learner.step(
             rollouts,
             weights,
@@ -272,6 +276,7 @@ class FrontDiscovery:
         self.good[slot] = adapter.detach().cpu()
         self.learner.optimizer.reset(slot)
         self.weighting.reset(slot)
+        self.floors.weighting.reset(slot)
         self.stalls.reset(slot)
         if self.measured is not None:
             self.measured[slot] = np.nan
