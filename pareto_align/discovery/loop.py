@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pareto_align.discovery.budget import Budget
 from pareto_align.discovery.checkpoint import remove_checkpoint, write_checkpoint
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
@@ -87,6 +88,7 @@ class FrontDiscovery:
         self.scale = scale
         self.reference = reference
         self.settings = settings
+        self.budget = Budget(settings)
         self.publisher = publisher
         self.journal = journal
         self.params = SamplingParams(
@@ -149,13 +151,15 @@ class FrontDiscovery:
         report = self._train(self.step)
         self.step += 1
         self.spread = report.spread
-        self.trained = self.step == self.settings.steps or self._spent()
+        self.trained = self._used_up()
         self._roll_back(report)
         if self._measured_now():
             self._measure(self.step, self.spread)
+            self.trained = self._used_up()  # measuring costs as well: no step is made that nothing is left for
         if not self.trained:
             if self._measured_now():
                 self._explore(self.step)
+                self.trained = self._used_up()
             self._restart_stalled(self.step, self.spread)
 
     def _measured_now(self) -> bool:
@@ -167,6 +171,7 @@ class FrontDiscovery:
     def _train(self, step: int) -> StepReport:
         started = time.monotonic()
         settings = self.settings
+        tokens = self._tokens()  # before this step: the first one has all of its budget ahead
         seeds = [seed_for(settings.seed, "rollout", step, k) for k in range(self.population.size)]
         rollouts = roll_out(
             self.population, self.objectives, self._batch(step), settings.group_size, self.params, seeds
@@ -183,6 +188,7 @@ class FrontDiscovery:
             self.scale,
             step=step,
             steps=settings.steps,
+            spent=self.budget.spent(tokens),
             preferences=self.preferences.copy(),
             measured=None if self.measured is None else self.measured.copy(),
             gradients=gradients,
@@ -195,7 +201,7 @@ class FrontDiscovery:
         report = self.learner.step(
             rollouts,
             weights,
-            self._learning_rate(step),
+            self._learning_rate(self.budget.progress(step, tokens)),
             applies_to=self.weighting.applies_to,
             gradients=gradients,
         )
@@ -226,12 +232,8 @@ class FrontDiscovery:
             batch.append(rows[order[index]])
         return batch
 
-    def _learning_rate(self, step: int) -> float:
-        """Decays with the steps, or with the tokens where the budget of tokens will end the run first."""
-        done = step / self.settings.steps
-        if self.settings.max_tokens is not None:
-            done = min(max(done, (self.train_tokens + self.select.tokens) / self.settings.max_tokens), 1.0)
-        left = 1 - done
+    def _learning_rate(self, progress: float) -> float:
+        left = 1 - progress
         factor = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}
         return self.settings.learning_rate * factor[self.settings.lr_schedule]
 
@@ -287,6 +289,7 @@ class FrontDiscovery:
         state = Exploration(
             step=step,
             steps=self.settings.steps,
+            spent=self.budget.spent(self._tokens()),
             names=[self.objectives.names[i] for i in self.objectives.axes],
             preferences=self.preferences.copy(),
             measured=self.measured.copy(),
@@ -466,12 +469,12 @@ class FrontDiscovery:
         self.next_entry += 1
         return name
 
-    def _spent(self) -> bool:
-        """Whether the budget of tokens or of time is used up."""
-        tokens, seconds = self.settings.max_tokens, self.settings.max_seconds
-        return (tokens is not None and self.train_tokens + self.select.tokens >= tokens) or (
-            seconds is not None and time.monotonic() - self.started >= seconds
-        )
+    def _used_up(self) -> bool:
+        return self.budget.used_up(self.step, self._tokens(), time.monotonic() - self.started)
+
+    def _tokens(self) -> int:
+        """What counts for `max_tokens`: everything sampled so far, in training and measuring."""
+        return self.train_tokens + self.select.tokens
 
     def _cost(self) -> dict[str, Any]:
         """What the run has spent so far."""

@@ -41,6 +41,7 @@ def make_signal(
     *,
     step: int,
     steps: int,
+    spent: float,
     preferences: np.ndarray,
     measured: np.ndarray | None,
     gradients: ObjectiveGradients | None,
@@ -54,6 +55,7 @@ def make_signal(
         scale: The frozen scale.
         step: Training steps made.
         steps: Training steps planned.
+        spent: Share of the token budget used, 0 without one.
         preferences: `[K, m]`.
         measured: `[K, m]` framed, or None before the first evaluation.
         gradients: The gradients of all steered objectives, where the weighting requires something of them.
@@ -90,6 +92,7 @@ def make_signal(
         covariances=covariances,
         cross_gramians=None if cross is None else cross[:, :m, :m],
         audits=audits,
+        spent=spent,
     )
 
 

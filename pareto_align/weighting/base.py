@@ -62,6 +62,7 @@ class Signal:
             objective i on the first half, j on the second. Unbiased where `gramians` are not; not symmetric; None where
             nobody asks for it.
         audits: [K, a] mean of each policy's rewards in the a audited objectives, like `values`; None without any.
+        spent: Share of the budget of tokens that is used, 0 where there is none.
 
     Raises:
         ConfigError: The shapes do not belong together.
@@ -78,10 +79,11 @@ class Signal:
     covariances: FloatArray | None = None
     cross_gramians: FloatArray | None = None
     audits: FloatArray | None = None
+    spent: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name not in ("step", "steps") and (array := getattr(self, field.name)) is not None:
+            if field.name not in ("step", "steps", "spent") and (array := getattr(self, field.name)) is not None:
                 object.__setattr__(self, field.name, np.asarray(array, dtype=np.float64))
         if self.values.ndim != 2:
             raise ConfigError(f"Signal.values must have shape [K, m]. Found {self.values.shape}.")
@@ -101,8 +103,11 @@ class Signal:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is behind: 0 in the first step, 1 in the last."""
-        return min(self.step / max(self.steps - 1, 1), 1.0)
+        """Share of the run that is behind: 0 in the first step, 1 in the last.
+
+        Where a budget of tokens will end the run before its steps do, it is the share of the tokens.
+        """
+        return max(min(self.step / max(self.steps - 1, 1), 1.0), self.spent)
 
 
 class Weighting(ABC):

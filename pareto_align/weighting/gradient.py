@@ -126,7 +126,7 @@ class GradientInfluence(Weighting):
         self._check(signal)
         pace = self.lr / self.mu
         if self.decay:
-            pace *= max(1 - signal.step / max(signal.steps, 1), 0.0)
+            pace *= 1 - max(min(signal.step / max(signal.steps, 1), 1.0), signal.spent)
         for k, gramian in enumerate(require_gramians(self, signal)):
             if np.isfinite(gramian).all():
                 self._learn(k, influence(gramian, self.lengths), pace)

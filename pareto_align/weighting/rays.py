@@ -257,7 +257,7 @@ class ParetoMTL(_Placed):
         borders = rays - rays[slot]
         # Equal preferences differ by rounding only: no border between them.
         crossed = borders[(borders @ losses > 0) & (np.abs(borders).max(axis=1) > 1e-9)]
-        if not len(crossed) or signal.step >= self.warmup * signal.steps:
+        if not len(crossed) or max(signal.step / max(signal.steps, 1), signal.spent) >= self.warmup:
             self.entered[slot] = 1
         # The gradients of losses are those of the objectives turned round: lowering a border's (u_j - u_k).l is the
         # update sum_i (u_j - u_k)_i g_i, and lowering a loss is g_i itself.

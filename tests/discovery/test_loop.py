@@ -8,7 +8,9 @@ import torch
 from aligner_runs import PROBLEM, events, fit
 
 from pareto_align import ConfigError, Objective
+from pareto_align.discovery.budget import Budget
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
+from pareto_align.discovery.settings import Settings
 from pareto_align.weighting import Weighting, make
 
 
@@ -136,6 +138,47 @@ def test_a_budget_of_tokens_ends_the_run_with_a_measurement_and_a_report(tmp_pat
     assert front.record.split == "report"
     with pytest.raises(ConfigError, match="max_tokens"):
         fit(tmp_path / "other", max_tokens=10)
+
+
+def test_a_budget_of_tokens_far_below_the_steps_still_takes_a_run_through_all_its_stages(tmp_path, monkeypatch):
+    from pareto_align.learning.learner import Learner
+
+    rates = []
+    step = Learner.step
+
+    def noted(self, rollouts, weights, rate, **more):
+        rates.append(rate)
+        return step(self, rollouts, weights, rate, **more)
+
+    monkeypatch.setattr(Learner, "step", noted)
+    explorer, watching = Planned(lambda s: [None] * 3), Watching()
+    fit(tmp_path / "run", explorer=explorer, weighting=watching, steps=1000, eval_every=2, max_tokens=2000)
+    signals, made = [s.progress for s in watching.seen], len(watching.seen)
+    assert 10 < made < 100
+    assert [s.steps for s in watching.seen] == [1000] * made
+    assert signals == sorted(signals)
+    assert signals[0] < 0.1
+    assert 0.9 < signals[-1] < 1
+    explored = [s.progress for s in explorer.states]
+    assert any(0.3 < share < 0.7 for share in explored)
+    assert explored[-1] > 0.8
+    assert [s.step for s in explorer.states] == list(range(2, made, 2))
+    np.testing.assert_allclose(rates, [1e-2 * (1 - share) for share in signals])
+
+
+def test_stages_follow_the_budget_that_ends_the_run_and_never_the_clock():
+    def budget(**limits):
+        return Budget(Settings(population=1, prompts_per_step=1, group_size=1, steps=10, **limits))
+
+    assert budget().progress(4, tokens=10**9) == 0.4
+    assert budget(max_tokens=100).progress(4, tokens=20) == 0.4
+    assert budget(max_tokens=100).progress(4, tokens=70) == 0.7
+    assert budget(max_tokens=100).progress(4, tokens=170) == 1.0
+    assert budget(max_seconds=1.0).progress(4, tokens=0) == 0.4
+    assert budget(max_seconds=1.0).used_up(4, tokens=0, seconds=1.5)
+    assert not budget(max_seconds=1.0, max_tokens=100).used_up(9, tokens=99, seconds=0.5)
+    assert budget(max_tokens=100).used_up(1, tokens=100, seconds=0.0)
+    assert budget().used_up(10, tokens=0, seconds=0.0)
 
 
 def test_a_policy_whose_numbers_went_wrong_goes_back_and_the_others_go_on(tmp_path, monkeypatch):

@@ -16,7 +16,9 @@ from aligner_runs import PROBLEM, events, make
 
 from pareto_align import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.discovery.checkpoint import has_checkpoint
+from pareto_align.discovery.explorers import RandomPreferences
 from pareto_align.discovery.journal import read_journal
+from pareto_align.weighting import Schedule
 
 HERE = Path(__file__).parent
 
@@ -109,6 +111,27 @@ def fit_and_stop(run, after=2, **settings):
         aligner = make(output_dir=run, callbacks=[stop], **settings)
         with pytest.raises(RuntimeError, match="enough"):
             aligner.fit(list(PROBLEM.prompts))
+
+
+def test_stages_that_follow_a_budget_of_tokens_are_the_same_after_a_resume(tmp_path):
+    """Learning rate, weighting and explorer all read the tokens, which the checkpoint holds."""
+
+    def settings():
+        points = [(0.0, "fixed"), (1.0, "chebyshev")]
+        explorer = RandomPreferences(every=1, freeze=0.7)
+        return {
+            "steps": 500, "max_tokens": 1000, "eval_every": 2, "weighting": Schedule(points), "explorer": explorer,
+        }  # fmt: skip
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=whole, **settings()).fit(list(PROBLEM.prompts))
+    assert events(whole, "task")
+    assert 6 <= len(events(whole, "step")) < 100
+    fit_and_stop(run, after=5, **settings())
+    make(**settings()).resume(run)
+    assert contents(run) == contents(whole)
 
 
 def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):

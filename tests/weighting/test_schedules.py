@@ -43,6 +43,14 @@ def test_a_table_is_joined_by_lines() -> None:
     np.testing.assert_allclose(found, [[1, 0], [1, 0], [0.75, 0.25], [0.5, 0.5], [0.5, 0.5]])
 
 
+def test_the_share_of_the_tokens_counts_where_it_is_ahead_of_the_steps() -> None:
+    weighting = Schedule([(0.0, [1.0, 0.0]), (1.0, [0.0, 1.0])])
+    weighting.setup(1, 2)
+    half = np.full((1, 2), 0.5)
+    found = [weighting(Signal(step, 101, half, half, spent=spent))[0, 1] for step, spent in ((10, 0.0), (10, 0.6))]
+    np.testing.assert_allclose([*found, weighting(Signal(80, 101, half, half, spent=0.6))[0, 1]], [0.1, 0.6, 0.8])
+
+
 def test_a_table_can_be_written_in_yaml() -> None:
     text = "{name: schedule, multiply: true, points: [[0.0, [1, 0]], [1.0, [1, 1]]]}"
     settings = yaml.safe_load(text)

@@ -64,8 +64,8 @@ class Adaptive(Explorer):
         delta: Step of PSA.
         distance: PSA leaves out rivals nearer than this, in the frame.
         margin: Weight that every objective keeps under PSA, whose steps multiply.
-        settle: Share of the training steps before anything moves.
-        freeze: Share of the training steps after which nothing moves.
+        settle: Share of the run before anything moves.
+        freeze: Share of the run after which nothing moves.
         patience: Measurements without gain until a slot is free.
         least: Gain, as a share of the hypervolume, that counts as one.
         most: Largest share of the slots that moves at a time.

@@ -46,8 +46,8 @@ class Allocation:
 
     Args:
         explorer: Name of whom it works for, for error messages.
-        settle: Share of the training steps before any slot is free.
-        freeze: Share of the training steps after which none is: too little is left to train something new.
+        settle: Share of the run before any slot is free.
+        freeze: Share of the run after which none is: too little is left to train something new.
         patience: Measurements without gain until a slot is free.
         least: Gain, as a share of the hypervolume, that counts as one.
         most: Largest share of the slots that is free at a time.

@@ -73,6 +73,7 @@ class Exploration:
         frame: Takes an estimate to its `[m]` framed means.
         frame_stderr: Takes an estimate to their `[m]` standard errors.
         seed: For explorers that draw; another one at every call.
+        spent: Share of the budget of tokens that is used, 0 where there is none.
     """
 
     step: int
@@ -84,11 +85,12 @@ class Exploration:
     frame: Callable[[Estimate], np.ndarray]
     frame_stderr: Callable[[Estimate], np.ndarray]
     seed: int
+    spent: float = 0.0
 
     @property
     def progress(self) -> float:
-        """Share of the training steps that is behind."""
-        return self.step / self.steps
+        """Share of the run that is behind: of its steps, or of its tokens where their budget will end it first."""
+        return max(self.step / self.steps, self.spent)
 
     def alive(self) -> list[Entry]:
         """Entries that still hold an adapter and meet the constraints: possible parents."""

@@ -38,8 +38,8 @@ class Bayesian(Explorer):
     preference and in what it already reaches.
 
     Args:
-        settle: Share of the training steps before anything moves.
-        freeze: Share of the training steps after which nothing moves.
+        settle: Share of the run before anything moves.
+        freeze: Share of the run after which nothing moves.
         patience: Measurements without gain until a slot is free.
         least: Gain, as a share of the hypervolume, that counts as one.
         most: Largest share of the slots that moves at a time.
@@ -87,7 +87,8 @@ class Bayesian(Explorer):
             return tasks
         preferences = np.array([e.provenance["preference"] for e in seen], dtype=float)
         values = state.points(seen)
-        age = np.array([(state.step - e.provenance["step"]) / state.steps for e in seen])
+        # as a share of the run: a step is as long as those so far were
+        age = np.array([state.progress * (1 - e.provenance["step"] / max(state.step, 1)) for e in seen])
         variances = np.stack([state.frame_stderr(e.estimate) ** 2 for e in seen]) + (self.drift * age[:, None]) ** 2
         reference = np.minimum(values.min(0), 0.0) - BELOW
         model = PreferenceModel(

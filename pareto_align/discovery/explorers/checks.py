@@ -27,7 +27,7 @@ def check_number(explorer: str, name: str, value: Any, low: float, high: float =
 
 
 def check_share(explorer: str, name: str, value: Any) -> float:
-    """`value` as a share of the training steps, from 0 to 1.
+    """`value` as a share of the run, from 0 to 1.
 
     Raises:
         ConfigError: It is none.

@@ -84,7 +84,7 @@ class CMORL(Explorer):
     slots work through the pairs, and what does not fit into a round waits for the next one.
 
     Args:
-        share: Share of the training steps for stage 1.
+        share: Share of the run for stage 1.
         rounds: Rounds of stage 2, evenly over the steps that are left.
         beta: Share of each other objective that an extension keeps.
         span: What the rest, 1 - beta, is a share of: "range" (of the front in that objective) or "value" (of the

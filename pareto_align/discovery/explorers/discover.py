@@ -60,8 +60,8 @@ class Discover(Explorer):
     With one objective there is no gap and no soup: it is the grid.
 
     Args:
-        settle: Share of the training steps before anything moves.
-        freeze: Share of the training steps after which nothing moves.
+        settle: Share of the run before anything moves.
+        freeze: Share of the run after which nothing moves.
         patience: Measurements without gain until a slot is free.
         least: Gain, as a share of the hypervolume, that counts as one.
         most: Largest share of the slots that moves at a time.

@@ -61,7 +61,7 @@ class Evolution(Explorer):
         elite: Policies that may have children, for each preference.
         step: "cbo": share of the way to the consensus. "mezo": length of a step for a unit of slope.
         alpha: "cbo": sharpness of the consensus.
-        after: Share of the training steps before the first child.
+        after: Share of the run before the first child.
 
     Raises:
         ConfigError: A setting is out of range.

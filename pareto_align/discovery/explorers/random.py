@@ -27,7 +27,7 @@ class RandomPreferences(Explorer):
         concentration: Of the Dirichlet distribution: 1 is uniform on the simplex, below 1 favours corners, above 1 the
             middle.
         every: Measurements between draws.
-        freeze: Share of the training steps after which nothing is drawn any more.
+        freeze: Share of the run after which nothing is drawn any more.
         warm_start: A slot goes on from the archived policy whose preference is nearest to its new one; False: from its
             own.
 

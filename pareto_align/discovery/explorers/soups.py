@@ -108,7 +108,7 @@ class Soups(Explorer):
             best member of each objective (with "bone": the backbones) mixed for a lattice of preferences. "search":
             NSGA-II over the coefficients of up to `parents` members.
         measure: Largest number of soups measured at a time.
-        after: Share of the training steps before the first soup.
+        after: Share of the run before the first soup.
         beta: Weight of a backbone's own objective in Bone Soup's matrix; published: 0.6 to 0.8.
         extrapolate: Also go beyond every corner adapter, away from its neighbour, by this share of their difference.
         parents: Largest number of members in the search.
