@@ -183,6 +183,16 @@ def test_nobody_within_the_constraint_leaves_an_empty_front_that_loads(tmp_path)
     assert {entry["status"] for entry in front.record.fallen} == {"infeasible"}
 
 
+def test_within_its_tolerance_a_constraint_lets_policies_in(tmp_path):
+    nearly = Objective(
+        "nearly", lambda completions, **_: [0.45] * len(completions), role="constrain", at_least=0.5, tolerance=0.1
+    )
+    front, _ = fit(tmp_path / "run", [*PROBLEM.objectives(), nearly])
+    assert len(front) >= 1
+    assert ParetoFront.load(tmp_path / "run").record.objectives[2].tolerance == 0.1
+    assert "at least 0.5, with a tolerance of 0.1" in (tmp_path / "run" / "front" / "README.md").read_text()
+
+
 def test_constraints_come_with_a_word_on_what_they_do():
     cap = Objective("cap", lambda completions, **_: [0.0], role="constrain", at_most=0.5)
     with pytest.warns(ParetoAlignWarning, match="does not push policies towards thresholds"):

@@ -42,6 +42,7 @@ OBJECTIVE_KEYS: dict[str, str] = {
     "maximize": "false where less is better",
     "at_least": "with role constrain: the mean must not fall below this",
     "at_most": "with role constrain: the mean must not rise above this",
+    "tolerance": "with role constrain: how far a mean may miss the threshold and its policy still enter the front",
     "timeout_s": "seconds that judging one batch may take; no limit by default",
     "retries": "how often the reward is called again after it raised, 2 by default",
 }

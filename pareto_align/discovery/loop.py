@@ -501,7 +501,7 @@ class FrontDiscovery:
             scale_upper=scale.upper[axes],
             capacity=self.settings.archive_capacity,
             spares=max(SPARES, 4 * self.population.size),
-            constraints=self.objectives.constraints,
+            constraints=self.objectives.admitted,
             resolution=self.settings.resolution,
         )
 

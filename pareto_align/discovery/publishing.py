@@ -197,6 +197,7 @@ class Publisher:
                 bounds=objective.bounds,
                 at_least=objective.at_least,
                 at_most=objective.at_most,
+                tolerance=objective.tolerance,
             )
             for index, objective in enumerate(self.objectives)
         ]

@@ -90,6 +90,7 @@ def objective_records(objectives: ObjectiveSet) -> list[dict[str, Any]]:
             "bounds": None if o.bounds is None else [float(bound) for bound in o.bounds],
             "at_least": o.at_least,
             "at_most": o.at_most,
+            "tolerance": o.tolerance,
         }
         for o in objectives
     ]

@@ -117,6 +117,7 @@ def _objective(data: Any, at: str) -> ObjectiveRecord:
         "bounds": lambda v, where: None if v is None else tuple(_numbers(v, 2, where)),
         "at_least": _number_or_none,
         "at_most": _number_or_none,
+        "tolerance": _number,
         "description": _text,
     }
     objective = _made(ObjectiveRecord, row, at, readers)

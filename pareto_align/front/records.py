@@ -26,6 +26,7 @@ class ObjectiveRecord:
         at_least: Constraint, in the user's units.
         at_most: Constraint, in the user's units.
         description: For readers.
+        tolerance: How far a measured mean may miss the constraint, in the user's units.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ObjectiveRecord:
     at_least: float | None = None
     at_most: float | None = None
     description: str = ""
+    tolerance: float = 0.0
 
 
 @dataclass

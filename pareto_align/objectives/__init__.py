@@ -6,6 +6,7 @@ from pareto_align.objectives.calling import StatefulReward
 from pareto_align.objectives.composed import ComposedReward
 from pareto_align.objectives.conditions import conditioned
 from pareto_align.objectives.ensembles import Ensemble, ensemble
+from pareto_align.objectives.groups import of_group
 from pareto_align.objectives.models import reward_model
 from pareto_align.objectives.objective import Objective, ObjectiveSet
 from pareto_align.objectives.ranking import lexicographic
@@ -54,6 +55,7 @@ __all__ = [
     "keyword_coverage",
     "lexicographic",
     "numeric_answer",
+    "of_group",
     "positive_tone",
     "readability",
     "regex_match",

@@ -43,6 +43,8 @@ class Objective:
         at_least: With role "constrain": the mean reward must not fall below this, in the user's units.
         at_most: With role "constrain": the mean reward must not rise above this. The side of the threshold is the
             direction, so `maximize` becomes False.
+        tolerance: With role "constrain": how far a measured mean may miss the threshold and its policy still enter the
+            front, in the user's units. A policy that is held *at* a threshold is measured short of it half of the time.
         timeout_s: Seconds that one call, which judges a whole batch, may take; by default as long as it likes. With a
             limit a sync function runs in a thread of its own, which cannot be stopped: one that hangs is left there.
         retries: How often the function is called again after it raised, with pauses of 0.5 s, 1 s and so on. Errors
@@ -61,6 +63,7 @@ class Objective:
     role: str = "optimize"
     at_least: float | None = None
     at_most: float | None = None
+    tolerance: float = 0.0
     timeout_s: float | None = None
     retries: int = 2
 
@@ -81,6 +84,14 @@ class Objective:
             if value is not None:
                 object.__setattr__(self, field, self._finite(value, field))
         self._check_threshold()
+        object.__setattr__(self, "tolerance", self._finite(self.tolerance, "tolerance"))
+        if self.tolerance < 0:
+            raise ObjectiveError(
+                f"Objective {self.name!r}: tolerance must not be negative. Found {self.tolerance:g}; a stricter "
+                "threshold is another at_least or at_most."
+            )
+        if self.tolerance and self.role != "constrain":
+            raise ObjectiveError(f"Objective {self.name!r}: tolerance needs role='constrain' and a threshold.")
         if self.timeout_s is not None:
             object.__setattr__(self, "timeout_s", self._finite(self.timeout_s, "timeout_s"))
         if self.timeout_s is not None and self.timeout_s <= 0:
@@ -262,6 +273,12 @@ class ObjectiveSet(Sequence[Objective]):
         """(column, what it must at least reach) of each constrained objective, maximized units."""
         pairs = ((i, objective.maximized_threshold) for i, objective in enumerate(self._objectives))
         return tuple((i, threshold) for i, threshold in pairs if threshold is not None)
+
+    @property
+    def admitted(self) -> tuple[tuple[int, float], ...]:
+        """(column, least mean with which a policy may enter the front) of each constrained objective: `constraints`
+        less their tolerances, maximized units."""
+        return tuple((i, threshold - self._objectives[i].tolerance) for i, threshold in self.constraints)
 
     def to_user(self, values: ArrayLike) -> NDArray[np.float64]:
         """Flip the minimized columns of maximized values [..., M], giving the user's units. Its own inverse.

@@ -131,6 +131,8 @@ def _objective_line(objective: ObjectiveRecord) -> str:
         direction = "constrained"
     limits = [f"at least {objective.at_least:g}"] if objective.at_least is not None else []
     limits += [f"at most {objective.at_most:g}"] if objective.at_most is not None else []
+    if objective.tolerance:
+        limits.append(f"with a tolerance of {objective.tolerance:g}")
     if objective.bounds is not None:
         limits.append(f"between {objective.bounds[0]:g} and {objective.bounds[1]:g}")
     about = f". {escape_markdown(objective.description)}" if objective.description else ""

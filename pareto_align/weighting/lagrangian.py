@@ -341,8 +341,8 @@ class LagrangianEquality(_Squashed):
     def __init__(
         self,
         *,
-        lr: float = 1.0,
-        gain: float = 50.0,
+        lr: float = 3.0,
+        gain: float = 100.0,
         budget: Literal["magnitude", "signed"] = "magnitude",
         smoothing: float = 0.5,
         objectives: Part = "fixed",

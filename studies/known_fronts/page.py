@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
-from cases import CONSTRAINED, CORE, METHODS, PLAN, SEEDS, SHARED, WIDER, cases
+from cases import CONSTRAINED, CORE, FEW, METHODS, PLAN, SEEDS, SHARED, WIDER, cases
 from summary import NEAR, Spread, Study
 
 HERE = Path(__file__).resolve().parent
@@ -28,11 +28,11 @@ def cell(found: Spread | None, places: int = 2, seeds: int = len(SEEDS)) -> str:
     return f"{short(found.mean, places)} ({short(found.low, places)} to {short(found.high, places)}{few})"
 
 
-def grid(study: Study, what: str, places: int = 2) -> str:
+def grid(study: Study, what: str, places: int = 2, methods: Sequence[str] = METHODS) -> str:
     """One number of all runs, method by problem."""
-    problems = [p for p in (*CORE, *WIDER) if any((p, method) in study.runs for method in METHODS)]
+    problems = [p for p in (*CORE, *WIDER) if any((p, method) in study.runs for method in methods)]
     lines = [f"| method | {' | '.join(problems)} |", "|---|" + "---|" * len(problems)]
-    for method in study.ranking:
+    for method in (m for m in study.ranking if m in methods):
         cells = [cell(study.spread(problem, method, what), places) for problem in problems]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -133,9 +133,9 @@ def fields(results: dict[str, Any]) -> dict[str, str]:
         **cells,
         **{f"table_{name}": table(study) for name, table in tables.items()},
         "table_ratio": grid(study, "ratio"),
-        "table_front": grid(study, "front_ratio"),
+        "table_front": grid(study, "front_ratio", methods=FEW),
         "table_missed": grid(study, "missed"),
-        "table_members": grid(study, "members", 1),
+        "table_members": grid(study, "members", 1, methods=FEW),
         "mean_chebyshev": short(float(np.mean(study.ratios("chebyshev"))), 3),
         "mean_second": f"`{second}` with {short(float(np.mean(study.ratios(second))), 3)}",
         "least_chebyshev": short(min(study.ratios("chebyshev")), 3),

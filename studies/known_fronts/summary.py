@@ -58,9 +58,9 @@ class Study:
             self.runs[problem, method].append(run | {"seed": int(seed)})
 
     def spread(self, problem: str, method: str, what: str) -> Spread | None:
-        """One number of the runs of a method on a problem; None where there are none."""
-        runs = self.runs.get((problem, method), [])
-        return bootstrap([run[what] for run in runs]) if runs else None
+        """One number of the runs of a method on a problem; None where none has it."""
+        found = [run[what] for run in self.runs.get((problem, method), []) if what in run]
+        return bootstrap(found) if found else None
 
     def ratio(self, problem: str, method: str) -> float:
         """Mean hypervolume ratio; NaN where it was not run."""

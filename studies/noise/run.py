@@ -1,7 +1,8 @@
-"""How honest is a front under noise? `python studies/noise/run.py` writes results.json beside this file.
+"""How honest is a front under noise? `python studies/noise/run.py` writes results.json and README.md beside this file.
 
 200 seeds of ten settings take about a quarter of an hour on one core; `--seeds 20` is a first look. `--fits` does five
-whole fits of the problem `noisy` of pareto_align.testing on the tiny model instead, and keeps the rest.
+whole fits of the problem `noisy` of pareto_align.testing on the tiny model instead, and keeps the rest. The table of
+README.md is made of the results, its text is report.md; `--page` does only that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,7 @@ def fit(seed: int) -> dict[str, Any]:
             problem.model(seed), problem.objectives(), tokenizer=problem.tokenizer(), population=8, group_size=32,
             lora=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"), steps=150,
             eval_every=30, learning_rate=3e-3, max_new_tokens=1, prompts_per_step=1, eval_group_size=64, seed=seed,
-            device="cpu", progress=False, output_dir=folder,
+            device="cpu", progress=False, explorer="grid", output_dir=folder,
         )  # fmt: skip
         front = aligner.fit(list(problem.prompts))
         truth = []
@@ -92,15 +94,44 @@ def fit(seed: int) -> dict[str, Any]:
     }
 
 
+def table(results: dict[str, Any]) -> str:
+    """The simulations, one row a setting."""
+
+    def short(value: float, places: int = 3) -> str:
+        return f"{value:.{places}f}".removeprefix("0")
+
+    lines = [
+        "| population | split | racing | members | dominated | several | coverage | true hypervolume | "
+        "measured on the report split | on the select split |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["simulations"]:
+        found, reported, seeds = row["means"], row["reported members"], row["seeds"]
+        rate, low, high = row["coverage"]
+        cells = (
+            row["population"], row["split"], "yes" if row["rounds"] else "no", f"{reported / seeds:.4g}",
+            f"{round(row['share dominated'] * reported)} of {reported}",
+            f"{round(row['share of runs with several members'] * seeds)} of {seeds}",
+            f"{short(rate)} ({short(low)} to {short(high)})",
+            *(short(found[f"report {what}"]) for what in ("true hypervolume", "hypervolume")),
+            short(found["select hypervolume"]),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--fits", action="store_true", help="only the whole fits")
+    parser.add_argument("--page", action="store_true", help="run nothing, write README.md from the results")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    if options.fits:
+    if options.page:
+        pass
+    elif options.fits:
         results["fits"] = [fit(seed) for seed in range(5)]
     else:
         with ProcessPoolExecutor(options.processes) as pool:
@@ -111,6 +142,8 @@ def main() -> None:
             ]
             results["simulations"] = [one.result() for one in waiting]
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    template = Template((HERE / "report.md").read_text(encoding="utf-8"))
+    (HERE / "README.md").write_text(template.substitute(table=table(results)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pareto_align.objectives import (
     exact_match,
     lexicographic,
     numeric_answer,
+    of_group,
     shared,
 )
 
@@ -475,3 +476,55 @@ def test_a_front_is_fitted_with_a_conditioned_objective(tmp_path):
     assert earned(**batch) == pytest.approx(expected)
     # no policy can earn more than the best symbol does, and the free second objective would give more
     assert front.values[:, 1].max() <= max(expected) < max(second(**batch))
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def test_of_group_counts_the_rows_of_the_group_and_asks_once_for_all():
+    length = Counted(LENGTH)
+    rewards = [of_group(length, column="user", group=group) for group in ("a", "b")]
+    objectives = ObjectiveSet([Objective(reward.name, reward) for reward in rewards])
+    assert objectives.names == ("counted_of_a", "counted_of_b")
+    found = objectives.score(PROMPTS, COMPLETIONS, {"user": ["a", "b", "a", "c"]})
+    np.testing.assert_array_equal(found, [[2, np.nan], [np.nan, 7], [7, np.nan], [np.nan, np.nan]])
+    assert length.calls == 1
+
+
+def test_of_group_names_a_column_that_is_missing():
+    reward = of_group(Counted(LENGTH), column="user", group="a")
+    with pytest.raises(ObjectiveError, match=r"column 'user', which the prompts do not have \(they have: 'answer'\)"):
+        ObjectiveSet([Objective("a", reward)]).score(PROMPTS, COMPLETIONS, COLUMNS)
+    with pytest.raises(ConfigError, match="name of a column"):
+        of_group(Counted(LENGTH), column=3, group="a")
+    with pytest.raises(ObjectiveError, match=r"give it the objective's \.reward"):
+        of_group(Objective("x", Counted(LENGTH)), column="user", group="a")
+
+
+def test_of_group_is_async_where_its_reward_is():
+    reward = of_group(Awaited(LENGTH), column="user", group="a")
+    found = ObjectiveSet([Objective("a", reward)]).score(PROMPTS, COMPLETIONS, {"user": ["a", "b", "b", "a"]})
+    np.testing.assert_array_equal(found[:, 0], [2, np.nan, np.nan, 1])
+
+
+def test_maxmin_over_groups_of_prompts_gives_the_smaller_group_its_say(tmp_path):
+    first, second = (objective.reward for objective in PROBLEM.objectives())
+    prompts = [{"prompt": PROBLEM.prompts[0], "user": user} for user in ("many", "many", "many", "few")]
+    objectives = [
+        Objective("many", of_group(first, column="user", group="many"), bounds=(0, 1)),
+        Objective("few", of_group(second, column="user", group="few"), bounds=(0, 1)),
+    ]
+    fit(
+        tmp_path / "run",
+        objectives,
+        prompts=prompts,
+        eval_prompts=prompts * 2,
+        prompts_per_step=4,
+        weighting="maxmin",
+        steps=2,
+        population=3,
+    )
+    step = events(tmp_path / "run", "step")[0]
+    values, weights = np.array(step["values"]), np.array(step["weights"])
+    assert np.isfinite(values).all()
+    assert weights[1].argmax() == values[1].argmin()  # the policy that looks after both groups

@@ -74,6 +74,9 @@ def score(reward, columns=None, completion_ids=None, **settings):
         ({"role": "constrain", "at_least": 0.5, "maximize": False}, "contradicts at_least"),
         ({"at_least": 0.5}, "needs role='constrain'"),
         ({"role": "audit", "at_most": 0.5}, "needs role='constrain'"),
+        ({"role": "constrain", "at_least": 0.5, "tolerance": -0.1}, "must not be negative"),
+        ({"role": "constrain", "at_least": 0.5, "tolerance": math.inf}, "tolerance must be a finite number"),
+        ({"tolerance": 0.1}, "tolerance needs role='constrain'"),
     ],
 )
 def test_a_wrong_definition_is_refused_and_says_why(settings, message):
@@ -521,3 +524,16 @@ def test_importing_the_package_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_tolerance_moves_what_is_admitted_not_what_is_aimed_at():
+    objectives = ObjectiveSet(
+        [
+            Objective("quality", lengths),
+            Objective("right", lengths, role="constrain", at_least=0.5, tolerance=0.1),
+            Objective("cost", lengths, role="constrain", at_most=3, tolerance=0.5),
+            Objective("safe", lengths, role="constrain", at_least=0.9),
+        ]
+    )
+    assert objectives.constraints == ((1, 0.5), (2, -3.0), (3, 0.9))
+    assert objectives.admitted == ((1, 0.4), (2, -3.5), (3, 0.9))
