@@ -120,9 +120,6 @@ def tune(
         fitter = Fitter(aligner, prompts, eval_prompts, frame or None)
         search = make_search(plan["engine"], searched, search_seed)
         return Sweep(folder, plan, searched, fitter, search, progress).run()
-    except BaseException as error:
-        error.add_note(f"The sweep is in {folder.path}; it goes on when it is started again with this output_dir.")
-        raise
     finally:
         lock.release()
 
@@ -171,6 +168,9 @@ class Sweep:
                 pair = self._confirmed(best), self._confirmed(trials[0])
                 comparison = Comparison.of(*pair)
                 confirmed = [*pair[0], *pair[1]]
+        except (KeyboardInterrupt, SystemExit) as stop:
+            stop.add_note(f"The sweep in {self.folder.path} goes on when it is started again with this output_dir.")
+            raise
         finally:
             if self.bar is not None:
                 self.bar.close()
