@@ -1,8 +1,8 @@
 """The language-model head of a base model: logits, log-probabilities, and the way back through them.
 
-On a CPU the vocabulary is taken in pieces. A product of few rows by the whole vocabulary is bound by reading the weight,
-and a block of many rows by the whole vocabulary falls out of the cache and is paid for in page faults; many rows by a
-piece are neither, and what is done to each logit is done while the piece is in the cache.
+On a CPU the vocabulary is taken in pieces. A product of few rows by the whole vocabulary runs at a fraction of the
+processor's rate, and the logits of many rows fall out of the cache and are paid for in page faults. A piece of the
+vocabulary by many rows is neither, and what is done to each logit is done while it is in the cache.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Head:
 
     def logits(self, hidden: Tensor, tokens: slice = EVERY) -> Tensor:
         """Logits `[n, V]` in float32 of hidden states `[n, d]`, or those of some tokens."""
-        product = self._product()
-        logits = (self.module(hidden) if tokens == EVERY or product is None else product.forward(hidden, tokens)).float()
+        product = None if tokens == EVERY else self._product()
+        logits = (self.module(hidden) if product is None else product.forward(hidden, tokens)).float()
         if self.factor != 1.0:
             logits = logits * self.factor
         if self.softcap:
@@ -128,7 +128,8 @@ class Softmax:
     def __init__(self, head: Head, hidden: Tensor, targets: Tensor, temperature: float, *, keep: bool = False) -> None:
         self.head = head
         self._pieces: list[_Piece] = []
-        peaks, sums, chosen = [], [], torch.zeros(len(targets), 1, device=hidden.device)
+        peaks, sums = [], []
+        chosen = torch.zeros(len(targets), 1, device=hidden.device)
         for tokens in head.pieces():
             scores = head.logits(hidden, tokens)
             # d capped / d logits, from the capped ones
@@ -147,9 +148,10 @@ class Softmax:
             sums.append(mass.sum(1, keepdim=True))
             if keep:
                 self._pieces.append(_Piece(tokens, mass, peak, index, within, slack))
-        self.top = torch.cat(peaks, 1).amax(1, keepdim=True)
-        self.sum = sum((part * (peak - self.top).exp() for part, peak in zip(sums, peaks, strict=True)), start=0 * chosen)
-        self.logprobs = (chosen - self.top - self.sum.log())[:, 0]
+        every = torch.cat(peaks, 1)
+        self._top = every.amax(1, keepdim=True)
+        self._sum = (torch.cat(sums, 1) * (every - self._top).exp()).sum(1, keepdim=True)
+        self.logprobs = (chosen - self._top - self._sum.log())[:, 0]
 
     def backward(self, slope: Tensor) -> Tensor:
         """Gradient `[n, d]` of the hidden states from that of `logprobs`, times what scaled the logits; works once.
@@ -161,7 +163,7 @@ class Softmax:
         while self._pieces:
             piece = self._pieces.pop(0)
             # slope * (onehot - softmax), then back through the softcap
-            grad = piece.mass.mul_(-slope * (piece.peak - self.top).exp() / self.sum)
+            grad = piece.mass.mul_(-slope * (piece.peak - self._top).exp() / self._sum)
             grad.scatter_add_(1, piece.index, slope.masked_fill(~piece.within, 0))
             if piece.slack is not None:
                 grad.mul_(piece.slack)

@@ -48,8 +48,8 @@ class FrozenProduct:
     def forward(self, x: Tensor, outputs: slice = EVERY) -> Tensor:
         """The product alone, or some of its outputs; differentiable only without a packed weight."""
         folded = x.reshape(-1, x.shape[-1])
-        weight, bias = self.linear.weight[outputs], self.linear.bias
-        bias = None if bias is None else bias[outputs]
+        weight = self.linear.weight[outputs]
+        bias = None if self.linear.bias is None else self.linear.bias[outputs]
         if self.packed is None:
             y = nn.functional.linear(folded, weight, bias)
         else:

@@ -46,10 +46,11 @@ class _PopulationLoRA(torch.autograd.Function):
     """`y = x W^T + b + s (x A_k^T) B_k^T` for rows grouped by policy.
 
     Saves `x` (which q, k and v share) and the narrow `x A^T`. Gradients of A and B are added straight into float32
-    buffers: autograd would keep them in the compute dtype, where the sum over micro-batches loses precision in bfloat16.
+    buffers: autograd would keep them in the compute dtype, where the sum over micro-batches loses precision in
+    bfloat16.
 
-    What has r numbers a token lies rank first, `[K, r, tokens]`: a product with r columns is up to four times slower on
-    a CPU than one with r rows.
+    What has r numbers a token lies rank first, `[K, r, tokens]`: on a CPU a product with r columns takes up to four
+    times as long as one with r rows.
     """
 
     @staticmethod
