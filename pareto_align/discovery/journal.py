@@ -99,7 +99,8 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         return [], []
     if os.path.islink(path):
         return [], [f"The history was left out: {path} is a link. Put the journal itself in its place."]
-    events: list[dict[str, Any]] = []
+    # None stands for a damaged line: `kept` of a resumed run counts it, for it was an event when it was written
+    found: list[dict[str, Any] | None] = []
     damaged: list[int] = []
     try:
         with path.open("rb") as stream:
@@ -107,13 +108,14 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 event = _event(line)
                 if event is not None:
                     if event["event"] == "resumed" and type(event.get("kept")) is int:
-                        del events[max(event["kept"], 0) :]
-                    events.append(event)
+                        del found[max(event["kept"], 0) :]
+                    found.append(event)
                 elif line.endswith(b"\n"):
+                    found.append(None)
                     damaged.append(number)
             whole = not stream.read(1)
     except OSError as error:
-        return events, [f"The history is not complete: {path} cannot be read ({error})."]
+        return _whole(found), [f"The history is not complete: {path} cannot be read ({error})."]
     problems = []
     if damaged:
         problems.append(
@@ -122,7 +124,11 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         )
     if not whole:
         problems.append(f"The history is not complete: only the first {MAX_JOURNAL_BYTES:,} bytes of {path} were read.")
-    return events, problems
+    return _whole(found), problems
+
+
+def _whole(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [event for event in found if event is not None]
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

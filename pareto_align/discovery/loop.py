@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pareto_align.discovery.budget import Budget
-from pareto_align.discovery.checkpoint import remove_checkpoint, write_checkpoint
+from pareto_align.discovery.checkpoint import CheckpointWriter, remove_checkpoint
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
@@ -101,6 +101,7 @@ class FrontDiscovery:
         self.measured: np.ndarray | None = None
         self.select = evaluator
         self.folder = journal.path.parent
+        self.checkpoints = CheckpointWriter(self.folder)
         self.step = 0
         self.trained = False
         self.spread = np.ones(population.size)
@@ -120,11 +121,11 @@ class FrontDiscovery:
             with StopRequest() as stop:
                 if self.step == 0:
                     self._publish_selected(0)
-                    write_checkpoint(self.folder, take_down(self))
+                    self.checkpoints.write(take_down(self))
                 while not self.trained:
                     self._advance()
                     if self._measured_now() or stop.signal is not None:
-                        write_checkpoint(self.folder, take_down(self))
+                        self.checkpoints.write(take_down(self))
                     stop.leave()
             self._report()
         except BaseException as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from pareto_align.discovery.journal import read_journal
 from pareto_align.discovery.prompts import Splits
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
+from pareto_align.front.files import write_whole
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.policies.base import Base
@@ -55,7 +55,7 @@ def write_run_record(
         "prompts": prompts,
         "versions": versions,
     }
-    _replace(folder / RECORD_FILE, json.dumps(record, indent=1))
+    write_whole(folder / RECORD_FILE, json.dumps(record, indent=1).encode())
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def write_splits(folder: Path, splits: Splits) -> str | None:
                 )
                 return None
     text = "".join(lines)
-    _replace(folder / PROMPTS_FILE, text)
+    write_whole(folder / PROMPTS_FILE, text.encode())
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -166,16 +166,6 @@ def _check_size(path: Path) -> None:
 def ended(folder: Path) -> bool:
     """Whether the run came to its end."""
     return any(event.get("event") == "end" for event in read_journal(folder / "journal.jsonl"))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _plain_or_none(origin: Mapping[str, Any] | None) -> Any:
