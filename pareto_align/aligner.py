@@ -171,8 +171,7 @@ class ParetoAligner:
         self.callbacks = list(callbacks)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
-        if unmet := sorted(self.weighting.requires - PROVIDED):
-            raise ConfigError(f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which is not measured.")
+        self._check_steering()
         if (top_k is not None or top_p is not None) and kl_coef > 0:
             warnings.warn(
                 "With top_k or top_p the KL compares what is sampled, a truncated distribution, with the whole one of "
@@ -208,7 +207,9 @@ class ParetoAligner:
         from pareto_align.discovery.prompts import read_prompts, split_prompts
 
         self._check_learner()
-        self._preferences()  # an explorer that cannot work with this problem says so before anything is loaded
+        # what cannot work with this problem says so before anything is loaded
+        self._preferences()
+        self.weighting.setup(self.settings.population, self.objectives.m)
         folder = _new_run_folder(output_dir if output_dir is not None else self.output_dir)
         base = self._load_base()
         settings = self.settings
@@ -284,7 +285,7 @@ class ParetoAligner:
         from pareto_align.policies.sampling import SamplingParams
 
         settings = self.settings
-        self.objectives.reset_counts()  # an earlier fit is no cost of this one
+        self.objectives.reset()  # an earlier fit is no cost of this one, and nothing to remember
         loss = PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation)
         preferences = self._preferences()
         lora = activated_lora_config(base, self.lora) if settings.activated else self.lora
@@ -414,6 +415,22 @@ class ParetoAligner:
             use_chat_template=self.use_chat_template,
             trust_remote_code=self.trust_remote_code,
         )
+
+    def _check_steering(self) -> None:
+        """Whether the objectives hold what the weighting needs."""
+        name, requires = self.weighting.name, self.weighting.requires
+        if unmet := sorted(requires - PROVIDED):
+            raise ConfigError(f"The weighting {name!r} needs {', '.join(unmet)}, which is not measured.")
+        if "slack" in requires and not self.objectives.constraints:
+            raise ConfigError(
+                f"`weighting` {name!r} steers constrained objectives, and `objectives` has none. Give one with "
+                "role='constrain' and at_least or at_most, or choose another weighting."
+            )
+        if "audits" in requires and not any(o.role == "audit" for o in self.objectives):
+            raise ConfigError(
+                f"`weighting` {name!r} goes by audited objectives, and `objectives` has none. Give one with "
+                "role='audit', or choose another weighting."
+            )
 
     def _preferences(self) -> NDArray[Any]:
         names = [self.objectives.names[i] for i in self.objectives.axes]

@@ -21,6 +21,7 @@ from pareto_align import (
     PromptError,
 )
 from pareto_align.policies import PolicyPopulation, load_base
+from pareto_align.weighting import make as make_weighting
 
 # --------------------------------------------------------------------------- bad input, before the first step
 
@@ -123,6 +124,34 @@ def test_preferences_that_are_none(preference, said, tmp_path):
 )
 def test_settings_that_make_no_sense(settings, said, tmp_path):
     refused(tmp_path / "run", ConfigError, said, **settings)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "said"),
+    [
+        ("lagrangian", r"`weighting` 'lagrangian' steers constrained objectives, and `objectives` has none"),
+        (make_weighting("schedule", points=[(0.0, "fixed"), (0.5, "safe-rlhf")]), "`weighting` 'schedule' steers"),
+        ("barrier", "`weighting` 'barrier' steers constrained objectives"),
+    ],
+    ids=["by name", "within another", "barrier"],
+)
+def test_a_weighting_that_steers_constraints_is_refused_where_there_are_none(weighting, said):
+    with pytest.raises(ConfigError, match=said):
+        make(weighting=weighting)
+
+
+def test_a_weighting_that_goes_by_audits_is_refused_where_there_are_none():
+    first, second = PROBLEM.objectives()
+    held = Objective("held", second.reward, role="constrain", at_least=0.1)
+    with pytest.raises(ConfigError, match="`weighting` 'nelder-mead-thresholds' goes by audited objectives"):
+        make([first, held], weighting="nelder-mead-thresholds")
+
+
+def test_a_weighting_that_does_not_fit_the_objectives_says_so_before_a_model_is_loaded(tmp_path):
+    three = make_weighting("schedule", points=[(0.0, [1.0, 0.0, 0.0])])
+    with pytest.raises(ConfigError, match="must be 2 finite numbers"):
+        fit(tmp_path / "run", model="a model that is nowhere", tokenizer=None, weighting=three)
+    assert not (tmp_path / "run").exists()
 
 
 def test_models_that_cannot_carry_a_population(tmp_path):

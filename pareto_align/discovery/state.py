@@ -29,6 +29,8 @@ def take_down(loop: FrontDiscovery) -> Checkpoint:
         "select_tokens": loop.select.tokens,
         "reward_calls": loop.objectives.reward_calls,
         "reward_seconds": loop.objectives.reward_seconds,
+        "nan_rewards": dict(loop.objectives.nan_counts),
+        "repeated_calls": dict(loop.objectives.retry_counts),
         "seconds": time.monotonic() - loop.started,
         "reads_packed_rows": loop.learner.layout.reads_packed_rows,
         "drivable": loop.population.drivable,
@@ -76,6 +78,9 @@ def put_back(loop: FrontDiscovery, checkpoint: Checkpoint) -> None:
         loop.select.tokens = int(record["select_tokens"])
         loop.objectives.reward_calls = int(record["reward_calls"])
         loop.objectives.reward_seconds = float(record["reward_seconds"])
+        # checkpoints of the first runs lack these two counts
+        loop.objectives.nan_counts |= {k: int(v) for k, v in record.get("nan_rewards", {}).items()}
+        loop.objectives.retry_counts |= {k: int(v) for k, v in record.get("repeated_calls", {}).items()}
         loop.started = time.monotonic() - float(record["seconds"])
         loop.learner.layout.reads_packed_rows = record["reads_packed_rows"]
         loop.population.drivable = record["drivable"]

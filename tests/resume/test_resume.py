@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aligner_runs import PROBLEM, events, make
 
-from pareto_align import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning
 from pareto_align.discovery.checkpoint import has_checkpoint
 from pareto_align.discovery.explorers import RandomPreferences
 from pareto_align.discovery.journal import read_journal
@@ -132,6 +132,39 @@ def test_stages_that_follow_a_budget_of_tokens_are_the_same_after_a_resume(tmp_p
     fit_and_stop(run, after=5, **settings())
     make(**settings()).resume(run)
     assert contents(run) == contents(whole)
+
+
+class Troubled:
+    """Raises the first time it is asked about a batch, and has no number for the first completion of each."""
+
+    def __init__(self, reward):
+        self.reward, self.refused = reward, None
+
+    def __call__(self, prompts, completions, **_):
+        if self.refused != (batch := (tuple(prompts), tuple(completions))):
+            self.refused = batch
+            raise ConnectionError("busy")
+        self.refused = None
+        return [float("nan"), *self.reward(prompts, completions)[1:]]
+
+
+def test_what_rewards_did_wrong_is_counted_across_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr("pareto_align.objectives.attempts.BACK_OFF_S", 0.0)
+
+    def objectives():
+        first, second = PROBLEM.objectives()
+        return [Objective("r1", Troubled(first.reward), bounds=(0, 1)), second]
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(objectives(), output_dir=whole).fit(list(PROBLEM.prompts))
+        fit_and_stop(run, after=3, objectives=objectives())
+        make(objectives()).resume(run)
+    (end,), (again,) = events(whole, "end"), events(run, "end")
+    assert end["nan_rewards"]["r1"] > 4
+    assert end["repeated_calls"]["r1"] > 4
+    assert (again["nan_rewards"], again["repeated_calls"]) == (end["nan_rewards"], end["repeated_calls"])
 
 
 def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):
