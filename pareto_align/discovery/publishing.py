@@ -17,13 +17,14 @@ from pareto_align.front import (
     ParetoArchive,
     Status,
     bootstrap_hypervolume,
+    difference,
     write_front,
 )
 from pareto_align.front.estimates import student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["Publisher", "confirm"]
+__all__ = ["Publisher", "confirm", "shortcoming"]
 
 SAMPLES_KEPT = 8  # completions a member shows in its record
 
@@ -257,3 +258,30 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
         verdict.adapter = archive.entries[verdict.id].adapter
         kept.append(verdict)
     return kept, refuted
+
+
+def shortcoming(members: Sequence[Entry], reference: Estimate, objectives: ObjectiveSet) -> str | None:
+    """What a user has to know about a front that came to nothing; None where it did not.
+
+    Args:
+        members: The front, measured on the report split.
+        reference: The untrained model, measured on the same prompts.
+        objectives: What was optimized.
+    """
+    if not members:
+        held = ", ".join(repr(o.name) for o in objectives if o.role == "constrain")
+        return (
+            "The front is empty: no policy that was measured "
+            + (f"meets the constraints on {held} beyond doubt" if held else "has finite means in all objectives")
+            + ". `front.record.fallen` says of each why."
+        )
+    axes = list(objectives.axes)
+    for entry in members:
+        gain, covariance = difference(entry.estimate, reference)
+        noise = student_quantile(0.05, min(entry.estimate.n, reference.n)) * np.sqrt(np.diag(covariance))
+        if ((gain > noise) & (gain > 0))[axes].any():
+            return None
+    return (
+        f"No member of the front is better than the untrained model in any objective, as far as {reference.n} prompts "
+        "can tell. Train longer or with a higher learning rate, or measure on more prompts (`eval_prompts`)."
+    )
