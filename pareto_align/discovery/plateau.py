@@ -25,13 +25,17 @@ class PlateauMonitor:
         self.still = 0
         self.interval: tuple[float, float] | None = None
 
-    def update(self, value: float, low: float, high: float) -> bool:
-        """Note one measurement of the hypervolume and its interval; whether the front has stood still long enough."""
+    @property
+    def reached(self) -> bool:
+        """Whether the front has stood still long enough."""
+        return self.patience is not None and self.still >= self.patience
+
+    def note(self, value: float, low: float, high: float) -> None:
+        """Note one measurement of the hypervolume and its interval."""
         if self.interval is None or not self.interval[0] <= value <= self.interval[1]:
             self.interval, self.still = (low, high), 0
         else:
             self.still += 1
-        return self.patience is not None and self.still >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON's own types."""

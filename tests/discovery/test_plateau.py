@@ -12,7 +12,11 @@ from pareto_align.discovery.plateau import PlateauMonitor
 
 
 def ends(monitor, values, half=0.1):
-    return [monitor.update(v, v - half, v + half) for v in values]
+    found = []
+    for value in values:
+        monitor.note(value, value - half, value + half)
+        found.append(monitor.reached)
+    return found
 
 
 def test_a_front_that_wavers_within_its_interval_stands_still():

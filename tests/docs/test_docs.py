@@ -379,3 +379,19 @@ def test_the_readme_shows_commands_and_make_targets_that_exist():
     assert {"demo", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize(
+    ("section", "package"),
+    [
+        ("weighting", "pareto_align.weighting.base"),
+        ("learner", "pareto_align.learning.credit"),
+        ("explorer", "pareto_align.discovery.explorers.base"),
+    ],
+)
+def test_the_configuration_page_names_all_that_can_be_chosen(section, package):
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{section}` \|(.*)\|$", text, flags=re.MULTILINE)
+    registry = importlib.import_module(package)._REGISTRY
+    ours = [name for name, cls in registry.items() if cls.__module__.startswith("pareto_align.")]  # others: of tests
+    assert re.findall(r"`([^`]+)`", row.split("Names: ")[1]) == sorted(ours)
