@@ -102,8 +102,7 @@ def budget(name: str, setting: dict[str, Any]) -> int:
     if name == "arithmetic":
         return int(setting["arithmetic"]["max_tokens"])
     problem = get_problem(name)
-    count = len(problem.prompts)
-    measured = 64 // count * (count if count < 4 else 2 * count)  # completions a policy, as in `judged_fit`
+    count, measured = len(problem.prompts), 64  # completions a policy and measurement, as in `judged_fit`
     completions = (
         setting["steps"] * count * setting["group_size"] + setting["steps"] // setting["eval_every"] * measured
     )

@@ -168,8 +168,8 @@ def test_the_budget_pays_the_grids_steps_and_measurements(code):
     setting = {"population": 4, "steps": 150, "group_size": 32, "eval_every": 10, "arithmetic": {"max_tokens": 7}}
     assert code.cases.budget("arithmetic", setting) == 7
     assert code.cases.budget("flat", setting) == 4 * (150 * 32 + 15 * 64)
-    # four prompts of two tokens; eight held-out rows of 16 completions are a measurement
-    assert code.cases.budget("contexts", setting) == 4 * 2 * (150 * 4 * 32 + 15 * 8 * 16)
+    # four prompts of two tokens
+    assert code.cases.budget("contexts", setting) == 4 * 2 * (150 * 4 * 32 + 15 * 64)
 
 
 # ------------------------------------------------------------------------------------------------ the command
