@@ -37,7 +37,7 @@ class ParetoAligner:
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
             or an instance.
-        explorer: What is trained, and what next: "grid", "discover", "cmorl", "bayesian", "soups", "adaptive",
+        explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
@@ -68,7 +68,7 @@ class ParetoAligner:
         *,
         weighting: str | Mapping[str, Any] | Weighting = "chebyshev",
         learner: str | Credit = "centred",
-        explorer: str | Mapping[str, Any] | Explorer = "grid",
+        explorer: str | Mapping[str, Any] | Explorer = "discover",
         population: int = 8,
         lora: Any = None,
         tokenizer: Any = None,
