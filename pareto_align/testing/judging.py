@@ -105,10 +105,11 @@ def judged_fit(
 ) -> JudgedFit:
     """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
 
-    Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, unless the
-    settings say otherwise. A single prompt serves for training, selection and report alike. Of several, 64 repetitions
-    stand in for held-out ones, as the truth is an average over just these prompts, and a handful of rows, all
-    different, could not tell the ends of a front apart.
+    Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, and every
+    policy keeps the preference that it is judged by (explorer "grid"), unless the settings say otherwise. A single
+    prompt serves for training, selection and report alike. Of several, 64 repetitions stand in for held-out ones, as
+    the truth is an average over just these prompts, and a handful of rows, all different, could not tell the ends of a
+    front apart.
 
     Args:
         problem: The problem.
@@ -133,6 +134,7 @@ def judged_fit(
         "max_new_tokens": problem.T,
         "eval_group_size": MEASURED if count == 1 else 1,
         "lora": symbol_lora(),
+        "explorer": "grid",
         "device": "cpu",
         "progress": False,
     }
