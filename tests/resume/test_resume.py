@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aligner_runs import PROBLEM, events, lora, make
 
+import pareto_align
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning
 from pareto_align.discovery.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, read_checkpoint
 from pareto_align.discovery.explorers import RandomPreferences
@@ -35,7 +36,9 @@ def contents(run: Path) -> dict[str, str]:
 
 
 def child(mode: str, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
+    package = Path(pareto_align.__file__).parents[1]  # the one under test, wherever another may be installed
+    here = os.pathsep.join([str(HERE.parent), str(package)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(HERE / "killed_run.py"), mode, str(run), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)  # a net, not a clock
 
