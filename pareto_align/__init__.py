@@ -32,7 +32,9 @@ _HOMES = {
     "PromptError": "errors",
     "Signal": "weighting",
     "TrainingError": "errors",
+    "TuningResult": "tuning",
     "Weighting": "weighting",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -57,7 +59,9 @@ __all__ = [
     "PromptError",
     "Signal",
     "TrainingError",
+    "TuningResult",
     "Weighting",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ if TYPE_CHECKING:
     from pareto_align.learning import Credit
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront
+    from pareto_align.tuning import TuningResult, tune
     from pareto_align.weighting import Signal, Weighting
 
 

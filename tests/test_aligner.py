@@ -14,6 +14,7 @@ from peft import PeftModel
 
 from pareto_align import FrontFileError, Objective, ParetoAlignWarning, ParetoFront
 from pareto_align.front import grid
+from pareto_align.objectives import StatefulReward, shared
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.testing.problems import get_problem
 
@@ -125,6 +126,41 @@ def test_one_aligner_fits_twice(tmp_path):
     assert torch.equal(aligner.policies_, policies)
     assert np.array_equal(first.values, second.values)
     assert first.record.cost["reward_calls"] == second.record.cost["reward_calls"]
+
+
+class Growing(StatefulReward):
+    """A sound reward that counts for more the more it has judged in training."""
+
+    def __init__(self, reward):
+        self.reward = reward
+        self.reset()
+
+    def __call__(self, prompts, completions, **_):
+        values = [value * (1 + self.judged) for value in self.reward(prompts, completions)]
+        self.judged += len(values) if self.learning else 0
+        return values
+
+    def reset(self):
+        self.judged = 0
+
+    def state_dict(self):
+        return {"judged": self.judged}
+
+    def load_state_dict(self, state):
+        self.judged = state["judged"]
+
+
+@pytest.mark.parametrize("wrap", [lambda reward: reward, shared], ids=["itself", "shared"])
+def test_a_reward_with_a_memory_begins_every_fit_afresh(wrap, tmp_path):
+    growing = Growing(PROBLEM.objectives()[0].reward)
+    objectives = [Objective("r1", wrap(growing)), PROBLEM.objectives()[1]]
+    found = []
+    for number in range(2):
+        front, aligner = fit(tmp_path / f"{number}", objectives, steps=2)
+        assert growing.judged == 2 * STEP_CALL
+        found.append((front.values, aligner.policies_))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("learner", ["centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce"])

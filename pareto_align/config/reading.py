@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, check_keys
+from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TUNING_KEYS, check_keys
 from pareto_align.discovery.settings import settings_help
 from pareto_align.errors import ConfigError
 
 __all__ = ["DEFAULT_NAMES", "read_config"]
 
-DEFAULT_NAMES = {"weighting": "chebyshev", "explorer": "grid"}
+DEFAULT_NAMES = {"weighting": "chebyshev", "explorer": "discover"}
 """Sections that are a name with settings, and the name where only settings are given."""
 
 _FILES = (("prompts",), ("eval_prompts",), ("eval_prompts", "path"))
@@ -67,6 +67,8 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     check_keys(values, [*SECTIONS, *settings_help()], str(file))
     if isinstance(values.get("eval_prompts"), dict):
         check_keys(values["eval_prompts"], ["path", "count"], "`eval_prompts`")
+    if values.get("tuning") is not None:
+        check_keys(values["tuning"], TUNING_KEYS, "`tuning`")
     objectives = values.get("objectives")
     if not isinstance(objectives, list | None):
         raise ConfigError(f"`objectives` must be a list of objectives. Found a {type(objectives).__name__}.")

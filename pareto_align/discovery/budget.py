@@ -1,10 +1,15 @@
-"""What a run may spend, and how much of that is behind: the one clock of schedules, explorers and weightings."""
+"""What a run may spend, what it has spent, and how much of it is behind: the one clock of schedules and explorers."""
 
 from __future__ import annotations
 
-from pareto_align.discovery.settings import Settings
+import time
+from typing import Any
 
-__all__ = ["Budget"]
+from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.settings import Settings
+from pareto_align.objectives import ObjectiveSet
+
+__all__ = ["Budget", "Spending"]
 
 
 class Budget:
@@ -31,3 +36,47 @@ class Budget:
     def used_up(self, step: int, tokens: int, seconds: float) -> bool:
         """Whether training ends here."""
         return self.progress(step, tokens) >= 1 or (self.max_seconds is not None and seconds >= self.max_seconds)
+
+
+class Spending:
+    """What a run has spent so far.
+
+    Args:
+        select: Counts the tokens of measuring on the select split.
+        objectives: Count their calls and their time.
+
+    Attributes:
+        train_tokens: Tokens sampled to train on.
+        report_tokens: Tokens sampled for the report.
+        rollouts: Completions sampled to train on.
+        started: When the run would have begun by this process's clock, had it never been interrupted.
+    """
+
+    def __init__(self, select: Evaluator, objectives: ObjectiveSet) -> None:
+        self.select = select
+        self.objectives = objectives
+        self.train_tokens = self.report_tokens = self.rollouts = 0
+        self.started = time.monotonic()
+
+    @property
+    def tokens(self) -> int:
+        """What counts for `max_tokens`: everything sampled so far, in training and measuring."""
+        return self.train_tokens + self.select.tokens
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds at work."""
+        return time.monotonic() - self.started
+
+    def cost(self) -> dict[str, Any]:
+        """For the record of the front."""
+        return {
+            "train_tokens": self.train_tokens,
+            "eval_tokens": self.select.tokens + self.report_tokens,
+            "rollouts": self.rollouts,
+            "reward_calls": self.objectives.reward_calls,
+        }
+
+    def clock(self) -> dict[str, float]:
+        """Wall-clock seconds. They stay out of the front folder, which is the same whenever a run is made."""
+        return {"reward_seconds": round(self.objectives.reward_seconds, 2), "seconds": round(self.seconds, 1)}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,8 +21,9 @@ from typing import Any
 from torch import Tensor
 
 from pareto_align.errors import FrontFileError
+from pareto_align.front.files import sync, write_synced, write_whole
 
-__all__ = ["Checkpoint", "has_checkpoint", "read_checkpoint", "remove_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointWriter", "has_checkpoint", "read_checkpoint", "remove_checkpoint"]
 
 SCHEMA_VERSION = 1
 _STATE = re.compile(r"state-(\d{6,12})")
@@ -31,7 +31,7 @@ _STATE = re.compile(r"state-(\d{6,12})")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What `write_checkpoint` took down.
+    """What `CheckpointWriter` took down.
 
     Attributes:
         record: In JSON's own types.
@@ -44,56 +44,80 @@ class Checkpoint:
     adapters: Mapping[str, Tensor]
 
 
-def write_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Take down the state of a run; the state before stays until this one is whole.
+class CheckpointWriter:
+    """Takes down the states of one run, each whole before the one before it goes.
 
-    Raises:
-        FrontFileError: The disk is full, or the folder cannot be written.
+    An archived adapter never changes, so each is saved and hashed once.
+
+    Args:
+        run: The run folder.
     """
-    try:
-        _write(run / "checkpoint", checkpoint)
-    except OSError as error:
-        raise FrontFileError(
-            f"The checkpoint in {run} cannot be written: {error}. The one before is intact."
-        ) from error
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._digests: dict[str, tuple[Tensor, str]] = {}
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Take down a state; the state before stays until this one is whole.
+
+        Raises:
+            FrontFileError: The disk is full, or the folder cannot be written.
+        """
+        try:
+            self._write(self.run / "checkpoint", checkpoint)
+        except OSError as error:
+            raise FrontFileError(
+                f"The checkpoint in {self.run} cannot be written: {error}. The one before is intact."
+            ) from error
+
+    def _write(self, root: Path, checkpoint: Checkpoint) -> None:
+        (root / "adapters").mkdir(parents=True, exist_ok=True)
+        for left in root.glob("*.new"):  # what a kill left half written
+            shutil.rmtree(left, ignore_errors=True)
+        digests = self._write_adapters(root / "adapters", checkpoint.adapters)
+        tensors = _serialized(checkpoint.tensors)
+        record = {
+            "state": checkpoint.record,
+            "tensors": hashlib.sha256(tensors).hexdigest(),
+            "adapters": digests,
+        }
+        text = json.dumps(record)  # NaN comes back as NaN
+        sealed = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text}
+        states = _states(root)
+        folder = root / f"state-{1 + max(states, default=0):06d}"
+        new = folder.with_suffix(".new")
+        new.mkdir()
+        write_synced(new / "tensors.safetensors", tensors)
+        write_synced(new / "state.json", json.dumps(sealed).encode())
+        sync(root / "adapters")
+        new.rename(folder)
+        sync(root)
+        for old in states.values():
+            shutil.rmtree(old, ignore_errors=True)
+        needed = {f"{digest}.safetensors" for digest in digests.values()}
+        for path in (root / "adapters").iterdir():
+            if path.name not in needed:
+                path.unlink()
+
+    def _write_adapters(self, folder: Path, adapters: Mapping[str, Tensor]) -> dict[str, str]:
+        """Write the adapters that are not there yet; returns the SHA-256 of each, which is its file's name."""
+        known: dict[str, tuple[Tensor, str]] = {}
+        for name, adapter in adapters.items():
+            held, digest = self._digests.get(name, (None, ""))
+            if held is not adapter or not (folder / f"{digest}.safetensors").exists():
+                data = _serialized({"adapter": adapter})
+                digest = hashlib.sha256(data).hexdigest()
+                if not (path := folder / f"{digest}.safetensors").exists():
+                    write_whole(path, data)
+            known[name] = adapter, digest
+        self._digests = known  # what the archive gave up is forgotten here too
+        return {name: digest for name, (_, digest) in known.items()}
 
 
-def _write(root: Path, checkpoint: Checkpoint) -> None:
+def _serialized(tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    (root / "adapters").mkdir(parents=True, exist_ok=True)
-    for left in root.glob("*.new"):  # what a kill left half written
-        shutil.rmtree(left, ignore_errors=True)
-    digests = {}
-    for name, adapter in checkpoint.adapters.items():
-        data = save({"adapter": adapter.contiguous()})
-        digests[name] = hashlib.sha256(data).hexdigest()
-        path = root / "adapters" / f"{digests[name]}.safetensors"
-        if not path.exists():
-            _write_whole(path, data)
-    tensors = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
-    record = {
-        "state": checkpoint.record,
-        "tensors": hashlib.sha256(tensors).hexdigest(),
-        "adapters": digests,
-    }
-    text = json.dumps(record)  # NaN comes back as NaN
-    sealed = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text}
-    states = _states(root)
-    folder = root / f"state-{1 + max(states, default=0):06d}"
-    new = folder.with_suffix(".new")
-    new.mkdir()
-    _write_synced(new / "tensors.safetensors", tensors)
-    _write_synced(new / "state.json", json.dumps(sealed).encode())
-    _sync(root / "adapters")
-    new.rename(folder)
-    _sync(root)
-    for old in states.values():
-        shutil.rmtree(old, ignore_errors=True)
-    needed = {f"{digest}.safetensors" for digest in digests.values()}
-    for path in (root / "adapters").iterdir():
-        if path.name not in needed:
-            path.unlink()
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -163,28 +187,3 @@ def _states(root: Path) -> dict[int, Path]:
         return {}
     found = ((_STATE.fullmatch(path.name), path) for path in root.iterdir())
     return {int(match[1]): path for match, path in found if match}
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    new = path.with_suffix(".part")
-    _write_synced(new, data)
-    new.rename(path)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder last; where a folder cannot be opened (Windows) they last by themselves."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,11 +8,13 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from pareto_align.errors import FrontFileError
 from pareto_align.front.parsing import MAX_NUMBER, check_plain
 
 __all__ = ["Callback", "Journal", "read_journal", "scan_journal"]
@@ -59,21 +61,33 @@ class Journal:
         No whole line is taken out of the file; a `resumed` event tells readers that the events after `kept` do not
         count. A last line that a kill tore never was an event and is cut off.
         """
-        if self.path.is_file():
-            data = self.path.read_bytes()
-            if not data.endswith(b"\n"):
+        try:
+            data = self.path.read_bytes() if self.path.is_file() else b""
+            if data and not data.endswith(b"\n"):
                 os.truncate(self.path, data.rfind(b"\n") + 1)
+        except OSError as error:
+            raise FrontFileError(f"{self.path} cannot be written: {error}") from error
         self.events = kept
         self.write("resumed", kept=kept, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event; arrays become lists and NaN becomes null."""
+        """Append one event; arrays become lists and NaN becomes null.
+
+        Raises:
+            FrontFileError: The disk is full, or the file cannot be written; half an event is taken back.
+        """
         record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
         line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            raise FrontFileError(f"{self.path} cannot be written: {error}") from error
         self.events += 1
         for callback in self.callbacks:
             callback(record)
@@ -99,7 +113,8 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         return [], []
     if os.path.islink(path):
         return [], [f"The history was left out: {path} is a link. Put the journal itself in its place."]
-    events: list[dict[str, Any]] = []
+    # None stands for a damaged line: `kept` of a resumed run counts it, for it was an event when it was written
+    found: list[dict[str, Any] | None] = []
     damaged: list[int] = []
     try:
         with path.open("rb") as stream:
@@ -107,13 +122,14 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 event = _event(line)
                 if event is not None:
                     if event["event"] == "resumed" and type(event.get("kept")) is int:
-                        del events[max(event["kept"], 0) :]
-                    events.append(event)
+                        del found[max(event["kept"], 0) :]
+                    found.append(event)
                 elif line.endswith(b"\n"):
+                    found.append(None)
                     damaged.append(number)
             whole = not stream.read(1)
     except OSError as error:
-        return events, [f"The history is not complete: {path} cannot be read ({error})."]
+        return _whole(found), [f"The history is not complete: {path} cannot be read ({error})."]
     problems = []
     if damaged:
         problems.append(
@@ -122,7 +138,11 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         )
     if not whole:
         problems.append(f"The history is not complete: only the first {MAX_JOURNAL_BYTES:,} bytes of {path} were read.")
-    return events, problems
+    return _whole(found), problems
+
+
+def _whole(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [event for event in found if event is not None]
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

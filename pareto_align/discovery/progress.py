@@ -25,8 +25,9 @@ class ProgressBar:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event."""
         kind = event["event"]
-        if kind == "start":
-            self.bar = tqdm(total=self.steps, desc="fitting the front", unit="step", disable=None)
+        if kind in ("start", "resumed") and self.bar is None:
+            made = event.get("step", 0)  # of a resumed run
+            self.bar = tqdm(total=self.steps, initial=made, desc="fitting the front", unit="step", disable=None)
         if self.bar is None:
             return
         if kind == "step":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from pareto_align.discovery.seeds import seed_for
-from pareto_align.errors import PromptError
+from pareto_align.errors import ParetoAlignWarning, PromptError
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.policies.base import Base
 
-__all__ = ["Splits", "read_prompts", "split_prompts"]
+__all__ = ["Splits", "read_prompts", "split_prompts", "warn_of_few"]
 
 RESERVED = ("prompts", "completions", "completion_ids")
+FEW = 8
+"""Held-out prompts below which most differences between policies are noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,27 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int) -> list[PromptRo
     if not rows:
         raise PromptError("There are no prompts.")
     return rows
+
+
+def warn_of_few(splits: Splits, wanted: int) -> None:
+    """Say so where far fewer prompts are held out than were asked for, and what is measured is mostly noise.
+
+    Warns:
+        ParetoAlignWarning: The select split has fewer than FEW prompts, and fewer than `wanted`.
+    """
+    found = len(splits.select)
+    if found >= min(FEW, wanted):
+        return
+    if splits.select == splits.train:
+        told = f"There are too few prompts to hold any out: all {found} serve to train, to select and to report on"
+    else:
+        told = f"Only {found} prompts are held out to select on, and {len(splits.report)} to report on"
+    warnings.warn(
+        f"{told}. Most differences between policies will be noise. Give at least {4 * FEW} prompts, or `eval_prompts` "
+        "of their own.",
+        ParetoAlignWarning,
+        stacklevel=3,
+    )
 
 
 def split_prompts(rows: list[PromptRow], held_out: list[PromptRow] | None, count: int, seed: int) -> Splits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from pareto_align.front import (
     ParetoArchive,
     Status,
     bootstrap_hypervolume,
+    difference,
     write_front,
 )
 from pareto_align.front.estimates import student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["Publisher", "confirm"]
+__all__ = ["Publisher", "confirm", "shortcoming"]
 
 SAMPLES_KEPT = 8  # completions a member shows in its record
 
@@ -258,3 +259,54 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
         verdict.adapter = archive.entries[verdict.id].adapter
         kept.append(verdict)
     return kept, refuted
+
+
+def shortcoming(
+    members: Sequence[Entry], entries: Iterable[Entry], reference: Estimate, objectives: ObjectiveSet
+) -> str | None:
+    """What a user has to know about a front that came to nothing; None where it did not.
+
+    Args:
+        members: The front, measured on the report split.
+        entries: All that were measured on the select split.
+        reference: The untrained model, measured on the same prompts.
+        objectives: What was optimized.
+    """
+    if not members:
+        held = ", ".join(repr(o.name) for o in objectives if o.role == "constrain")
+        return (
+            "The front is empty: no policy that was measured "
+            + (f"meets the constraints on {held} beyond doubt" if held else "has finite means in all objectives")
+            + f".{_closest(entries, objectives)} `front.record.fallen` says of each why."
+        )
+    axes = list(objectives.axes)
+    for entry in members:
+        gain, covariance = difference(entry.estimate, reference)
+        noise = student_quantile(0.05, min(entry.estimate.n, reference.n)) * np.sqrt(np.diag(covariance))
+        if ((gain > noise) & (gain > 0))[axes].any():
+            return None
+    return (
+        f"No member of the front is better than the untrained model in any objective, as far as {reference.n} prompts "
+        "can tell. Train longer or with a higher learning rate, or measure on more prompts (`eval_prompts`)."
+    )
+
+
+def _closest(entries: Iterable[Entry], objectives: ObjectiveSet) -> str:
+    """Of the policies that miss a threshold, the one that misses its worst one by least, in a sentence."""
+
+    def worst(entry: Entry) -> tuple[float, int]:
+        return max(
+            (threshold - float(entry.estimate.mean[column]), column) for column, threshold in objectives.admitted
+        )
+
+    missed = [(*worst(entry), entry) for entry in entries if entry.status is Status.INFEASIBLE]
+    if not missed:
+        return ""
+    short, column, entry = min(missed, key=lambda one: one[:2])
+    objective, value = objectives[column], objectives.to_user(entry.estimate.mean)[column]
+    threshold = objective.at_least if objective.at_most is None else objective.at_most
+    side = "at least" if objective.at_most is None else "at most"
+    return (
+        f" The closest one, {entry.id!r}, has {objective.name!r} at {value:.4g}, which should be {side} {threshold:g}: "
+        f"it misses by {short:.4g}."
+    )

@@ -93,27 +93,23 @@ def open_verdicts(archive: ParetoArchive) -> list[tuple[str, str]]:
     Entries that gave their adapters up are past measuring.
     """
     members = archive.members()
+    front = [_framed(archive, member.estimate.mean) for member in members]
+    volume = hypervolume(front, archive.reference)
+    ready = {id for id, entry in archive.entries.items() if entry.adapter is not None}
     worth: dict[tuple[str, str], float] = {}
     for entry in archive.entries.values():
-        if entry.status in (Status.CONTESTED, Status.DUPLICATE) and entry.rival is not None:
-            rival = archive.entries[entry.rival]
+        if entry.status in (Status.CONTESTED, Status.DUPLICATE) and {entry.id, entry.rival} <= ready:
+            rival = archive.entries[str(entry.rival)]
             _, covariance = difference(entry.estimate, rival.estimate)
             if np.diag(covariance)[list(archive.axes)].any():  # else the two answered alike, and will again
-                worth[entry.id, rival.id] = _gain(archive, members, entry)
+                hopeful = _framed(archive, entry.estimate.mean + entry.estimate.stderr)
+                worth[entry.id, rival.id] = hypervolume([*front, hopeful], archive.reference) - volume
     for weights in [*np.eye(len(archive.axes)), np.full(len(archive.axes), 1 / len(archive.axes))]:
         if len(members) > 1:
             first, second, loss = _choice(archive, members, weights)
             worth[first, second] = max(loss, worth.get((first, second), 0.0))
-    ready = {id for id, entry in archive.entries.items() if entry.adapter is not None}
     pairs = [pair for pair, value in worth.items() if value > WORTH and ready.issuperset(pair)]
     return sorted(pairs, key=lambda pair: (-worth[pair], pair))
-
-
-def _gain(archive: ParetoArchive, members: Sequence[Entry], entry: Entry) -> float:
-    """Hypervolume that an entry would add to the front if it were one standard error better than measured."""
-    front = [_framed(archive, e.estimate.mean) for e in members]
-    hopeful = _framed(archive, entry.estimate.mean + entry.estimate.stderr)
-    return hypervolume([*front, hopeful], archive.reference) - hypervolume(front, archive.reference)
 
 
 def _choice(archive: ParetoArchive, members: Sequence[Entry], weights: np.ndarray) -> tuple[str, str, float]:

@@ -4,25 +4,85 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pareto_align.discovery.journal import read_journal
 from pareto_align.discovery.prompts import Splits
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
+from pareto_align.front.files import write_whole
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.policies.base import Base
 
-__all__ = ["ended", "objective_records", "read_run_record", "read_splits", "write_run_record", "write_splits"]
+__all__ = [
+    "ended",
+    "locked",
+    "new_run_folder",
+    "objective_records",
+    "read_run_record",
+    "read_splits",
+    "write_run_record",
+    "write_splits",
+]
 
 SCHEMA_VERSION = 1
+RUNS_FOLDER = "pareto_runs"
 RECORD_FILE, PROMPTS_FILE = "run.json", "prompts.jsonl"
 SPLITS = ("train", "select", "report")
 MAX_BYTES = {RECORD_FILE: 1 << 24, PROMPTS_FILE: 1 << 31}
+
+
+def new_run_folder(output_dir: Any) -> Path:
+    """Make the folder of a run that begins.
+
+    Args:
+        output_dir: Where; None: the next number under RUNS_FOLDER.
+
+    Raises:
+        FrontFileError: It holds a run already, is a file, or cannot be made.
+    """
+    if output_dir is None:
+        root = Path(RUNS_FOLDER)
+        number = 1 + max((int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit()), default=0)
+        output_dir = root / f"{number:03d}"
+    folder = Path(output_dir)
+    if (folder / RECORD_FILE).exists() or (folder / "front.json").exists():
+        raise FrontFileError(
+            f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FrontFileError(f"{folder} is a file; output_dir must be a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FrontFileError(f"The run folder {folder} cannot be made: {error}") from error
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process that works in a run folder. The lock is the process's: a dead one holds nobody up.
+
+    Raises:
+        FrontFileError: Another process works in it, or the lock cannot be made.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FrontFileError(f"Another process is running in {folder}.") from None
+    except (OSError, NotImplementedError) as error:  # read-only, full, or a file system without locks
+        raise FrontFileError(f"{folder} cannot be locked for this run: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_run_record(
@@ -30,8 +90,8 @@ def write_run_record(
     config: Mapping[str, Any],
     model: str | None,
     objectives: ObjectiveSet,
-    origin: Mapping[str, Any] | None,
     prompts: str | None,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write `run.json`: the settings, the versions that matter, how the command line began the run, and which prompts.
 
@@ -40,8 +100,8 @@ def write_run_record(
         config: Names of weighting, learner and explorer, and all settings as used.
         model: The model's name.
         objectives: All objectives.
-        origin: See `ParetoAligner.origin`.
         prompts: What `write_splits` returned.
+        facts: What else tells this run from another, see `identity`, and its `origin`, see `ParetoAligner.origin`.
     """
     from importlib import metadata
 
@@ -51,11 +111,12 @@ def write_run_record(
         "model": model,
         "objectives": objective_records(objectives),
         "config": dict(config),
-        "origin": _plain_or_none(origin),
+        **facts,
+        "origin": _plain_or_none(facts.get("origin")),
         "prompts": prompts,
         "versions": versions,
     }
-    _replace(folder / RECORD_FILE, json.dumps(record, indent=1))
+    _put(folder / RECORD_FILE, json.dumps(record, indent=1))
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
@@ -123,7 +184,7 @@ def write_splits(folder: Path, splits: Splits) -> str | None:
                 )
                 return None
     text = "".join(lines)
-    _replace(folder / PROMPTS_FILE, text)
+    _put(folder / PROMPTS_FILE, text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -169,14 +230,11 @@ def ended(folder: Path) -> bool:
     return any(event.get("event") == "end" for event in read_journal(folder / "journal.jsonl"))
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+def _put(path: Path, text: str) -> None:
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise FrontFileError(f"{path} cannot be written: {error}") from error
 
 
 def _plain_or_none(origin: Mapping[str, Any] | None) -> Any:

@@ -54,6 +54,10 @@ class Settings:
     )
     max_tokens: int | None = _setting(None, "stop training once this many tokens were sampled, measuring included")
     max_seconds: float | None = _setting(None, "stop training after this many seconds")
+    stop_patience: int | None = _setting(
+        None,
+        "stop once this many measurements in a row left the hypervolume within the interval it had; by default never",
+    )
     archive_capacity: int | None = _setting(None, "most members the archive keeps")
     resolution: float = _setting(
         2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"
@@ -79,7 +83,14 @@ class Settings:
             "eval_every", "eval_prompts", "eval_group_size", "stall_patience",
         ):  # fmt: skip
             _require_count(name, getattr(self, name))
-        for name in ("top_k", "archive_capacity", "micro_batch_tokens", "max_tokens", "remeasure_tokens"):
+        for name in (
+            "top_k",
+            "archive_capacity",
+            "micro_batch_tokens",
+            "max_tokens",
+            "remeasure_tokens",
+            "stop_patience",
+        ):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,29 +18,34 @@ __all__ = ["put_back", "take_down"]
 
 def take_down(loop: FrontDiscovery) -> Checkpoint:
     """The state of a run between two steps. Random numbers need none: each is seeded by name."""
+    keeper, spending = loop.keeper, loop.spending
     record = {
         "step": loop.step,
         "trained": loop.trained,
         "events": loop.journal.events,
-        "next_entry": loop.next_entry,
-        "train_tokens": loop.train_tokens,
-        "rollouts": loop.rollouts,
-        "select_tokens": loop.select.tokens,
+        "next_entry": keeper.next_entry,
+        "train_tokens": spending.train_tokens,
+        "rollouts": spending.rollouts,
+        "select_tokens": keeper.select.tokens,
         "reward_calls": loop.objectives.reward_calls,
         "reward_seconds": loop.objectives.reward_seconds,
-        "seconds": time.monotonic() - loop.started,
+        "nan_rewards": dict(loop.objectives.nan_counts),
+        "repeated_calls": dict(loop.objectives.retry_counts),
+        "seconds": spending.seconds,
         "reads_packed_rows": loop.learner.layout.reads_packed_rows,
         "drivable": loop.population.drivable,
         "micro_batch_tokens": loop.learner.layout.micro_batch_tokens,
         "scale": loop.scale.to_dict(),
-        "reference": loop.reference.to_dict(),
-        "archive": loop.archive.state_dict(),
+        "reference": keeper.reference.to_dict(),
+        "archive": keeper.archive.state_dict(),
         "explorer": loop.explorer.state_dict(),
+        "plateau": loop.keeper.plateau.state_dict(),
         "rewards": loop.objectives.state_dict(),
+        "blind": loop.recovery.blind,
     }
     tensors = {
         "parameters": loop.population.parameters.detach().cpu(),
-        "good": loop.good,
+        "good": loop.recovery.good,
         **{f"optimizer.{name}": value.cpu() for name, value in loop.learner.optimizer.state_dict().items()},
     }
     arrays = {
@@ -49,12 +53,12 @@ def take_down(loop: FrontDiscovery) -> Checkpoint:
         "measured": loop.measured,
         "spread": loop.spread,
         "still": loop.stalls.still,
-        "unsound": loop.unsound,
+        "unsound": loop.recovery.unsound,
         **{f"weighting.{name}": value for name, value in loop.weighting.state_dict().items()},
         **{f"floors.{name}": value for name, value in loop.floors.state_dict().items()},
     }
     tensors |= {name: torch.from_numpy(np.array(value)) for name, value in arrays.items() if value is not None}
-    adapters = {entry.id: entry.adapter for entry in loop.archive.entries.values() if entry.adapter is not None}
+    adapters = {entry.id: entry.adapter for entry in keeper.archive.entries.values() if entry.adapter is not None}
     return Checkpoint(record, tensors, adapters)
 
 
@@ -65,37 +69,44 @@ def put_back(loop: FrontDiscovery, checkpoint: Checkpoint) -> None:
         FrontFileError: The checkpoint is of a run with other settings.
     """
     record, tensors = checkpoint.record, checkpoint.tensors
+    keeper, spending = loop.keeper, loop.spending
 
     def part(prefix: str) -> dict[str, Any]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     try:
         loop.step, loop.trained = int(record["step"]), bool(record["trained"])
-        loop.next_entry = int(record["next_entry"])
-        loop.train_tokens, loop.rollouts = int(record["train_tokens"]), int(record["rollouts"])
-        loop.select.tokens = int(record["select_tokens"])
+        keeper.next_entry = int(record["next_entry"])
+        spending.train_tokens, spending.rollouts = int(record["train_tokens"]), int(record["rollouts"])
+        keeper.select.tokens = int(record["select_tokens"])
         loop.objectives.reward_calls = int(record["reward_calls"])
         loop.objectives.reward_seconds = float(record["reward_seconds"])
-        loop.started = time.monotonic() - float(record["seconds"])
+        # checkpoints of the first runs lack these counts, `blind` and `plateau`
+        loop.objectives.nan_counts |= {k: int(v) for k, v in record.get("nan_rewards", {}).items()}
+        loop.objectives.retry_counts |= {k: int(v) for k, v in record.get("repeated_calls", {}).items()}
+        spending.started -= float(record["seconds"])
         loop.learner.layout.reads_packed_rows = record["reads_packed_rows"]
         loop.population.drivable = record["drivable"]
         loop.learner.layout.micro_batch_tokens = int(record["micro_batch_tokens"])
-        loop.archive.load_state_dict(record["archive"])
+        keeper.archive.load_state_dict(record["archive"])
         for name, adapter in checkpoint.adapters.items():
-            loop.archive.entries[name].adapter = adapter
+            keeper.archive.entries[name].adapter = adapter
+        loop.recovery.blind = int(record.get("blind", 0))
         loop.explorer.load_state_dict(record["explorer"])
+        if "plateau" in record:
+            keeper.plateau.load_state_dict(record["plateau"])
         loop.objectives.load_state_dict(record["rewards"])
         with torch.no_grad():
             loop.population.parameters.copy_(tensors["parameters"])
         loop.learner.optimizer.load_state_dict(part("optimizer."))
         loop.weighting.load_state_dict({k: v.numpy() for k, v in part("weighting.").items()})
         loop.floors.load_state_dict({k: v.numpy() for k, v in part("floors.").items()})
-        loop.good = tensors["good"].clone()
+        loop.recovery.good = tensors["good"].clone()
         loop.preferences = tensors["preferences"].numpy().copy()
         loop.measured = tensors["measured"].numpy().copy() if "measured" in tensors else None
         loop.spread = tensors["spread"].numpy().copy()
         loop.stalls.still = tensors["still"].numpy().copy()
-        loop.unsound = tensors["unsound"].numpy().copy()
+        loop.recovery.unsound = tensors["unsound"].numpy().copy()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FrontFileError(
             f"The checkpoint in {loop.folder} does not fit this run: {type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.errors import FrontFileError
+from pareto_align.front.files import beside, sync, write_whole
 from pareto_align.front.parsing import DamagedRecord, check_plain, parse_front, turned
 from pareto_align.front.reading import (
     content_digest,
@@ -92,16 +93,17 @@ def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[
             else:
                 members.append(replace(member, adapter=old.adapter, files=old.files))
         written = replace(record, members=members, schema_version=SCHEMA_VERSION)
-        partial = _written_beside(root / "front.json", _checked(written))
-        os.replace(partial, root / "front.json")
+        content = _checked(written)
+        text = json.dumps({**content, "sha256": content_digest(content)}, allow_nan=False, indent=1)
+        write_whole(root / "front.json", text.encode())
     except BaseException as error:
         # a full disk gets its space back
-        _remove_quietly([*fresh, _beside(root / "front.json")])
+        _remove_quietly([*fresh, beside(root / "front.json")])
         if isinstance(error, OSError):
             raise _unwritable(root, error) from error
         raise
     try:
-        _sync(root)
+        sync(root)
     except OSError as error:
         raise _unwritable(root, error) from error
     names = {Path(m.adapter).name for m in members}
@@ -142,10 +144,10 @@ def _write_member(folder: Path, name: str, id: str, write_adapter: Callable[[str
         if absent := missing_files(files):
             raise FrontFileError(f"The adapter of member {id!r} has no {absent}.")
         for p in (*paths, temporary):
-            _sync(p)
+            sync(p)
         _remove(folder / name)  # left behind by a killed process: no front.json names it
         temporary.rename(folder / name)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         _remove_quietly([temporary])
         raise
@@ -201,31 +203,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, int):
         return value
     raise FrontFileError(f"front.json cannot hold {value!r} of type {type(value).__name__}; use plain data.")
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".partial-{path.name}")
-
-
-def _written_beside(path: Path, content: Mapping[str, Any]) -> Path:
-    """A synced file next to `path` with this content and its checksum, ready to take its place."""
-    text = json.dumps({**content, "sha256": content_digest(content)}, allow_nan=False, indent=1)
-    with open(_beside(path), "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return _beside(path)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a folder's list of names to disk; where folders cannot be opened (Windows) they need not be."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_quietly(paths: Iterable[Path]) -> None:

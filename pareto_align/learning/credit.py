@@ -36,6 +36,7 @@ from typing import ClassVar, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
 
 __all__ = [
@@ -58,7 +59,7 @@ Granularity = Literal["sample", "batch"]
 Saturated = Literal["leave_out", "block"]
 
 
-class Credit(ABC):
+class Credit(KeepsArguments, ABC):
     """How a completion is compared with its peers.
 
     Attributes:

@@ -75,11 +75,16 @@ def reads_rollouts(reward: RewardFunction) -> bool:
 class StatefulReward(ABC):
     """Base of reward functions that remember earlier batches, such as one that compares with a running mean.
 
-    Measuring must not move what is remembered, and a resumed run must remember the same; so the memory is only
-    changed while `learning` is true, and is part of a checkpoint.
+    Measuring must not move what is remembered, every fit must begin with nothing remembered, and a resumed run must
+    remember the same; so the memory is only changed while `learning` is true, is cleared by `reset` at the beginning
+    of a fit, and is part of a checkpoint.
     """
 
     learning: bool = True
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything: a new fit begins."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class ComposedReward(StatefulReward):
         members: dict[str, Any] = {str(i): member for i, member in enumerate(self.members)}
         return {position: member for position, member in members.items() if isinstance(member, StatefulReward)}
 
+    def reset(self) -> None:
+        """Let the members forget what they remember."""
+        for memory in self._memories().values():
+            memory.reset()
+
     def state_dict(self) -> dict[str, Any]:
         """What the members remember, by their position."""
         return {position: memory.state_dict() for position, memory in self._memories().items() if remembers(memory)}

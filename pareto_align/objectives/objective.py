@@ -290,8 +290,14 @@ class ObjectiveSet(Sequence[Objective]):
             raise ObjectiveError(f"Values must have {self.M} columns, one an objective. Found shape {array.shape}.")
         return np.where(self.maximize, array, -array) + 0.0  # + 0.0 turns -0.0 into 0.0
 
+    def reset(self) -> None:
+        """Begin a new run: counts from 0, and rewards with a memory that remember nothing."""
+        self.reset_counts()
+        for memory in self._memories().values():
+            memory.reset()
+
     def reset_counts(self) -> None:
-        """Start counting anew, as a new run does."""
+        """Start counting anew; what rewards remember stays."""
         self.reward_calls = 0
         self.reward_seconds = 0.0
         self.nan_counts: dict[str, int] = dict.fromkeys(self.names, 0)

@@ -51,6 +51,11 @@ class SharedReward(ComposedReward):
         """The only member's answer."""
         return answers[0]
 
+    def reset(self) -> None:
+        """Let the member forget what it remembers, and forget its answers."""
+        super().reset()
+        self._known.clear()
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give the member back what it remembered; what it answered since then is asked again."""
         super().load_state_dict(state)

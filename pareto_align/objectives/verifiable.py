@@ -177,6 +177,10 @@ class conciseness(StatefulReward):
             self.mean, self.seen = mean, self.seen + len(lengths)
         return [float(length < mean) for length in lengths]
 
+    def reset(self) -> None:
+        """Forget the running mean."""
+        self.mean, self.seen = 0.0, 0
+
     def state_dict(self) -> dict[str, Any]:
         """The running mean, and the number of completions counted into it."""
         return {"mean": self.mean, "seen": self.seen}

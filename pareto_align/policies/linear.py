@@ -19,6 +19,7 @@ from torch import Tensor, nn
 __all__ = ["FrozenLinear", "FrozenProduct", "onednn_works", "room_for_packed"]
 
 SWITCH = "PARETO_ALIGN_ONEDNN"
+EVERY = slice(None)
 PACKED_SHARE = 0.25  # of the machine's memory that packed copies of the weights may take
 
 
@@ -44,18 +45,20 @@ class FrozenProduct:
             return y
         return self.forward(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The product alone; differentiable only without a packed weight."""
+    def forward(self, x: Tensor, outputs: slice = EVERY) -> Tensor:
+        """The product alone, or some of its outputs; differentiable only without a packed weight."""
         folded = x.reshape(-1, x.shape[-1])
+        weight = self.linear.weight[outputs]
+        bias = None if self.linear.bias is None else self.linear.bias[outputs]
         if self.packed is None:
-            y = nn.functional.linear(folded, self.linear.weight, self.linear.bias)
+            y = nn.functional.linear(folded, weight, bias)
         else:
-            y = _pointwise(folded.contiguous(), self.packed, self.linear.bias)
+            y = _pointwise(folded.contiguous(), self.packed if outputs == EVERY else weight, bias)
         return y.view(*x.shape[:-1], y.shape[-1])
 
-    def backward(self, grad: Tensor) -> Tensor:
-        """Gradient `[n, in]` of the input from the gradient `[n, out]` of the output."""
-        weight = self.linear.weight
+    def backward(self, grad: Tensor, outputs: slice = EVERY) -> Tensor:
+        """Gradient `[n, in]` of the input from the gradient `[n, out]` of the output, or of some outputs."""
+        weight = self.linear.weight[outputs]
         # in bfloat16 torch itself goes to oneDNN; in float32 it would go to a library that is slower on some processors
         if self.packed is not None and weight.dtype == torch.float32:
             return _pointwise(grad.contiguous(), weight.t(), None)

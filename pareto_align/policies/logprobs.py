@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pareto_align.policies.attention import no_mask
-from pareto_align.policies.head import Head
+from pareto_align.policies.head import Head, Softmax
 from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pack
 from pareto_align.policies.population import PolicyPopulation
 
@@ -111,9 +111,7 @@ def completion_logprobs(
     with predicting_states(population, rows, plain=plain) as hidden:
         for start in range(0, len(targets), head.chunk()):
             part = slice(start, start + head.chunk())
-            logits = head.logits(hidden[part])
-            logits = logits / temperature if temperature != 1.0 else logits
-            found[part] = logits.gather(1, targets[part, None])[:, 0] - logits.logsumexp(1)
+            found[part] = Softmax(head, hidden[part], targets[part], temperature).logprobs
     out = torch.zeros(tokens.shape, device=population.base.device)
     out[where] = found
     return out
@@ -135,35 +133,21 @@ class _FusedLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32 if half else None)
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        factor = head.factor / temperature
+        scale = head.factor / temperature  # of logits to scores
         for start in range(0, hidden.shape[0], head.chunk()):
             part = slice(start, min(start + head.chunk(), hidden.shape[0]))
-            wanted = targets[part, None]
-            scores = head.logits(hidden[part])
-            # d capped / d logits, from the capped ones
-            slack = 1 - (scores / head.softcap).square() if head.softcap else None
-            if temperature != 1.0:
-                scores = scores / temperature
-            # in place from here on: a fresh block of this size costs more in page faults than the arithmetic does
-            top = scores.amax(1, keepdim=True)
-            chosen = scores.gather(1, wanted) - top
-            mass = scores.sub_(top).exp_()
-            sums = mass.sum(1, keepdim=True)
-            logprob = (chosen - sums.log())[:, 0]
+            softmax = Softmax(head, hidden[part], targets[part], temperature, keep=True)
             with torch.enable_grad():
-                leaf = logprob.detach().requires_grad_()
+                leaf = softmax.logprobs.detach().requires_grad_()
                 losses = token_loss(leaf, part)
                 (slope,) = torch.autograd.grad(losses.sum(), leaf)
-            logprobs[part] = logprob
+            logprobs[part] = softmax.logprobs
             total += losses.detach().sum()
-            # d loss / d logits = slope * (onehot - softmax), then back through temperature, softcap and scale
-            slope = slope[:, None] * factor
-            inside = torch.ones_like(slope) if half else slope
-            grad_logits = mass.mul_(-inside / sums).scatter_add_(1, wanted, inside)
-            if slack is not None:
-                grad_logits.mul_(slack)
-            found = head.backward(grad_logits)
-            grad_hidden[part] = found * slope if half else found
+            slope = slope * scale
+            if half:
+                grad_hidden[part] = softmax.backward(torch.ones_like(slope)).float() * slope[:, None]
+            else:
+                grad_hidden[part] = softmax.backward(slope)
         ctx.scale = 1.0
         if half:
             peak = float(grad_hidden.abs().max()) if grad_hidden.numel() else 0.0

@@ -37,31 +37,40 @@ class ServedAdapters:
     gradient_scale: float = 1.0
 
 
+def project(x: Tensor, a: Tensor) -> Tensor:
+    """`A_k x` `[K, r, tokens]` of `x[rows, ..., in]`, rows grouped by policy."""
+    return torch.bmm(a, x.reshape(a.shape[0], -1, x.shape[-1]).transpose(1, 2))
+
+
 class _PopulationLoRA(torch.autograd.Function):
     """`y = x W^T + b + s (x A_k^T) B_k^T` for rows grouped by policy.
 
-    Saves only `x` (which q, k and v share) and recomputes `x A^T`, a fraction r/out of the layer's own cost. Gradients
-    of A and B are added straight into float32 buffers: autograd would keep them in the compute dtype, where the sum
-    over micro-batches loses precision in bfloat16.
+    Saves `x` (which q, k and v share) and the narrow `x A^T`. Gradients of A and B are added straight into float32
+    buffers: autograd would keep them in the compute dtype, where the sum over micro-batches loses precision in
+    bfloat16.
+
+    What has r numbers a token lies rank first, `[K, r, tokens]`: on a CPU a product with r columns takes up to four
+    times as long as one with r rows.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: PopulationLinear) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x, a, b)
-        ctx.layer = layer
         assert layer.product is not None
-        return layer.apply_adapters(x, layer.product.forward(x), a, b)
+        down = project(x, a)
+        ctx.save_for_backward(x, a, b, down)
+        ctx.layer = layer
+        return layer.add_adapters(layer.product.forward(x), down, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, a, b = ctx.saved_tensors
+        x, a, b, down = ctx.saved_tensors
         layer: PopulationLinear = ctx.layer
-        grad_down = layer.accumulate(x, grad, a, b)
+        grad_down = layer.accumulate(x, grad, down, b)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
         assert layer.product is not None
         grad_x = layer.product.backward(grad.reshape(-1, grad.shape[-1]))
-        grad_x.view(a.shape[0], -1, x.shape[-1]).baddbmm_(grad_down, a, alpha=layer.scaling)
+        grad_x.view(a.shape[0], -1, x.shape[-1]).baddbmm_(grad_down.transpose(1, 2), a, alpha=layer.scaling)
         return grad_x.view(x.shape), None, None, None
 
 
@@ -70,15 +79,16 @@ class _AdapterTerm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: PopulationLinear) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x, a, b)
+        down = project(x, a)
+        ctx.save_for_backward(x, a, b, down)
         ctx.layer = layer
-        return layer.apply_adapters(x, x.new_zeros(*x.shape[:-1], b.shape[1]), a, b)
+        return layer.add_adapters(x.new_zeros(*x.shape[:-1], b.shape[1]), down, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, a, b = ctx.saved_tensors
-        grad_down = ctx.layer.accumulate(x, grad, a, b)
-        return (torch.bmm(grad_down, a) * ctx.layer.scaling).view(x.shape), None, None, None
+        x, a, b, down = ctx.saved_tensors
+        grad_down = ctx.layer.accumulate(x, grad, down, b)
+        return (torch.bmm(grad_down.transpose(1, 2), a) * ctx.layer.scaling).view(x.shape), None, None, None
 
 
 class PopulationLinear(nn.Module):
@@ -115,39 +125,35 @@ class PopulationLinear(nn.Module):
         """The frozen bias `[out]`, if there is one."""
         return self.linear.bias
 
-    def apply_adapters(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Add the LoRA term of `x[rows, ..., in]` to the base output `y[rows, ..., out]` in place."""
-        policies = a.shape[0]
-        down = torch.bmm(x.reshape(policies, -1, x.shape[-1]), a.transpose(1, 2))
-        y.view(policies, -1, y.shape[-1]).baddbmm_(down, b.transpose(1, 2), alpha=self.scaling)
+    def add_adapters(self, y: Tensor, down: Tensor, b: Tensor) -> Tensor:
+        """Add the LoRA term to the base output `y[rows, ..., out]` in place, from `project`'s `[K, r, tokens]`."""
+        y.view(b.shape[0], -1, y.shape[-1]).baddbmm_(down.transpose(1, 2), b.transpose(1, 2), alpha=self.scaling)
         return y
 
-    def accumulate(self, x: Tensor, grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Add the gradients of A and B to the buffers; returns `grad B`, `[K, tokens, r]`, for the input's gradient.
+    def accumulate(self, x: Tensor, grad: Tensor, down: Tensor, b: Tensor) -> Tensor:
+        """Add the gradients of A and B to the buffers; returns `(grad B)^T`, `[K, r, tokens]`, for the input's.
 
         A token's own gradients are `dA = s (g B)^T x` and `dB = s g^T (x A^T)`. With streams, every stream i is the
-        sum over tokens with the factors of that stream: the r columns are scaled S times and one product does them all.
+        sum over tokens with the factors of that stream: the r rows are scaled S times and one product does them all.
         """
-        policies = a.shape[0]
+        policies = b.shape[0]
         rows, grad_rows = x.reshape(policies, -1, x.shape[-1]), grad.reshape(policies, -1, grad.shape[-1])
-        down, grad_down = torch.bmm(rows, a.transpose(1, 2)), torch.bmm(grad_rows, b)
-        returned = grad_down
+        returned = grad_down = torch.bmm(b.transpose(1, 2), grad_rows.transpose(1, 2))
         if x.dtype == torch.float16:  # a sum over tokens soon passes 65504, and a factor of a stream falls below 6e-8
             rows, grad_rows, down, grad_down = (part.float() for part in (rows, grad_rows, down, grad_down))
         alpha = self.scaling / self.served.gradient_scale
         assert self.grad_a is not None
         assert self.grad_b is not None
         if self.served.streams is None:
-            self.grad_a.add_(torch.bmm(grad_down.transpose(1, 2), rows), alpha=alpha)
-            self.grad_b.add_(torch.bmm(grad_rows.transpose(1, 2), down), alpha=alpha)
+            self.grad_a.add_(torch.bmm(grad_down, rows), alpha=alpha)
+            self.grad_b.add_(torch.bmm(down, grad_rows).transpose(1, 2), alpha=alpha)
             return returned
-        factors = self.served.streams.to(rows.dtype).unsqueeze(3)
-        split = (factors.shape[2], a.shape[1])
-        wide = (grad_down.unsqueeze(2) * factors).flatten(2)
-        self.grad_a.add_(torch.bmm(wide.transpose(1, 2), rows).unflatten(1, split), alpha=alpha)
-        wide = (down.unsqueeze(2) * factors).flatten(2)
-        columns = torch.bmm(grad_rows.transpose(1, 2), wide).unflatten(2, split)
-        self.grad_b.add_(columns.transpose(1, 2), alpha=alpha)
+        factors = self.served.streams.to(rows.dtype).transpose(1, 2).unsqueeze(2)
+        split = (factors.shape[1], down.shape[1])
+        wide = (grad_down.unsqueeze(1) * factors).flatten(1, 2)
+        self.grad_a.add_(torch.bmm(wide, rows).unflatten(1, split), alpha=alpha)
+        wide = (down.unsqueeze(1) * factors).flatten(1, 2)
+        self.grad_b.add_(torch.bmm(wide, grad_rows).unflatten(1, split).transpose(2, 3), alpha=alpha)
         return returned
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +164,7 @@ class PopulationLinear(nn.Module):
         if x.shape[0] % served.count:
             raise ValueError(f"{x.shape[0]} rows cannot be grouped by {served.count} policies.")
         if not (served.training and torch.is_grad_enabled()):
-            return self.apply_adapters(x, self._base(x), self.a, self.b)
+            return self.add_adapters(self._base(x), project(x, self.a), self.b)
         y: Tensor
         if self.product is None:
             y = self._base(x) + _AdapterTerm.apply(x, self.a, self.b, self)  # type: ignore[no-untyped-call]

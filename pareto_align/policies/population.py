@@ -18,6 +18,7 @@ from pareto_align.policies.base import Base
 from pareto_align.policies.head import Head
 from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
 from pareto_align.policies.lora import PopulationLinear, ServedAdapters
+from pareto_align.policies.norms import FrozenNorm
 
 __all__ = ["PolicyPopulation", "activated_lora_config", "default_lora_config"]
 
@@ -155,6 +156,8 @@ class PolicyPopulation:
         for name, module in list(base.model.named_modules()):
             if type(module) is nn.Linear and id(module) not in wrapped:
                 self._replace(name, FrozenLinear(module, packed=onednn))
+            elif (norm := FrozenNorm.of(module)) is not None:
+                self._replace(name, norm)
         self.parameters = torch.zeros(size, offset, device=base.device)
         self.grad = torch.zeros_like(self.parameters)
         for slot in range(size):

@@ -36,6 +36,9 @@ __all__ = ["JudgedFit", "judged_fit", "symbol_lora"]
 
 Array = NDArray[np.float64]
 
+MEASURED = 64
+"""Completions of a policy in one measurement."""
+
 
 @dataclass(frozen=True, eq=False)
 class JudgedFit:
@@ -102,9 +105,11 @@ def judged_fit(
 ) -> JudgedFit:
     """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
 
-    Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, unless the
-    settings say otherwise. Up to three prompts serve for training, selection and report alike; of more, repetitions
-    stand in for held-out ones, as the truth is an average over just these prompts.
+    Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, and every
+    policy keeps the preference that it is judged by (explorer "grid"), unless the settings say otherwise. A single
+    prompt serves for training, selection and report alike. Of several, 64 repetitions stand in for held-out ones, as
+    the truth is an average over just these prompts, and a handful of rows, all different, could not tell the ends of a
+    front apart.
 
     Args:
         problem: The problem.
@@ -127,13 +132,14 @@ def judged_fit(
         "prompts_per_step": count,
         "group_size": 32,
         "max_new_tokens": problem.T,
-        "eval_group_size": max(64 // count, 1),
+        "eval_group_size": MEASURED if count == 1 else 1,
         "lora": symbol_lora(),
+        "explorer": "grid",
         "device": "cpu",
         "progress": False,
     }
     settings = defaults | settings
-    held_out = None if count < 4 else problem.repeated_prompts(4 * count)
+    held_out = None if count == 1 else problem.repeated_prompts(2 * MEASURED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ParetoAlignWarning)  # so few prompts, and so little time, are meant here
         aligner = ParetoAligner(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
 
 __all__ = [
@@ -110,7 +111,7 @@ class Signal:
         return max(min(self.step / max(self.steps - 1, 1), 1.0), self.spent)
 
 
-class Weighting(ABC):
+class Weighting(KeepsArguments, ABC):
     """A dynamic reward weighting: turns a `Signal` into weights [K, m].
 
     A subclass implements `__call__`; one that remembers something also implements `setup` (allocate), names its arrays

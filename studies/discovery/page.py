@@ -7,7 +7,8 @@ from string import Template
 from typing import Any
 
 from cases import EXPLORERS, SEEDS, TASKS
-from summary import BASE, RIVALS, Spread, Study
+from runs import Spread
+from summary import BASE, RIVALS, Study
 
 HERE = Path(__file__).resolve().parent
 
@@ -117,8 +118,13 @@ def fields(results: dict[str, Any]) -> dict[str, str]:
         "problems": str(len({problem for problem, _ in study.tasks})),
         "runs": str(len(study.tasks) * len(EXPLORERS) * len(SEEDS)),
         "done": done(study),
-        "setting": ", ".join(f"`{name}={value}`" for name, value in study.setting.items()),
+        "setting": _listed({name: v for name, v in study.setting.items() if name != "arithmetic"}),
+        "setting_arithmetic": _listed(study.setting["arithmetic"]),
     }
+
+
+def _listed(setting: dict[str, Any]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in setting.items())
 
 
 def report(results: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The study of discovery: `python studies/discovery/run.py` trains, writes results.json, README.md and the figure.
 
-About half an hour on one free core; a run that is in results.json is not repeated, so it can be stopped at any time.
+About an hour on one free core; a run that is in results.json is not repeated, so it can be stopped at any time.
 `--explorers`, `--problems` and `--seeds` take a part. README.md is written from report.md and the results; `--page`
 does only that. `--smoke` tries it in a few steps and writes nothing unless it is told where.
 """
@@ -8,43 +8,19 @@ does only that. `--smoke` tries it in a few steps and writes nothing unless it i
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import EXPLORERS, SEEDS, SETTING, SMOKE, TASKS, cases, measure
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE.parent))  # for `runs`
 
-
-def read(file: Path | None, setting: dict[str, Any]) -> dict[str, Any]:
-    """The results so far.
-
-    Raises:
-        SystemExit: They are of another setting, so that they could not be compared.
-    """
-    if file is None or not file.exists():
-        return {"setting": setting, "runs": {}}
-    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if results["setting"] != setting:
-        raise SystemExit(f"{file} holds runs of another setting: {results['setting']}. Delete it, or write elsewhere.")
-    return results
-
-
-def write(file: Path, results: dict[str, Any]) -> None:
-    """Keep the results, one line a run, in the order of the plan."""
-    planned = [case.key for case in cases() if case.key in results["runs"]]
-    order = [*planned, *sorted(results["runs"].keys() - set(planned))]
-    lines = [f"  {json.dumps(key)}: {json.dumps(results['runs'][key])}" for key in order]
-    head = {name: value for name, value in results.items() if name != "runs"}
-    text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "runs": {\n' + ",\n".join(lines) + "\n }\n}\n"
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+import runs  # noqa: E402
+from cases import EXPLORERS, SEEDS, SETTING, SMOKE, TASKS, cases, measure  # noqa: E402
 
 
 def write_pages(results: dict[str, Any]) -> None:
@@ -71,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     setting = SMOKE if options.smoke else SETTING
     file = options.results or (None if options.smoke else HERE / "results.json")
-    results = read(file, setting)
+    results = runs.read(file, setting)
     plan = cases(options.seeds, options.explorers, options.problems)
     todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
     started = time.monotonic()
@@ -80,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minutes = (time.monotonic() - started) / 60
         print(f"{case.key}: ratio {found['ratio']:.3f} ({number} of {len(todo)}, {minutes:.1f} min)", flush=True)
         if file is not None:
-            write(file, results)
+            runs.write(file, results, [case.key for case in cases()])
     if file == HERE / "results.json":
         write_pages(results)
     return 0

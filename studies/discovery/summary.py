@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from cases import EXPLORERS, SEEDS, TASKS, budget
+from runs import Spread, spread
 
 BASE = "grid"
 RIVALS = tuple(name for name in EXPLORERS if name != BASE)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean of one number over seeds, with its intervals.
-
-    Attributes:
-        mean: Over the seeds.
-        low, high: 95 % of the means of resampled seeds lie between.
-        wide: Half the width of Student's 95 % interval, which holds for few seeds if the numbers are normal.
-    """
-
-    mean: float
-    low: float
-    high: float
-    wide: float
-
-    @property
-    def verdict(self) -> int:
-        """1 where the bootstrap interval lies above 0, -1 where it lies below, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
-
-    @property
-    def strict(self) -> int:
-        """The same by Student's interval."""
-        return int(self.mean - self.wide > 0) - int(self.mean + self.wide < 0)
-
-
-def spread(values: list[float]) -> Spread:
-    """Mean, percentile interval of 10,000 resamples of the seeds, and Student's interval."""
-    from scipy.stats import t
-
-    numbers = np.array(values, dtype=float)
-    drawn = np.random.default_rng(0).integers(len(numbers), size=(10_000, len(numbers)))
-    low, high = np.quantile(numbers[drawn].mean(1), [0.025, 0.975])
-    wide = t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)) if len(numbers) > 1 else np.inf
-    return Spread(float(numbers.mean()), float(low), float(high), float(wide))
 
 
 class Study:
@@ -89,10 +52,8 @@ class Study:
 
     def spent(self, explorer: str) -> float:
         """Mean over all runs of the tokens sampled, the report on the members included, as a share of the budget."""
-        from pareto_align.testing.problems import get_problem
-
         shares = [
-            (train + measured) / budget(get_problem(task[0]), self.setting)
+            (train + measured) / budget(task[0], self.setting)
             for task in self.tasks
             for train, measured in zip(
                 self.column(task, explorer, "train_tokens"), self.column(task, explorer, "eval_tokens"), strict=True

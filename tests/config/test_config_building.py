@@ -108,7 +108,7 @@ def rewards_of(run):
 
 def test_the_keys_are_the_keywords_of_the_aligner():
     keywords = set(inspect.signature(ParetoAligner).parameters) - {"callbacks", "progress"}
-    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {"prompts"}
+    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {"prompts", "tuning"}
     assert set(OBJECTIVE_KEYS) - {"args"} == set(inspect.signature(Objective).parameters)
 
 
@@ -206,7 +206,7 @@ def test_prompts_may_stand_in_the_config(load):
             {"explorer": {"name": "grid", "margn": 0.1}},
             r"`explorer` 'grid' has no setting 'margn'. Did you mean 'margin'",
         ),
-        ({"explorer": {"margin": 2}}, "`margin` must lie in"),
+        ({"explorer": {"name": "grid", "margin": 2}}, "`margin` must lie in"),
         ({"learner": "rlooo"}, "Unknown learner 'rlooo'. Nearest: 'rloo'"),
         ({"lora": {"rr": 8}}, r"Unknown key 'rr' in `lora`. Did you mean 'r'\?"),
         ({"lora": {"r": 0}}, "`lora.r` must be at least 1"),
@@ -245,7 +245,7 @@ def test_weightings(load):
 def test_explorers(load):
     explorer = load(explorer={"name": "grid", "margin": 0.1}).aligner.explorer
     np.testing.assert_allclose(explorer.preferences(["a", "b"], 2, 0), [[0.9, 0.1], [0.1, 0.9]])
-    explorer = load(explorer={"preferences": [{"a": 3, "b": 1}, [0, 2]]}, population=2).aligner.explorer
+    explorer = load(explorer={"name": "grid", "preferences": [{"a": 3, "b": 1}, [0, 2]]}, population=2).aligner.explorer
     np.testing.assert_allclose(explorer.preferences(["a", "b"], 2, 0), [[0.75, 0.25], [0, 1]])
 
 

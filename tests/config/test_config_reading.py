@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         ("lora.r=16", "lora", {"r": 16}),
         ("weighting=fixed", "weighting", "fixed"),
         ("weighting.mu=0.1", "weighting", {"name": "chebyshev", "mu": 0.1}),
-        ("explorer.margin=1e-1", "explorer", {"name": "grid", "margin": 0.1}),
+        ("explorer.room=1e-1", "explorer", {"name": "discover", "room": 0.1}),
         ("eval_prompts.count=8", "eval_prompts", {"count": 8}),
         ("archive_capacity=", "archive_capacity", None),
         ("use_chat_template=false", "use_chat_template", False),

@@ -13,7 +13,7 @@ prompts: [a, b]
 objectives:
   - {name: brevity, reward: pareto_align.objectives.text.token_brevity, args: {max_tokens: 20}, bounds: [0, 1]}
   - {name: tone, reward: pareto_align.objectives.text.positive_tone, bounds: [0, 1]}
-weighting: {name: lagrangian, lr: 0.5}
+weighting: {name: gradient, lr: 0.5}
 lora: {r: 4}
 learning_rate: 1e-3
 """

@@ -355,6 +355,21 @@ def test_mezo_steps_along_the_measured_slope():
     assert step.noise > 0
 
 
+def test_mezo_with_two_children_measures_a_pair_and_steps_in_turn():
+    explorer = begun(Evolution(method="mezo", children=2, sigma=0.1, step=0.05), population=2)
+    state = exploration([[0.5, 0.5], [0.4, 0.4]], stderr=0.3)
+    for turn in range(2):
+        pair = explorer.mixtures(state)
+        assert [child.noise for child in pair] == [0.1, -0.1]
+        for child, value in zip(pair, (0.6 + turn, 0.42), strict=True):
+            provenance = {"step": 50, "noise": child.noise, "seed": child.seed, "parents": list(child.parents)}
+            made = exploration([[value, value]], stderr=0.3).archive.entries["m0000"]
+            state.archive.offer(f"{turn} {value}", made.estimate, provenance, "an adapter")
+        (step,) = explorer.mixtures(state)
+        assert (step.seed, step.parents) == (pair[0].seed, pair[0].parents)
+        assert step.noise > 0
+
+
 def test_a_slot_goes_on_from_a_child_that_serves_it_better():
     explorer = begun(Evolution(), population=2)
     state = exploration([[0.9, 0.1], [0.2, 0.3]], preferences=[[0.9, 0.1], [0.3, 0.7]])

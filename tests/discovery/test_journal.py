@@ -84,6 +84,43 @@ def test_what_was_done_again_after_a_resumption_counts_once(tmp_path):
     assert again.events == len(events)
 
 
+def test_a_damaged_line_does_not_move_what_a_resumption_keeps(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    for step in range(4):
+        journal.write("step", step=step, first=True)
+    again = Journal(journal.path)
+    again.resume(2, step=2)
+    again.write("step", step=2, first=False)
+    journal.path.write_bytes(journal.path.read_bytes().replace(b'"step": 0', b'"step": 9'))
+    events, problems = scan_journal(journal.path)
+    assert [(e["step"], e.get("first")) for e in events] == [(1, True), (2, None), (2, False)]
+    assert "line 1" in problems[0]
+
+
+def test_the_progress_bar_of_a_resumed_run_begins_where_the_run_goes_on(monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, initial, **_):
+            self.n, self.total = initial, total
+            bars.append(self)
+
+        def update(self):
+            self.n += 1
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("pareto_align.discovery.progress.tqdm", Bar)
+    for begun in ([("resumed", 6)], [("start", None)], [("resumed", 0), ("start", None)]):
+        show = ProgressBar(8)
+        for kind, step in begun:
+            show({"event": kind} | ({} if step is None else {"step": step}))
+        show({"event": "step", "step": 1})
+        show({"event": "end"})
+    assert [(bar.n, bar.total) for bar in bars] == [(7, 8), (1, 8), (1, 8)]
+
+
 def test_the_progress_bar_is_silent_where_nobody_looks(capsys):
     bar = ProgressBar(3)
     bar({"event": "step", "step": 1})  # before the start: nothing to show, nothing to break

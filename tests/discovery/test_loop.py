@@ -7,7 +7,7 @@ import pytest
 import torch
 from aligner_runs import PROBLEM, events, fit
 
-from pareto_align import ConfigError, Objective
+from pareto_align import ConfigError, Objective, ParetoFront, TrainingError
 from pareto_align.discovery.budget import Budget
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
 from pareto_align.discovery.settings import Settings
@@ -225,6 +225,44 @@ def test_three_steps_without_a_finite_gradient_roll_back_and_one_does_not(tmp_pa
     assert [(e["policy"], e["step"]) for e in events(tmp_path / "run", "rolled back")] == [(2, 5)]
 
 
+def blind_in(steps, monkeypatch):
+    """No policy has a finite gradient in these steps, counted from 1; the optimizer passes over such steps."""
+    from pareto_align.policies.optimizer import PopulationAdamW
+
+    step = PopulationAdamW.step
+    count = [0]
+
+    def blinded(self, grad, rate):
+        count[0] += 1
+        if count[0] in steps:
+            grad = torch.full_like(grad, torch.nan)
+        return step(self, grad, rate)
+
+    monkeypatch.setattr(PopulationAdamW, "step", blinded)
+
+
+def test_a_lone_policy_passes_over_a_step_without_a_finite_gradient(tmp_path, monkeypatch):
+    blind_in({2}, monkeypatch)
+    front, aligner = fit(tmp_path / "run", population=1, steps=4)
+    assert [e["grad_norm"] == [None] for e in events(tmp_path / "run", "step")] == [False, True, False, False]
+    assert events(tmp_path / "run", "rolled back") == []
+    assert torch.isfinite(aligner.policies_).all()
+    assert len(front) >= 1
+
+
+@pytest.mark.parametrize("population", [1, 3])
+def test_a_run_in_which_nobody_has_a_finite_gradient_any_more_rolls_back_and_then_stops(
+    population, tmp_path, monkeypatch
+):
+    blind_in(range(3, 100), monkeypatch)
+    with pytest.raises(TrainingError, match="No policy had a finite gradient in 6 steps in a row"):
+        fit(tmp_path / "run", population=population, steps=50, eval_every=2)
+    back = [(e["policy"], e["step"]) for e in events(tmp_path / "run", "rolled back")]
+    assert back == [(slot, 5) for slot in range(population)]
+    assert events(tmp_path / "run", "step")[-1]["step"] == 8
+    assert len(ParetoFront.load(tmp_path / "run")) >= 1
+
+
 def test_a_mixture_of_ranks_is_the_sum_of_updates(tiny_population):
     from pareto_align.policies.mixing import mix
 
@@ -269,3 +307,14 @@ def tiny_population():
     population = PolicyPopulation(load_base(PROBLEM.model(), tokenizer=PROBLEM.tokenizer()), 2, lora=lora(r=3))
     yield population
     population.close()
+
+
+def test_a_front_that_stands_still_ends_the_run_and_says_so(tmp_path):
+    nothing_moves = {"learning_rate": 1e-12, "steps": 12, "eval_every": 1, "remeasure_rounds": 0}
+    fit(tmp_path / "run", stop_patience=3, **nothing_moves)
+    (settled,) = events(tmp_path / "run", "settled")
+    measured = events(tmp_path / "run", "evaluation")
+    assert settled["step"] == len(events(tmp_path / "run", "step")) == len(measured) == 4
+    assert settled["interval"] == [measured[0]["hypervolume_low"], measured[0]["hypervolume_high"]]
+    fit(tmp_path / "whole", **nothing_moves)
+    assert len(events(tmp_path / "whole", "step")) == 12

@@ -48,6 +48,24 @@ def raced(means: list[tuple[float, ...]], evaluator: Simulated, **settings) -> P
     return archive
 
 
+def test_what_gave_its_adapter_up_is_not_priced(monkeypatch) -> None:
+    from pareto_align.discovery import racing
+
+    archive = raced([(0.5, 0.5)] * 12, Simulated(seed=1))
+    contested = [e for e in archive.entries.values() if e.status in (Status.CONTESTED, Status.DUPLICATE)]
+    assert len(contested) >= 8
+    priced = []
+    original = racing.hypervolume
+    monkeypatch.setattr(racing, "hypervolume", lambda *given: priced.append(1) or original(*given))
+    open_verdicts(archive)
+    assert len(priced) == 1 + len(contested), "the front once, and once with each open entry"
+    for entry in contested:
+        entry.adapter = None
+    priced.clear()
+    assert open_verdicts(archive) == []
+    assert len(priced) == 1
+
+
 def test_a_lucky_member_is_found_out_by_measuring_again() -> None:
     evaluator = Simulated(seed=3)  # p1 looks better than p0 at first
     archive = raced([(0.6, 0.6), (0.5, 0.5), (0.1, 0.95)], evaluator)

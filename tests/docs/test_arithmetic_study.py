@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +22,78 @@ def code():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(STUDY.parent))
         patch.syspath_prepend(str(STUDY))
-        names = ("task", "pretrain")
+        names = ("runs", "task", "pretrain", "cases", "summary", "page", "figure", "run")
         for name in names:
             patch.delitem(sys.modules, name, raising=False)  # another study has modules of the same names
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - known:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(STUDY.parent)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def study(code, results):
+    return code.summary.Study(results)
+
+
+# ------------------------------------------------------------------------------------------------ the results
+
+
+def test_the_results_are_of_the_one_setting_and_all_planned(code, results, study):
+    assert results["setting"] == code.cases.SETTING
+    assert set(results["runs"]) == {case.key for case in code.cases.cases()}
+    assert study.methods == tuple(code.cases.METHODS)
+
+
+def test_every_run_had_the_same_rollouts_and_measurements(code, results):
+    setting, policies = results["setting"], len(code.cases.GRID)
+    answers = setting["steps"] * policies * setting["prompts_per_step"] * setting["group_size"]
+    measured = setting["steps"] // setting["eval_every"] * policies * setting["eval_prompts"]
+    assert {(run["rollouts"], run["measured"]) for run in results["runs"].values()} == {(answers, measured)}
+
+
+def test_the_page_claims_what_the_intervals_say(study):
+    better = study.gain("chebyshev", "hypervolume")
+    assert better.verdict == better.strict == 1
+    assert study.gain("chebyshev", "compromise").strict == 1
+    assert study.gain("chebyshev", "utility").strict == 0
+    hypervolume = [study.gain("hypervolume", name) for name in ("hypervolume", "utility")]
+    assert [(gain.mean < 0, gain.strict) for gain in hypervolume] == [(True, 0)] * 2
+    assert study.gain("gradient", "hypervolume").strict == -1
+    utilities = {method: study.mean(method, "utility").mean for method in study.methods}
+    assert max(utilities, key=utilities.get) == "gradient"
+    assert study.gain("presets", "utility").strict == -1
+    # two of its policies lose accuracy and nothing comes of it
+    focused, efficient = (study.policy("chebyshev", slot, "values", 0) for slot in (3, 5))
+    assert efficient.high < focused.low
+    assert study.policy("chebyshev", 5, "tokens").mean > study.policy("chebyshev", 3, "tokens").mean
+    # answers grow longer where weight follows the gradients
+    assert study.policy("gradient", 5, "tokens").low > study.policy("fixed", 5, "tokens").high
+
+
+def test_the_page_is_what_the_results_give(code, results):
+    again = "run `python studies/arithmetic/run.py --page`"
+    assert (STUDY / "README.md").read_text(encoding="utf-8") == code.page.report(results), again
+
+
+def test_the_results_file_is_written_as_it_is_read(code, results, tmp_path):
+    code.runs.write(tmp_path / "results.json", results, [case.key for case in code.cases.cases()])
+    assert (tmp_path / "results.json").read_text() == (STUDY / "results.json").read_text(encoding="utf-8")
+
+
+def test_the_figure_has_a_panel_a_method_and_a_dot_a_policy(code, results, study):
+    axes = [a for a in code.figure.draw(results).axes if a.get_visible() and a.get_title(loc="left")]
+    assert [a.get_title(loc="left").splitlines()[0] for a in axes] == list(study.methods)
+    for panel, method in zip(axes, study.methods, strict=True):
+        dots = np.concatenate([c.get_offsets() for c in panel.collections if len(c.get_offsets()) == 1])
+        for slot in range(6):
+            place = study.policy(method, slot, "tokens").mean, 100 * study.policy(method, slot, "values", 0).mean
+            assert np.abs(dots - place).max(1).min() < 1e-9
 
 
 # ------------------------------------------------------------------------------------------------ the task
@@ -147,3 +213,92 @@ def test_pretraining_learns_the_forms_first(code, tmp_path, capsys):
     }
     start = code.task.adding_llama().state_dict()
     assert any(not torch.equal(kept[name], start[name].half()) for name in kept)
+
+
+# ------------------------------------------------------------------------------------------------ the arithmetic
+
+
+def planted(code, gains):
+    """Runs in which `chebyshev` has accuracy larger than `fixed` by `gains`, seed by seed."""
+    base = [0.2, 0.3, 0.4, 0.5, 0.6]
+
+    def run(seed, gain):
+        return {"values": [[base[seed] + gain, 0.5, 0.5]], "tokens": [8.0]}
+
+    runs = {f"fixed/{seed}": run(seed, 0.0) for seed in range(5)}
+    runs |= {f"chebyshev/{seed}": run(seed, gains[seed]) for seed in range(5)}
+    return code.summary.Study({"setting": {}, "runs": runs})
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"), [([0.1, 0.12, 0.08, 0.1, 0.1], 1), ([-0.1] * 5, -1), ([0.1, -0.1, 0.1, -0.1, 0.0], 0)]
+)
+def test_differences_are_paired_by_seed(code, gains, verdict):
+    study = planted(code, gains)
+    assert study.methods == ("fixed", "chebyshev")
+    found = study.gain("chebyshev", "hypervolume")
+    assert found.verdict == found.strict == verdict
+    # one point: the box above the reference point, .6 by .6 in the other two objectives
+    assert found.mean == pytest.approx(np.mean(gains) * 0.6**2 / 1.1**3)
+
+
+def test_the_indicators_in_closed_form(code):
+    corners = np.eye(3)
+    indicators = code.summary.INDICATORS
+    # three boxes of 1.1 by .1 by .1 that share one of .1 cubed
+    assert indicators["hypervolume"](corners) == pytest.approx((3 * 1.1 * 0.01 - 2 * 0.001) / 1.1**3)
+    assert indicators["hypervolume"]([[1, 1, 1]]) == pytest.approx(1.0)
+    # the largest weight of every user of the lattice
+    n = code.summary.DIVISIONS
+    users = [(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)]
+    assert indicators["utility"](corners) == pytest.approx(np.mean([max(user) / n for user in users]))
+    assert indicators["compromise"]([[0.9, 0.1, 0.5], [0.4, 0.3, 0.35]]) == 0.3
+
+
+def test_a_method_without_all_its_seeds_is_left_out(code):
+    study = planted(code, [0.0] * 5)
+    del study.runs["chebyshev/3"]
+    assert code.summary.Study({"setting": {}, "runs": study.runs}).methods == ("fixed",)
+
+
+def test_students_interval_is_wider_with_few_seeds(code):
+    # closed form: t(.975, 1) = 12.706 and s / sqrt(2) = 1/2 for the numbers 0 and 1
+    assert code.runs.spread([0.0, 1.0]).wide == pytest.approx(12.7062 / 2, abs=1e-3)
+    # two resampled seeds: both 0 and both 1 have a chance of 1/4 each
+    assert (code.runs.spread([0.0, 1.0]).low, code.runs.spread([0.0, 1.0]).high) == (0.0, 1.0)
+
+
+def test_all_methods_but_the_presets_have_the_same_preferences(code):
+    grids = {name: preferences for name, (_, preferences) in code.cases.METHODS.items()}
+    presets = grids.pop("presets")
+    assert set(grids.values()) == {code.cases.GRID}
+    assert len(presets) == len(code.cases.GRID) == 6
+    assert set(presets) < set(code.cases.GRID)
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_one_run_is_made_kept_and_not_repeated(code, tmp_path, capsys):
+    file = tmp_path / "results.json"
+    options = ["--smoke", "--methods", "gradient", "--seeds", "0", "--results", str(file)]
+    assert code.run.main(options) == 0
+    assert "gradient/0" in capsys.readouterr().out
+    kept = json.loads(file.read_text())
+    (found,) = kept["runs"].values()
+    smoke, policies = code.cases.SMOKE, len(code.cases.GRID)
+    assert np.shape(found["values"]) == (policies, 3)
+    np.testing.assert_allclose(np.sum(found["forms"], axis=1), 1, atol=1e-3)
+    assert found["rollouts"] == smoke["steps"] * policies * smoke["prompts_per_step"] * smoke["group_size"]
+    assert found["measured"] == smoke["steps"] * policies * smoke["eval_prompts"]
+    assert sum(kept["untrained"]["forms"]) == pytest.approx(1, abs=1e-3)
+    assert code.run.main(options) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads(file.read_text()) == kept
+
+
+def test_runs_of_another_setting_are_refused(code, tmp_path):
+    file = tmp_path / "results.json"
+    code.runs.write(file, {"setting": {"steps": 1}, "runs": {}}, [])
+    with pytest.raises(SystemExit, match="another setting"):
+        code.run.main(["--smoke", "--results", str(file)])

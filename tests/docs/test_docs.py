@@ -72,7 +72,7 @@ def test_everything_public_is_in_the_api_page():
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["front", "objectives", "weighting", "learning", "policies", "discovery"])
+@pytest.mark.parametrize("name", ["front", "objectives", "weighting", "learning", "policies", "discovery", "tuning"])
 def test_every_name_of_a_subpackage_is_listed(name):
     module = importlib.import_module(f"pareto_align.{name}")
     text = (DOCS / "api.md").read_text(encoding="utf-8")
@@ -317,6 +317,30 @@ def test_the_rewards_page_runs(run_example):
     )
 
 
+def test_the_tuning_page_runs(run_example, tmp_path):
+    found = run_example(DOCS / "tuning.md")
+    result = found["result"]
+    assert [trial.status for trial in result.trials] == ["finished"] * 2
+    assert set(result.best.settings) == {"learning_rate", "temperature"}
+    assert found["tuned"].settings.learning_rate == result.best.settings["learning_rate"]
+    assert (tmp_path / "my_sweep" / "result.json").exists()
+
+
+def test_the_tuning_page_names_what_is_on_disk_and_in_the_result(run_example, tmp_path):
+    import json
+
+    from pareto_align.tuning.space import DEFAULT_SPACE, TUNABLE
+
+    run_example(DOCS / "tuning.md")
+    page = (DOCS / "tuning.md").read_text(encoding="utf-8")
+    assert [name for name in TUNABLE if f"`{name}`" not in page] == []
+    found = json.loads((tmp_path / "my_sweep" / "result.json").read_text())
+    keys = {*found, *found["best"], *found["best"]["runs"][0], *found["cost"]}
+    assert sorted(key for key in keys if f"`{key}`" not in page) == []
+    for name, limits in DEFAULT_SPACE.items():
+        assert f"| `{name}` | {limits['low']:g} to {limits['high']:g}" in page
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1
@@ -355,3 +379,19 @@ def test_the_readme_shows_commands_and_make_targets_that_exist():
     assert {"demo", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize(
+    ("section", "package"),
+    [
+        ("weighting", "pareto_align.weighting.base"),
+        ("learner", "pareto_align.learning.credit"),
+        ("explorer", "pareto_align.discovery.explorers.base"),
+    ],
+)
+def test_the_configuration_page_names_all_that_can_be_chosen(section, package):
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{section}` \|(.*)\|$", text, flags=re.MULTILINE)
+    registry = importlib.import_module(package)._REGISTRY
+    ours = [name for name, cls in registry.items() if cls.__module__.startswith("pareto_align.")]  # others: of tests
+    assert re.findall(r"`([^`]+)`", row.split("Names: ")[1]) == sorted(ours)

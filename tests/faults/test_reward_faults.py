@@ -123,6 +123,9 @@ class Counting(StatefulReward):
             raise ConnectionError("lost")
         return [float(self.seen)] * len(completions)
 
+    def reset(self):
+        self.seen = 0
+
     def state_dict(self):
         return {"seen": self.seen}
 

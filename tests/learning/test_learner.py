@@ -178,7 +178,9 @@ def test_micro_batches_change_nothing(tokens, kl_coef):
     whole, _, before, report = stepped(micro_batch_tokens=10**6, **settings)
     parts, _, _, split = stepped(micro_batch_tokens=tokens, **settings)
     for k in range(3):
-        assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < 1e-4
+        assert relative_error(parts.grad[k], whole.grad[k]) < 1e-4
+        # AdamW's first step is g / |g|: where a gradient is all but 0, its rounding is a step
+        assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < 1e-3
     assert np.allclose(split.grad_norm, report.grad_norm, rtol=1e-4)
     assert np.allclose(split.kl, report.kl, rtol=1e-4, equal_nan=True)
 

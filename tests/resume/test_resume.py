@@ -12,13 +12,15 @@ import warnings
 from pathlib import Path
 
 import pytest
-from aligner_runs import PROBLEM, events, make
+from aligner_runs import PROBLEM, events, lora, make
 
-from pareto_align import ConfigError, FrontFileError, ParetoAlignWarning
-from pareto_align.discovery.checkpoint import has_checkpoint
+import pareto_align
+from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning
+from pareto_align.discovery.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, read_checkpoint
 from pareto_align.discovery.explorers import RandomPreferences
 from pareto_align.discovery.journal import read_journal
-from pareto_align.weighting import Schedule
+from pareto_align.learning.credit import Rvpo
+from pareto_align.weighting import Chebyshev, Schedule
 
 HERE = Path(__file__).parent
 
@@ -34,9 +36,11 @@ def contents(run: Path) -> dict[str, str]:
 
 
 def child(mode: str, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
+    package = Path(pareto_align.__file__).parents[1]  # the one under test, wherever another may be installed
+    here = os.pathsep.join([str(HERE.parent), str(package)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(HERE / "killed_run.py"), mode, str(run), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)  # a net, not a clock
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,39 @@ def test_stages_that_follow_a_budget_of_tokens_are_the_same_after_a_resume(tmp_p
     assert contents(run) == contents(whole)
 
 
+class Troubled:
+    """Raises the first time it is asked about a batch, and has no number for the first completion of each."""
+
+    def __init__(self, reward):
+        self.reward, self.refused = reward, None
+
+    def __call__(self, prompts, completions, **_):
+        if self.refused != (batch := (tuple(prompts), tuple(completions))):
+            self.refused = batch
+            raise ConnectionError("busy")
+        self.refused = None
+        return [float("nan"), *self.reward(prompts, completions)[1:]]
+
+
+def test_what_rewards_did_wrong_is_counted_across_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr("pareto_align.objectives.attempts.BACK_OFF_S", 0.0)
+
+    def objectives():
+        first, second = PROBLEM.objectives()
+        return [Objective("r1", Troubled(first.reward), bounds=(0, 1)), second]
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(objectives(), output_dir=whole).fit(list(PROBLEM.prompts))
+        fit_and_stop(run, after=3, objectives=objectives())
+        make(objectives()).resume(run)
+    (end,), (again,) = events(whole, "end"), events(run, "end")
+    assert end["nan_rewards"]["r1"] > 4
+    assert end["repeated_calls"]["r1"] > 4
+    assert (again["nan_rewards"], again["repeated_calls"]) == (end["nan_rewards"], end["repeated_calls"])
+
+
 def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):
     run = tmp_path / "run"
     front = make(output_dir=run).fit(list(PROBLEM.prompts))
@@ -154,6 +191,73 @@ def test_another_aligner_is_refused_and_told_in_what_it_differs(tmp_path):
     with pytest.raises(ConfigError, match="objectives was"):
         make(PROBLEM.objectives()[::-1]).resume(run)
     assert len(make().resume(run)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "told"),
+    [
+        ({"lora": lora(r=2)}, {"lora": lora(r=4)}, "lora.r was 2, is 4"),
+        ({"lora": lora()}, {"lora": lora(target_modules=["q_proj"])}, "lora.target_modules was 'all-linear', is"),
+        ({"weighting": Chebyshev(mu=0.2)}, {"weighting": "chebyshev"}, "weighting.mu was 0.2, is 0.05"),
+        ({"learner": Rvpo(k=2.0)}, {"learner": Rvpo(k=3.0)}, "learner.k was 2.0, is 3.0"),
+        (
+            {"explorer": {"name": "random", "every": 3}},
+            {"explorer": {"name": "random", "freeze": 0.5}},
+            "explorer.every was 3, is 2; explorer.freeze was 0.8, is 0.5",
+        ),
+        (
+            {"weighting": Schedule([(0.0, Chebyshev(mu=0.2))])},
+            {"weighting": Schedule([(0.0, Chebyshev(mu=0.3))])},
+            "weighting.points was .*0.2.* is .*0.3",
+        ),
+        ({"dtype": "float32"}, {"dtype": "bfloat16"}, "dtype was 'float32', is 'bfloat16'"),
+    ],
+    ids=["rank", "targets", "weighting", "learner", "explorer", "nested", "dtype"],
+)
+def test_other_adapters_precision_or_arguments_are_refused_and_told(begun, now, told, tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run, **begun)
+    journal = (run / "journal.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=told):
+        make(**now).resume(run)
+    assert (run / "journal.jsonl").read_bytes() == journal
+    assert len(make(**begun).resume(run)) >= 1
+
+
+def test_another_quantization_is_refused_before_the_model_is_loaded(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    with pytest.raises(ConfigError, match="quantization was None, is '4bit'"):
+        make(quantization="4bit").resume(run)
+
+
+def test_another_kind_of_device_is_allowed_and_said(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    record = json.loads((run / "run.json").read_text())
+    assert record["base"] == {"dtype": "float32", "device": "cpu"}
+    record["base"]["device"] = "cuda"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.warns(ParetoAlignWarning, match=r"begun on the device 'cuda' and goes on on 'cpu'.*not the same bytes"):
+        assert len(make().resume(run)) >= 1
+
+
+def test_a_run_of_an_older_release_that_took_less_down_is_resumed(tmp_path):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    fit_and_stop(run, after=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=whole).fit(list(PROBLEM.prompts))
+        record = json.loads((run / "run.json").read_text())
+        for fact in ("arguments", "loading", "base"):
+            del record[fact]
+        (run / "run.json").write_text(json.dumps(record))
+        old = CheckpointWriter(run)
+        kept = read_checkpoint(run)
+        added = ("nan_rewards", "repeated_calls", "blind")
+        old.write(Checkpoint({k: v for k, v in kept.record.items() if k not in added}, kept.tensors, kept.adapters))
+        make().resume(run)
+    assert contents(run) == contents(whole)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

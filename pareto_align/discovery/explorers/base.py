@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
 from pareto_align.front import Entry, Estimate, ParetoArchive
 
@@ -101,7 +103,7 @@ class Exploration:
         return np.stack([self.frame(e.estimate) for e in entries]) if entries else np.zeros((0, len(self.names)))
 
 
-class Explorer(ABC):
+class Explorer(KeepsArguments, ABC):
     """Decides the preferences that the slots of a population pursue, at the start and after every measurement.
 
     A subclass implements `preferences`; one that reacts to what was measured also implements `propose` or `mixtures`.
@@ -171,18 +173,30 @@ def available_explorers() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def make_explorer(explorer: str | Explorer) -> Explorer:
-    """An explorer by name, or the instance given.
+def make_explorer(explorer: str | Mapping[str, Any] | Explorer) -> Explorer:
+    """An explorer by name, by a mapping with its `name` and settings, or the instance given.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name or a setting is unknown.
     """
     if isinstance(explorer, Explorer):
         return explorer
+    settings: dict[str, Any] = {}
+    if isinstance(explorer, Mapping):
+        settings = dict(explorer)
+        if "name" not in settings:
+            raise ConfigError(f"An explorer given as a mapping needs `name`. Found {sorted(settings)}.")
+        explorer = settings.pop("name")
+    if not isinstance(explorer, str):
+        raise ConfigError(f"Unknown explorer {explorer!r}: it is a name, a mapping with `name`, or an instance.")
     if explorer not in _REGISTRY:
-        near = difflib.get_close_matches(str(explorer), _REGISTRY, n=1)
+        near = difflib.get_close_matches(explorer, _REGISTRY, n=1)
         raise ConfigError(
             f"Unknown explorer {explorer!r}."
             + (f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(available_explorers())}.")
         )
-    return _REGISTRY[explorer]()
+    cls = _REGISTRY[explorer]
+    known = inspect.signature(cls).parameters
+    if unknown := sorted(set(settings) - set(known)):
+        raise ConfigError(f"Explorer {explorer!r} has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
+    return cls(**settings)

@@ -56,7 +56,8 @@ class Evolution(Explorer):
 
     Args:
         method: "ga", "cbo" or "mezo".
-        children: Children made and measured at a time. "mezo" needs at least 2.
+        children: Children made and measured at a time. "mezo" needs at least 2: a pair, and in the next round the step
+            that it found; with more, further pairs beside the steps.
         sigma: Size of a random step, as a share of the adapter's.
         elite: Policies that may have children, for each preference.
         step: "cbo": share of the way to the consensus. "mezo": length of a step for a unit of slope.
@@ -154,7 +155,7 @@ class Evolution(Explorer):
             if length:
                 reason = f"{pair['parent']!r} along the slope that two random steps found."
                 made.append(Mixture([pair["parent"]], [1.0], reason, preference, length, pair["seed"]))
-        return made[: self.children - 2]
+        return made
 
     def propose(self, state: Exploration) -> Sequence[Task | None]:
         """See `Explorer.propose`."""

@@ -1,0 +1,220 @@
+"""Putting a run together: what the user asked for, a model and prompts become a loop that is ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pareto_align.discovery.budget import Spending
+from pareto_align.discovery.checkpoint import Checkpoint
+from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.explorers import Explorer
+from pareto_align.discovery.journal import Callback, Journal
+from pareto_align.discovery.loop import FrontDiscovery
+from pareto_align.discovery.measuring import FrontKeeper
+from pareto_align.discovery.prompts import Splits
+from pareto_align.discovery.publishing import Publisher
+from pareto_align.discovery.run_folder import write_run_record, write_splits
+from pareto_align.discovery.seeds import seed_for
+from pareto_align.discovery.settings import Settings
+from pareto_align.discovery.signals import steered_axes
+from pareto_align.discovery.state import put_back
+from pareto_align.errors import ConfigError
+from pareto_align.front import Estimate
+from pareto_align.learning.credit import Credit
+from pareto_align.learning.learner import Learner
+from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
+from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.base import Base
+from pareto_align.policies.population import PolicyPopulation, activated_lora_config
+from pareto_align.policies.sampling import SamplingParams
+from pareto_align.weighting import Weighting
+
+__all__ = ["Plan", "assemble", "open_population"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is fitted and how: all of a run but its model, its prompts and its folder.
+
+    Raises:
+        ConfigError: The parts do not work with each other; said before a model is loaded.
+        PreferenceError: Preferences that the explorer was given are none.
+    """
+
+    objectives: ObjectiveSet
+    weighting: Weighting
+    credit: Credit
+    explorer: Explorer
+    settings: Settings
+    lora: Any = None
+
+    def __post_init__(self) -> None:
+        if self.credit.needs_group and self.settings.group_size < 2:
+            raise ConfigError(
+                f"The learner {self.credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
+                f"Found group_size={self.settings.group_size}."
+            )
+        self.preferences()
+        self.weighting.setup(self.settings.population, self.objectives.m)
+
+    def preferences(self) -> np.ndarray:
+        """`[K, m]` what the slots pursue at first; the explorer forgets an earlier run."""
+        names = [self.objectives.names[i] for i in self.objectives.axes]
+        return self.explorer.preferences(names, self.settings.population, self.settings.seed)
+
+    def names(self) -> dict[str, str]:
+        """Of the parts that go by one."""
+        return {"weighting": self.weighting.name, "learner": self.credit.name, "explorer": self.explorer.name}
+
+
+@contextmanager
+def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPopulation]:
+    """The population of a run; the model is given back as it was.
+
+    Raises:
+        PromptError: Activated adapters find no place to begin at in a prompt.
+    """
+    settings = plan.settings
+    lora = activated_lora_config(base, plan.lora) if settings.activated else plan.lora
+    population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
+    try:
+        for row in (*splits.train, *splits.select, *splits.report):
+            population.split(row.ids)
+        yield population
+    finally:
+        population.close()
+
+
+def assemble(
+    plan: Plan,
+    population: PolicyPopulation,
+    splits: Splits,
+    folder: Path,
+    *,
+    callbacks: Iterable[Callback] = (),
+    facts: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> FrontDiscovery:
+    """A run that is ready to begin, or to go on.
+
+    Args:
+        plan: What is fitted and how.
+        population: On the model.
+        splits: The prompts.
+        folder: The run folder, which nobody else works in.
+        callbacks: Called with every event.
+        facts: What else the record of a new run holds.
+        record: Of the run that goes on; None begins a new one.
+        checkpoint: Where it goes on; None: it was killed before its first step.
+
+    Raises:
+        ObjectiveError: A reward function misbehaves.
+        FrontFileError: The checkpoint is of another run, or the folder cannot be written.
+    """
+    settings, objectives, base = plan.settings, plan.objectives, population.base
+    objectives.reset()  # an earlier fit is no cost of this one, and nothing to remember
+    preferences = plan.preferences()
+    if record is None:
+        # the record holds what is used, set or not
+        config = plan.names() | asdict(replace(settings, micro_batch_tokens=_micro_batch_tokens(settings, base)))
+    else:
+        config = dict(record["config"])
+    params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
+    select = Evaluator(
+        population, objectives, splits.select, settings.eval_group_size, params, seed_for(settings.seed, "select")
+    )
+    if checkpoint is None:
+        untrained = select.measure_reference(check=True)
+        scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
+        reference = untrained.estimate
+    else:
+        scale = RewardScale.from_dict(checkpoint.record["scale"])
+        reference = Estimate.from_dict(checkpoint.record["reference"])
+    learner = Learner(
+        population,
+        plan.credit,
+        PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation),
+        scale,
+        steered_axes(objectives, plan.weighting),
+        temperature=settings.temperature,
+        updates=settings.updates_per_rollout,
+        max_norm=settings.max_grad_norm,
+        weight_decay=settings.weight_decay,
+        micro_batch_tokens=config["micro_batch_tokens"],
+        layout=settings.layout,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
+    plan.weighting.setup(settings.population, objectives.m)
+    publisher = Publisher(folder / "front", population, objectives, scale, config)
+    journal = Journal(folder / "journal.jsonl", callbacks)
+    spending = Spending(select, objectives)
+    keeper = FrontKeeper(
+        population=population,
+        objectives=objectives,
+        select=select,
+        scale=scale,
+        reference=reference,
+        settings=settings,
+        publisher=publisher,
+        journal=journal,
+        spending=spending,
+    )
+    loop = FrontDiscovery(
+        population=population,
+        objectives=objectives,
+        learner=learner,
+        weighting=plan.weighting,
+        explorer=plan.explorer,
+        preferences=preferences,
+        splits=splits,
+        scale=scale,
+        keeper=keeper,
+        spending=spending,
+        settings=settings,
+        journal=journal,
+    )
+    if checkpoint is not None:
+        put_back(loop, checkpoint)
+        journal.resume(int(checkpoint.record["events"]), step=loop.step)
+        return loop
+    if record is None:
+        write_run_record(folder, config, base.name, objectives, write_splits(folder, splits), facts or {})
+    else:
+        journal.resume(0, step=0)
+    journal.write(
+        "start",
+        objectives=[o.name for o in objectives],
+        axes=objectives.axes,
+        preferences=preferences,
+        scale=scale.to_dict(),
+        reference=objectives.to_user(reference.mean),
+        reference_stderr=reference.stderr,
+        reference_hypervolume=publisher.hypervolume([reference]),
+        splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
+        parameters=population.parameter_count,
+        device=str(base.device),
+        dtype=str(base.dtype),
+    )
+    return loop
+
+
+def _micro_batch_tokens(settings: Settings, base: Base) -> int:
+    """Tokens of one forward and backward pass: as set, else as recorded for this model and machine, else 4096."""
+    if settings.micro_batch_tokens is not None:
+        return settings.micro_batch_tokens
+    recorded = recorded_micro_batch(base)
+    if recorded is None:
+        return DEFAULT_MICRO_BATCH_TOKENS
+    logger.info("micro_batch_tokens=%d, as `pareto-align bench` recorded for this model and machine.", recorded)
+    return recorded

@@ -1,0 +1,111 @@
+"""What makes a run this run and no other: taken down when it begins, compared when it goes on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pareto_align.arguments import arguments_of, plain
+from pareto_align.discovery.assembly import Plan
+from pareto_align.discovery.run_folder import objective_records
+from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.policies.base import Base
+from pareto_align.policies.population import default_lora_config
+
+__all__ = ["base_facts", "check_same_base", "check_same_run", "plan_facts"]
+
+
+def plan_facts(plan: Plan, *, quantization: Any = None, gguf_file: str | None = None) -> dict[str, Any]:
+    """What is known before the model is loaded, beside names and settings, in JSON's own types."""
+    loading = quantization if not hasattr(quantization, "to_dict") else quantization.to_dict()
+    return {
+        "arguments": {
+            "weighting": arguments_of(plan.weighting),
+            "learner": arguments_of(plan.credit),
+            "explorer": arguments_of(plan.explorer),
+            "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
+        },
+        "loading": {"quantization": plain(loading), "gguf_file": gguf_file},
+    }
+
+
+def _lora_facts(lora: Any) -> Any:
+    """What a LoRA config says about adapters; not which release wrote it, nor for which model."""
+    told = plain(lora.to_dict()) if hasattr(lora, "to_dict") else {"lora": plain(lora)}
+    about_files = ("peft_version", "base_model_name_or_path", "revision", "inference_mode")
+    return {name: value for name, value in told.items() if name not in about_files}
+
+
+def base_facts(base: Base) -> dict[str, Any]:
+    """What is known of the model once it is loaded."""
+    return {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
+
+
+def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, Any], model: str | None) -> None:
+    """Refuse to go on with a run that was begun otherwise.
+
+    Records of earlier releases lack some of the facts, and a release may add an argument to a class: what was not taken
+    down is not compared.
+
+    Args:
+        record: Of the run.
+        plan: What would go on with it.
+        facts: Its `plan_facts`.
+        model: The model's name; None for one in memory.
+
+    Raises:
+        ConfigError: It says what differs.
+    """
+    now: dict[str, Any] = plan.names() | asdict(plan.settings)
+    then = dict(record["config"])
+    if plan.settings.micro_batch_tokens is None:
+        now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
+    now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]
+    if model is not None:
+        now["model"], then["model"] = model, record["model"]
+    told = _differences(then, now, sorted(now.keys() | then.keys()))
+    groups = {**_mapping(record.get("arguments")), "": record.get("loading")}
+    for group, known in {**facts["arguments"], "": facts["loading"]}.items():
+        before = _mapping(groups.get(group))
+        told += _differences(before, known, sorted(known.keys() & before.keys()), f"{group}." if group else "")
+    _refuse(told)
+
+
+def check_same_base(record: Mapping[str, Any], base: Base) -> None:
+    """Refuse to go on with a run in another precision; on another kind of device it may, and is told what that means.
+
+    Raises:
+        ConfigError: The model has another dtype than it had.
+
+    Warns:
+        ParetoAlignWarning: It is on another kind of device.
+    """
+    then, now = _mapping(record.get("base")), base_facts(base)
+    _refuse(_differences(then, now, sorted({"dtype"} & then.keys())))
+    if then.get("device", now["device"]) != now["device"]:
+        warnings.warn(
+            f"The run was begun on the device {then['device']!r} and goes on on {now['device']!r}: what it finds from "
+            "here on is as good, but not the same bytes.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], names: list[str], prefix: str = "") -> list[str]:
+    return [
+        f"{prefix}{name} was {then.get(name)!r}, is {now.get(name)!r}"
+        for name in names
+        if now.get(name) != then.get(name)
+    ]
+
+
+def _refuse(told: list[str]) -> None:
+    if told:
+        raise ConfigError(f"This aligner is not the one that began the run: {'; '.join(told)}.")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A run folder may hold anything where a mapping belongs."""
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -1,0 +1,238 @@
+"""What is known of the policies of a run: measured on held-out prompts, archived, raced, published."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pareto_align.discovery.budget import Spending
+from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.explorers import Mixture
+from pareto_align.discovery.journal import Journal
+from pareto_align.discovery.plateau import PlateauMonitor
+from pareto_align.discovery.publishing import Publisher, shortcoming
+from pareto_align.discovery.racing import race
+from pareto_align.discovery.settings import Settings
+from pareto_align.errors import ParetoAlignWarning
+from pareto_align.front import Estimate, ParetoArchive, Status
+from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.mixing import mix
+from pareto_align.policies.population import PolicyPopulation
+
+__all__ = ["FrontKeeper"]
+
+SPARES = 32  # adapters kept beside the members', at the least: contested, duplicate or infeasible today
+
+
+class FrontKeeper:
+    """Measures policies, offers them to the archive, and keeps the front folder up to date.
+
+    Args:
+        population: Runs policies, and knows how to write them.
+        objectives: What is measured.
+        select: Measures on the select split.
+        scale: The frozen scale of the objectives.
+        reference: The untrained model's estimate, as `select` measured it.
+        settings: Capacity and resolution of the archive, and how much is measured again.
+        publisher: Writes the front folder.
+        journal: Records what was found.
+        spending: What the run has spent.
+
+    Attributes:
+        archive: Every policy measured so far.
+        next_entry: Number of the next one.
+        plateau: Whether the hypervolume still moves.
+    """
+
+    def __init__(
+        self,
+        *,
+        population: PolicyPopulation,
+        objectives: ObjectiveSet,
+        select: Evaluator,
+        scale: RewardScale,
+        reference: Estimate,
+        settings: Settings,
+        publisher: Publisher,
+        journal: Journal,
+        spending: Spending,
+    ) -> None:
+        self.population = population
+        self.objectives = objectives
+        self.select = select
+        self.scale = scale
+        self.reference = reference
+        self.settings = settings
+        self.publisher = publisher
+        self.journal = journal
+        self.spending = spending
+        axes = list(objectives.axes)
+        self.archive = ParetoArchive(
+            axes,
+            reference=np.zeros(len(axes)),
+            scale_lower=scale.lower[axes],
+            scale_upper=scale.upper[axes],
+            capacity=settings.archive_capacity,
+            spares=max(SPARES, 4 * population.size),
+            constraints=objectives.admitted,
+            resolution=settings.resolution,
+        )
+        self.next_entry = 0
+        self.plateau = PlateauMonitor(settings.stop_patience)
+
+    def measure_population(self, step: int, provenances: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Measure the population on the select split, offer every policy to the archive, race the contested ones.
+
+        Args:
+            step: Training steps made.
+            provenances: Of each policy, beside the step and its slot.
+
+        Returns:
+            `[K, m]` framed means.
+        """
+        before = self.select.tokens
+        found = self.select.measure(self.population.parameters)
+        names = []
+        for slot, (measurement, more) in enumerate(zip(found, provenances, strict=True)):
+            names.append(self._new_name())
+            provenance = {"step": step, "policy": slot, **more, "length": round(measurement.length, 2)}
+            self.archive.offer(names[-1], measurement.estimate, provenance, self.population.snapshot(slot))
+        budget = self.settings.remeasure_tokens
+        raced = race(
+            self.archive,
+            self.select,
+            rounds=self.settings.remeasure_rounds,
+            budget_tokens=self.select.tokens - before if budget is None else budget,
+        )
+        self.publish_selected(step)
+        value, low, high = self.publisher.hypervolume(
+            [entry.estimate for entry in self.archive.members()],
+            [[entry.estimate for entry in group] for group in self.archive.rivals()],
+        )
+        self.journal.write(
+            "evaluation",
+            step=step,
+            values=self.objectives.to_user(np.stack([m.estimate.mean for m in found])),
+            stderr=np.stack([m.estimate.stderr for m in found]),
+            hypervolume=value,
+            hypervolume_low=low,
+            hypervolume_high=high,
+            members=len(self.archive.members()),
+            statuses=[str(self.archive.entries[name].status) for name in names],
+            remeasured=raced.batches,
+            remeasure_tokens=raced.tokens,
+            open_verdicts=raced.open,
+        )
+        self.plateau.note(value, low, high)
+        if self.plateau.reached:
+            self.journal.write("settled", step=step, hypervolume=value, interval=self.plateau.interval)
+        return np.stack([self.frame(m.estimate) for m in found])
+
+    def measure_mixtures(self, step: int, mixtures: Sequence[Mixture]) -> None:
+        """Measure mixtures of archived adapters and offer them to the archive."""
+        if not mixtures:
+            return
+        rows, errors = [], []
+        for mixture in mixtures:
+            adapters = torch.stack([self.archive.entries[name].adapter for name in mixture.parents])
+            row, error = mix(self.population, adapters, mixture.coefficients, noise=mixture.noise, seed=mixture.seed)
+            rows.append(row)
+            errors.append(error)
+        found = self.select.measure(torch.stack(rows).to(self.population.base.device))
+        names, statuses = [], []
+        for mixture, row, error, measurement in zip(mixtures, rows, errors, found, strict=True):
+            provenance = {
+                "step": step,
+                "parents": list(mixture.parents),
+                "coefficients": [float(c) for c in mixture.coefficients],
+                "rank_error": error,
+                "length": round(measurement.length, 2),
+            }
+            if mixture.noise:
+                provenance |= {"noise": mixture.noise, "seed": mixture.seed}
+            if mixture.preference is not None:
+                provenance["preference"] = np.asarray(mixture.preference, float).tolist()
+            names.append(self._new_name())
+            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, provenance, row.cpu())))
+        self.journal.write(
+            "mixtures",
+            step=step,
+            names=names,
+            parents=[list(m.parents) for m in mixtures],
+            coefficients=[list(m.coefficients) for m in mixtures],
+            rank_errors=errors,
+            reasons=[m.reason for m in mixtures],
+            values=self.objectives.to_user(np.stack([m.estimate.mean for m in found])),
+            statuses=statuses,
+        )
+
+    def publish_selected(self, step: int) -> None:
+        """Write the front as it stands on the select split, so that a stop at any time leaves a front that loads."""
+        self.publisher.publish(
+            self.archive,
+            split="select",
+            fallen=[e for e in self.archive.entries.values() if e.status is not Status.MEMBER],
+            reference=self.reference,
+            cost=self.spending.cost() | {"steps": step},
+        )
+
+    def report(self, step: int, evaluator: Evaluator) -> None:
+        """Measure the members and the untrained model once on the report split, and publish what holds there.
+
+        Warns:
+            ParetoAlignWarning: The front is empty, or nothing on it is better than the untrained model.
+        """
+        members = self.archive.members()
+        reference = evaluator.measure_reference()
+        texts: dict[str, list[str]] = {}
+        estimates: dict[str, Estimate] = {}
+        if members:
+            rows = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
+            for entry, found in zip(members, evaluator.measure(rows), strict=True):
+                estimates[entry.id], texts[entry.id] = found.estimate, found.texts
+        self.spending.report_tokens = evaluator.tokens
+        kept = self.publisher.publish_report(
+            self.archive,
+            estimates,
+            reference=reference.estimate,
+            cost=self.spending.cost() | {"steps": step},
+            prompts=[row.prompt for row in evaluator.rows],
+            texts=texts,
+        )
+        value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
+        base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])
+        said = shortcoming(kept, self.archive.entries.values(), reference.estimate, self.objectives)
+        self.journal.write(
+            "report",
+            step=step,
+            members=len(kept),
+            hypervolume=value,
+            hypervolume_low=low,
+            hypervolume_high=high,
+            reference_hypervolume=base_value,
+            reference_hypervolume_low=base_low,
+            reference_hypervolume_high=base_high,
+            **({} if said is None else {"warning": said}),
+        )
+        if said is not None:
+            warnings.warn(said, ParetoAlignWarning, stacklevel=2)
+
+    def frame(self, estimate: Estimate) -> np.ndarray:
+        """`[m]` means in the frame in which 0 to 1 spans each optimized objective."""
+        framed: np.ndarray = self.scale.frame(estimate.mean)[list(self.objectives.axes)]
+        return framed
+
+    def frame_stderr(self, estimate: Estimate) -> np.ndarray:
+        """`[m]` standard errors in the same frame."""
+        axes = list(self.objectives.axes)
+        framed: np.ndarray = estimate.stderr[axes] / (self.scale.upper - self.scale.lower)[axes]
+        return framed
+
+    def _new_name(self) -> str:
+        name = f"m{self.next_entry:04d}"
+        self.next_entry += 1
+        return name

@@ -1,0 +1,81 @@
+"""What studies share: a file of runs that can be gone on with, and means with intervals over seeds.
+
+Used by the studies that say so in their imports; a study puts this folder on its path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read(file: Path | None, setting: dict[str, Any]) -> dict[str, Any]:
+    """The results so far: `{"setting": ..., "runs": {key: numbers}}`.
+
+    Args:
+        file: results.json; None or a missing one holds nothing yet.
+        setting: Of all runs, as JSON has it.
+
+    Raises:
+        SystemExit: The file is of another setting, so that its runs could not be compared.
+    """
+    if file is None or not file.exists():
+        return {"setting": setting, "runs": {}}
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if results["setting"] != setting:
+        raise SystemExit(f"{file} holds runs of another setting: {results['setting']}. Delete it, or write elsewhere.")
+    return results
+
+
+def write(file: Path, results: dict[str, Any], planned: Sequence[str]) -> None:
+    """Keep the results, one line a run, in the order of the plan's keys; whole or not at all."""
+    known = [key for key in planned if key in results["runs"]]
+    order = [*known, *sorted(results["runs"].keys() - set(known))]
+    lines = [f"  {json.dumps(key)}: {json.dumps(results['runs'][key])}" for key in order]
+    head = {name: value for name, value in results.items() if name != "runs"}
+    text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "runs": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of one number over seeds, with its intervals.
+
+    Attributes:
+        mean: Over the seeds.
+        low, high: 95 % of the means of resampled seeds lie between.
+        wide: Half the width of Student's 95 % interval, which holds for few seeds if the numbers are normal.
+    """
+
+    mean: float
+    low: float
+    high: float
+    wide: float
+
+    @property
+    def verdict(self) -> int:
+        """1 where the bootstrap interval lies above 0, -1 where it lies below, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def strict(self) -> int:
+        """The same by Student's interval."""
+        return int(self.mean - self.wide > 0) - int(self.mean + self.wide < 0)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, percentile interval of 10,000 resamples of the seeds, and Student's interval."""
+    from scipy.stats import t
+
+    numbers = np.array(values, dtype=float)
+    drawn = np.random.default_rng(0).integers(len(numbers), size=(10_000, len(numbers)))
+    low, high = np.quantile(numbers[drawn].mean(1), [0.025, 0.975])
+    wide = t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)) if len(numbers) > 1 else np.inf
+    return Spread(float(numbers.mean()), float(low), float(high), float(wide))
