@@ -33,7 +33,7 @@ METHODS = (
 """Every registered weighting that trades; `schedule` is any of them, the others need a constraint."""
 
 CORE = ("arc", "flat", "dent", "scales")
-WIDER = ("groups", "noisy", "contexts", "strings", "many", "hacked")
+WIDER = ("groups", "noisy", "contexts", "strings", "many")
 FEW = ("fixed", "chebyshev", "stch", "augmented-tchebycheff", "saw", "hypervolume")
 """The methods that run on the wider problems too; chosen before anything was run."""
 
