@@ -684,7 +684,9 @@ def test_parity_with_torchjd(seed: int) -> None:
     # Their Frank-Wolfe loop closes in slowly from above; ours is exact.
     theirs, found = torchjd_weights("MGDAWeighting", C, epsilon=1e-9, max_iters=1000), row(MGDA(raw=True), C)
     np.testing.assert_allclose(found, theirs, atol=2e-2)
-    assert found @ C @ found <= theirs @ C @ theirs <= found @ C @ found * 1.01
+    own, other = found @ C @ found, theirs @ C @ theirs
+    assert own <= other * (1 + 1e-9)  # where theirs has closed in, rounding decides
+    assert other <= own * 1.01
     # Theirs is scaled to sum 1, which turns some updates round.
     theirs = torchjd_weights("IMTLGWeighting", C)
     theirs *= np.sign(C[0] @ theirs) / np.abs(theirs).sum()
