@@ -388,23 +388,23 @@ def test_a_fit_without_a_record_takes_the_default(cache, tmp_path, asked, named_
 
 def test_a_fit_takes_the_record_and_says_so(cache, tmp_path, asked, named_model, caplog):
     record_micro_batch(load_base(named_model, tokenizer=PROBLEM.tokenizer(), device="cpu"), 1234)
-    with caplog.at_level(logging.INFO, logger="pareto_align.aligner"):
+    with caplog.at_level(logging.INFO, logger="pareto_align"):
         fit_problem(tmp_path / "run", model=named_model, steps=1)
     assert asked[0]["micro_batch_tokens"] == 1234
     assert config_of(tmp_path / "run")["micro_batch_tokens"] == 1234, "the run says what it did"
-    assert [record.message for record in caplog.records if record.name == "pareto_align.aligner"] == [
+    assert [record.message for record in caplog.records if record.name.startswith("pareto_align.discovery")] == [
         "micro_batch_tokens=1234, as `pareto-align bench` recorded for this model and machine."
     ]
 
 
 def test_a_setting_overrules_the_record(cache, tmp_path, asked, named_model, caplog):
     record_micro_batch(load_base(named_model, tokenizer=PROBLEM.tokenizer(), device="cpu"), 1234)
-    with caplog.at_level(logging.INFO, logger="pareto_align.aligner"):
+    with caplog.at_level(logging.INFO, logger="pareto_align"):
         own = {"micro_batch_tokens": 99, "layout": "dense", "gradient_checkpointing": True}
         fit_problem(tmp_path / "run", model=named_model, steps=1, **own)
     assert own.items() <= asked[0].items()
     assert own.items() <= config_of(tmp_path / "run").items()
-    assert not [record for record in caplog.records if record.name == "pareto_align.aligner"]
+    assert not [record for record in caplog.records if record.name.startswith("pareto_align.discovery")]
 
 
 def test_the_layouts_of_the_settings_are_the_learners(base):
