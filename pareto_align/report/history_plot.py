@@ -122,7 +122,8 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
 def _select_prompts(start: Event) -> int | None:
     splits = start.get("splits")
     count = splits.get("select") if isinstance(splits, Mapping) else None
-    return count if isinstance(count, int) and count > 0 else None
+    # a number that a damaged journal made up must not reach scipy
+    return count if isinstance(count, int) and 0 < count < 2**31 else None
 
 
 def _reach(prompts: int | None) -> float:

@@ -67,6 +67,7 @@ def test_history_numbers():
     [
         (None, None, 1.96),
         ({"select": "many"}, None, 1.96),
+        ({"select": 10**400}, None, 1.96),
         ({"select": 2}, 2, t.ppf(0.975, 1)),
         ({"select": 1}, 1, np.nan),
     ],
