@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pareto_align.errors import FrontFileError
+from pareto_align.front.estimates import student_quantile
 from pareto_align.report import style
 from pareto_align.report.journal import Event, events_of, numbers_of, policy_preferences, table_of
 from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized
@@ -29,7 +31,7 @@ class Series:
     Attributes:
         steps: [s] training steps, increasing.
         values: [s, K, M] in the user's units, NaN where nothing was measured.
-        halfwidth: [s, K, M] of 95 % intervals, or None.
+        halfwidth: [s, K, M] of 95 % intervals, NaN where one prompt says nothing of noise; None for training prompts.
     """
 
     steps: np.ndarray
@@ -53,6 +55,7 @@ class HistoryInfo:
         evaluation: Means over the held-out prompts.
         first: Name of the first optimised objective, which the colors stand for.
         second: Name of the other one if there are just two.
+        prompts: How many selection prompts each measurement is over, or None if the journal does not say.
         untrained: [M] means of the untrained model, or None if the journal does not say.
         untrained_hypervolume: Hypervolume of the untrained model alone, or None.
     """
@@ -68,6 +71,7 @@ class HistoryInfo:
     evaluation: Series
     first: str
     second: str | None
+    prompts: int | None = None
     untrained: np.ndarray | None = None
     untrained_hypervolume: float | None = None
 
@@ -93,6 +97,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     policies = max(training.shape[1], evaluation.shape[1])
     start = next((event for event in history if event.get("event") == "start"), {})
     untrained = table_of([{"reference": [start.get("reference")]}], "reference", len(axes)).ravel()
+    prompts = _select_prompts(start)
     volume = numbers_of([{"value": value} for value in start.get("reference_hypervolume") or []], "value")
     return HistoryInfo(
         axes=axes,
@@ -104,13 +109,28 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
         members=numbers_of(measurements, "members"),
         training=Series(np.array([int(event["step"]) for event in steps], dtype=int), training),
         evaluation=Series(
-            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, INTERVAL * spread
+            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, _reach(prompts) * spread
         ),
         first=spanning[0],
         second=spanning[1] if len(spanning) == 2 else None,
+        prompts=prompts,
         untrained=untrained if np.isfinite(untrained).any() else None,
         untrained_hypervolume=float(volume[0]) if volume.size else None,
     )
+
+
+def _select_prompts(start: Event) -> int | None:
+    splits = start.get("splits")
+    count = splits.get("select") if isinstance(splits, Mapping) else None
+    # a number that a damaged journal made up must not reach scipy
+    return count if isinstance(count, int) and 0 < count < 2**31 else None
+
+
+def _reach(prompts: int | None) -> float:
+    """Standard errors on either side that make a 95 % interval: Student's t, as for members, where n is known."""
+    if prompts is None:
+        return INTERVAL
+    return student_quantile(0.025, prompts) if prompts > 1 else math.nan
 
 
 def draw_history(info: HistoryInfo) -> Figure:
@@ -125,7 +145,8 @@ def draw_history(info: HistoryInfo) -> Figure:
     if grown and np.isfinite(info.members[-1]):
         grown += f" with {int(info.members[-1])} members"
     untrained = info.untrained_hypervolume is not None or info.untrained is not None
-    remarks = (grown, "dots: selection prompts, 95 % intervals", "faint: training prompts, smoothed",
+    count = "" if info.prompts is None else f"{info.prompts} "
+    remarks = (grown, f"dots: {count}selection prompts, 95 % intervals", "faint: training prompts, smoothed",
                "dashed: untrained" if untrained else "")  # fmt: skip
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)
@@ -158,14 +179,27 @@ def _draw_objective(ax: Axes, info: HistoryInfo, i: int) -> None:
     role = "" if axis.role == "optimize" else f", {axis.role} only" if axis.role == "audit" else f", {axis.role}"
     ax.set_title(f"{axis.name}   ({'↑' if axis.maximize else '↓'} better{role})", loc="left", fontsize=style.TEXT,
                  color=style.INK, parse_math=False)  # fmt: skip
+    aside = dodge(info.evaluation.steps, info.evaluation.values.shape[1])
     for k, color in enumerate(style.preference_colors(info.preferences)):
         if k < info.training.values.shape[1]:
             ax.plot(info.training.steps, smoothed(info.training.values[:, k, i]), color=color, lw=1.0, alpha=0.35)
         if k < info.evaluation.values.shape[1]:
             spread = info.evaluation.halfwidth
             bars = None if spread is None else np.nan_to_num(spread[:, k, i])
-            ax.errorbar(info.evaluation.steps, info.evaluation.values[:, k, i], yerr=bars, color=color, lw=1.6,
-                        marker="o", ms=3.6, elinewidth=0.9)  # fmt: skip
+            ax.errorbar(info.evaluation.steps + aside[k], info.evaluation.values[:, k, i], yerr=bars, color=color,
+                        lw=1.6, marker="o", ms=3.6, elinewidth=0.9)  # fmt: skip
+
+
+def dodge(steps: np.ndarray, policies: int) -> np.ndarray:
+    """[K] sideways shifts, in steps, so that the error bars of several policies do not hide each other.
+
+    Together they take at most half of the shortest way from one measurement to the next.
+    """
+    gaps = np.diff(steps)
+    if policies < 2 or not len(gaps):
+        return np.zeros(policies)
+    width = min(0.012 * float(np.ptp(steps)) * (policies - 1), 0.5 * float(gaps.min()))
+    return np.linspace(-width / 2, width / 2, policies)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

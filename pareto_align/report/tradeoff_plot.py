@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pareto_align.errors import ConfigError
-from pareto_align.front.estimates import difference
+from pareto_align.front.estimates import difference, student_quantile
 from pareto_align.report import style
 from pareto_align.report.attained import nondominated
-from pareto_align.report.units import INTERVAL, Axis, axes_of, measured, number, optimized, signs
+from pareto_align.report.units import Axis, axes_of, measured, number, optimized, signs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,24 +65,40 @@ class Tradeoff:
         cost: The objective that pays.
         unit: The amount of gain that prices are quoted for: a power of ten, about a tenth of the front's span.
         exchanges: From the cheap end to the dear end.
+        undominated: Members that no other one dominates in the means of these two objectives, from little gain to much.
+        members: How many members the front has.
     """
 
     gain: Axis
     cost: Axis
     unit: float
     exchanges: tuple[Exchange, ...]
+    undominated: tuple[str, ...]
+    members: int
 
     @property
     def quoted(self) -> str:
         """What the prices are for, such as "+0.1 tone" or "-10 words"."""
         return f"{'+' if self.gain.maximize else '-'}{self.unit:g} {self.gain.name}"
 
+    @property
+    def missing(self) -> str:
+        """Why there are no exchanges; "" where there are some."""
+        if self.exchanges:
+            return ""
+        if self.members < 2:
+            return f"{'one member' if self.members else 'no members'}: nothing to exchange"
+        return (
+            f"of {self.members} members only {self.undominated[0]} is undominated\n"
+            "on these two objectives and these prompts"
+        )
+
 
 def exchange_rate(start: Estimate, end: Estimate, gain: int, cost: int) -> tuple[float, float, float, bool]:
     """Loss on `cost` for each unit gained on `gain` on the way from one policy to another.
 
     Both differences are taken on the same prompts where both policies were measured on them, so that what a hard
-    prompt does to both cancels. The interval is Fieller's for a ratio of two correlated normals: unlike the delta
+    prompt does to both cancels. The interval is Fieller's for a ratio, by Student's t: unlike the delta
     method it stays honest when the gain is small, and it is unbounded exactly where the gain cannot be told from zero.
 
     Args:
@@ -103,7 +119,7 @@ def exchange_rate(start: Estimate, end: Estimate, gain: int, cost: int) -> tuple
     if min(start.n, end.n) < 2:  # a single measurement says nothing about its own noise
         return rate, math.nan, math.nan, bought > 0
     spread, noise, shared = covariance[gain, gain], covariance[cost, cost], -covariance[gain, cost]
-    square = INTERVAL**2
+    square = student_quantile(0.025, min(start.n, end.n)) ** 2
     curve = bought**2 - square * spread
     if curve <= 0 or bought <= 0:
         return rate, -math.inf, math.inf, False
@@ -165,7 +181,9 @@ def _tradeoff(record: FrontRecord, axes: Sequence[Axis], gain: int, cost: int) -
             exchanges.append(Exchange(a.id, b.id, ends, rate, low, high, resolved))
             start = stop
     span = float(np.ptp(values[order, gain])) if len(order) > 1 else 1.0
-    return Tradeoff(axes[gain], axes[cost], 10.0 ** round(math.log10(max(span, 1e-12) / 6.0)), tuple(exchanges))
+    unit = 10.0 ** round(math.log10(max(span, 1e-12) / 6.0))
+    names = tuple(record.members[k].id for k in order)
+    return Tradeoff(axes[gain], axes[cost], unit, tuple(exchanges), names, len(record.members))
 
 
 def draw_tradeoff(tradeoffs: Sequence[Tradeoff]) -> Figure:
@@ -175,13 +193,15 @@ def draw_tradeoff(tradeoffs: Sequence[Tradeoff]) -> Figure:
     figure = style.new_figure((7.0 if columns == 1 else 4.1 * columns + 0.3), (3.9 if rows == 1 else 3.4 * rows) + 0.7)
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     if len(tradeoffs) == 1:
-        title = f"What {tradeoffs[0].quoted} costs in {tradeoffs[0].cost.name}"
+        only = tradeoffs[0]
+        title = f"What {only.quoted if only.exchanges else only.gain.name} costs in {only.cost.name}"
     else:
         title = "What one more point of an objective costs in another"
     unresolved = any(not exchange.resolved for tradeoff in tradeoffs for exchange in tradeoff.exchanges)
     remarks = ("between members that can be told apart", "bands: 95 % intervals",
+               "arrows: the band goes on beyond the panel" if any(map(cut_bands, tradeoffs)) else "",
                "hatched: gain within noise, no price" if unresolved else "")  # fmt: skip
-    style.header(figure, title, remarks)
+    style.header(figure, title, remarks if any(tradeoff.exchanges for tradeoff in tradeoffs) else ())
     for ax, tradeoff in zip(grid, tradeoffs, strict=False):
         _draw_panel(ax, tradeoff)
     for ax in grid[len(tradeoffs) :]:
@@ -194,11 +214,14 @@ def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
     unit, exchanges = tradeoff.unit, tradeoff.exchanges
     change = "less" if tradeoff.cost.maximize else "more"
     ax.set_xlabel(tradeoff.gain.label, parse_math=False)
-    ax.set_ylabel(f"{change} {tradeoff.cost.name}  per {tradeoff.quoted}", parse_math=False)
     if not exchanges:
-        ax.text(0.5, 0.5, "one member: nothing to exchange", transform=ax.transAxes, ha="center", color=style.GREY,
-                fontsize=style.TEXT)  # fmt: skip
+        # ticks and a grid would be of a scale that nothing was measured on
+        ax.set(xticks=[], yticks=[])
+        ax.set_ylabel(f"{change} {tradeoff.cost.name}", parse_math=False)
+        ax.text(0.5, 0.5, tradeoff.missing, transform=ax.transAxes, ha="center", va="center", color="#50555e",
+                fontsize=style.TEXT, parse_math=False)  # fmt: skip
         return
+    ax.set_ylabel(f"{change} {tradeoff.cost.name}  per {tradeoff.quoted}", parse_math=False)
     edges = [exchanges[0].gained[0], *(e.gained[1] for e in exchanges)]
     low, high = _price_limits(tradeoff)
     ax.set(ylim=(low, high))
@@ -221,6 +244,7 @@ def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
         tops.append(exchange.rate * unit)
     _name_members(ax, tradeoff, edges)
     _write_prices(ax, tradeoff, tops)
+    _write_cut_bands(ax, tradeoff)
 
 
 def _price_limits(tradeoff: Tradeoff) -> tuple[float, float]:
@@ -234,6 +258,32 @@ def _price_limits(tradeoff: Tradeoff) -> tuple[float, float]:
     high = max(*prices, min(max(ends, default=reach), 2.0 * reach))
     span = high - low or 1.0
     return low - 0.06 * span, high + 0.16 * span
+
+
+def cut_bands(tradeoff: Tradeoff) -> tuple[tuple[int, float], ...]:
+    """Ends of bands that the panel has no room for: (which exchange, the price at that end, as quoted)."""
+    low, high = _price_limits(tradeoff)
+    ends = [
+        (k, end * tradeoff.unit)
+        for k, exchange in enumerate(tradeoff.exchanges)
+        if exchange.resolved
+        for end in (exchange.low, exchange.high)
+    ]
+    return tuple((k, price) for k, price in ends if price < low or price > high)
+
+
+def _write_cut_bands(ax: Axes, tradeoff: Tradeoff) -> None:
+    """An arrow where a band goes on beyond the panel, and the price at which it ends if there is room to say it."""
+    (x0, x1), (low, high) = ax.get_xlim(), ax.get_ylim()
+    for k, price in cut_bands(tradeoff):
+        gained = tradeoff.exchanges[k].gained
+        up = price > high
+        text = "↑" if up else "↓"
+        if abs(gained[1] - gained[0]) / (x1 - x0) > 0.05:
+            text += f" {price:.2g}" if abs(price) < 100 else f" {price:.0f}"
+        ax.annotate(text, (sum(gained) / 2, high if up else low), xytext=(0, -4 if up else 4),
+                    textcoords="offset points", ha="center", va="top" if up else "bottom", fontsize=style.SMALL,
+                    color=style.ACCENT)  # fmt: skip
 
 
 def _name_members(ax: Axes, tradeoff: Tradeoff, edges: Sequence[float]) -> None:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 INTERVAL = 1.96
-"""Standard errors on either side of a mean that make a 95 % interval."""
+"""Standard errors on either side of a mean that make a 95 % interval where the number of prompts is not known."""
 
 
 @dataclass(frozen=True)

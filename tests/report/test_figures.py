@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,32 @@ def test_tradeoff_is_priced_in_words():
 def test_a_front_of_one_member_has_nothing_to_exchange():
     drawn = texts(draw_tradeoff(tradeoff_info(record([objective("a"), objective("b")], [estimate([0.1, 0.2])]))))
     assert "one member: nothing to exchange" in drawn
+
+
+def test_where_one_member_dominates_the_figure_says_so_and_shows_no_scale():
+    estimates = [estimate([0.1, 0.2]), estimate([0.3, 0.4])]
+    figure = draw_tradeoff(tradeoff_info(record([objective("a"), objective("b")], estimates)))
+    assert any("of 2 members only p1-s40 is undominated" in text for text in texts(figure))
+    (ax,) = figure.axes
+    assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
+
+
+def test_a_band_that_goes_on_beyond_the_panel_is_marked():
+    estimates = [estimate(v, 0.005) for v in ([0.1, 0.9], [0.13, 0.6], [0.3, 0.5])]
+    (found,) = tradeoff_info(record([objective("x"), objective("y")], [replace(e, n=4) for e in estimates]))
+    drawn = texts(draw_tradeoff([found]))
+    assert any(text.startswith("↑ ") for text in drawn)
+    assert any("arrows: the band goes on beyond the panel" in text for text in drawn)
+    assert not any("arrows" in text for text in texts(draw_tradeoff(tradeoff_info(tone_and_length()))))
+
+
+def test_bars_of_two_policies_do_not_stand_on_each_other():
+    start, *rest = journal()
+    measured = next(event for event in rest if event["event"] == "evaluation")
+    figure = draw_history(history_info(tone_and_length(), [start, *rest, {**measured, "step": 9}]))
+    figure.draw_without_rendering()
+    first, second = (bars.lines[0].get_xdata() for bars in figure.axes[1].containers)
+    assert (np.asarray(first) < np.asarray(second)).all()
 
 
 def test_no_pyplot_state_and_a_picture_for_notebooks():

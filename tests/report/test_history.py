@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from front_records import tone_and_length
+from scipy.stats import t
 
 from pareto_align.discovery.journal import read_journal
 from pareto_align.errors import FrontFileError
-from pareto_align.report.history_plot import history_info, smoothed
+from pareto_align.report.history_plot import dodge, history_info, smoothed
 from pareto_align.report.journal import events_of, table_of
 from pareto_align.report.weights_plot import weights_info
 
@@ -29,6 +30,7 @@ def journal() -> list[dict]:
         "preferences": [[1.0, 0.0], [0.2, 0.8]],
         "reference": [0.1, 70.0, 0.0],
         "reference_hypervolume": [0.02, 0.01, 0.03],
+        "splits": {"train": 40, "select": 9, "report": 9},
     }
     evaluation = {
         "event": "evaluation",
@@ -49,7 +51,8 @@ def test_history_numbers():
     assert np.isnan(info.training.values[:, 1, 1]).all()
     np.testing.assert_allclose(info.evaluation.values[0, 1], [0.2, 20.0, 0.0])
     assert info.evaluation.halfwidth is not None
-    np.testing.assert_allclose(info.evaluation.halfwidth[0, :, 1], 1.96 * np.array([1.0, 2.0]))
+    np.testing.assert_allclose(info.evaluation.halfwidth[0, :, 1], t.ppf(0.975, 8) * np.array([1.0, 2.0]))
+    assert info.prompts == 9
     assert info.hypervolume.tolist() == [0.3]
     assert np.isnan(info.hypervolume_high[0])
     np.testing.assert_allclose(info.preferences, [[1.0, 0.0], [0.2, 0.8]])
@@ -57,6 +60,34 @@ def test_history_numbers():
     np.testing.assert_allclose(info.untrained, [0.1, 70.0, 0.0])
     assert info.untrained_hypervolume == 0.02
     assert (info.first, info.second) == ("tone", "length")
+
+
+@pytest.mark.parametrize(
+    ("splits", "prompts", "reach"),
+    [
+        (None, None, 1.96),
+        ({"select": "many"}, None, 1.96),
+        ({"select": 10**400}, None, 1.96),
+        ({"select": 2}, 2, t.ppf(0.975, 1)),
+        ({"select": 1}, 1, np.nan),
+    ],
+)
+def test_history_intervals_are_as_wide_as_the_prompts_are_few(splits, prompts, reach):
+    start, *rest = journal()
+    info = history_info(tone_and_length(), [{**start, "splits": splits}, *rest])
+    assert info.prompts == prompts
+    assert info.evaluation.halfwidth is not None
+    np.testing.assert_allclose(info.evaluation.halfwidth[0, :, 1], reach * np.array([1.0, 2.0]))
+
+
+def test_bars_of_policies_stand_side_by_side_within_reach_of_their_step():
+    aside = dodge(np.array([0, 10, 40]), 8)
+    assert (np.diff(aside) > 0).all()
+    np.testing.assert_allclose(aside, -aside[::-1])
+    # the last of one measurement comes before the first of the next
+    assert np.ptp(dodge(np.array([0, 1, 400]), 8)) <= 0.5
+    np.testing.assert_array_equal(dodge(np.array([3]), 2), [0.0, 0.0])
+    np.testing.assert_array_equal(dodge(np.array([3, 6]), 1), [0.0])
 
 
 def test_weights_are_split_into_direction_and_strength():

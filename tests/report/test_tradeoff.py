@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 from front_records import estimate, objective, paired, record, tone_and_length
+from scipy.stats import t
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import Estimate
-from pareto_align.report.tradeoff_plot import exchange_rate, tradeoff_info
+from pareto_align.report.tradeoff_plot import cut_bands, exchange_rate, tradeoff_info
 
 
 def test_prices_in_the_users_units():
@@ -39,10 +40,11 @@ def test_interval_is_fiellers():
     )
     assert resolved
     assert rate == pytest.approx(20 / 0.3)
-    # by its definition: the ends are the rates at which loss - rate * gain is just 1.96 standard errors from zero
+    # by its definition: the ends are the rates at which loss - rate * gain is just as many standard errors from zero
+    # as Student's t of 64 prompts reaches
     for end in (low, high):
         distance = abs(20 - end * 0.3) / math.sqrt(1 + 4 + end**2 * 2 * 0.02**2)
-        assert distance == pytest.approx(1.96)
+        assert distance == pytest.approx(t.ppf(0.975, 63))
 
 
 def test_interval_covers_the_true_rate_as_often_as_it_says():
@@ -92,6 +94,38 @@ def test_members_dominated_on_the_pair_are_left_out():
     found = tradeoff_info(record([objective(n) for n in names], estimates))
     assert [(t.gain.name, t.cost.name) for t in found] == [("x", "y"), ("x", "z"), ("y", "z")]
     assert [(e.start, e.end) for e in found[0].exchanges] == [("p1-s40", "p0-s40")]
+
+
+@pytest.mark.parametrize(
+    ("values", "undominated", "missing"),
+    [
+        ([], (), "no members: nothing to exchange"),
+        ([[0.1, 0.2]], ("p0-s40",), "one member: nothing to exchange"),
+        (
+            [[0.1, 0.2], [0.3, 0.4]],
+            ("p1-s40",),
+            "of 2 members only p1-s40 is undominated\non these two objectives and these prompts",
+        ),
+        ([[0.3, 0.2], [0.1, 0.4]], ("p1-s40", "p0-s40"), ""),
+    ],
+)
+def test_why_there_is_nothing_to_exchange(values, undominated, missing):
+    (found,) = tradeoff_info(record([objective("a"), objective("b")], [estimate(v) for v in values]))
+    assert found.undominated == undominated
+    assert found.members == len(values)
+    assert found.missing == missing
+
+
+def test_bands_that_end_beyond_the_panel_are_known():
+    estimates = [estimate(v, 0.005) for v in ([0.1, 0.9], [0.12, 0.6], [0.5, 0.5])]
+    (found,) = tradeoff_info(record([objective("x"), objective("y")], estimates))
+    first, second = found.exchanges
+    assert first.resolved
+    assert second.resolved
+    assert first.high > 2.5 * first.rate
+    assert cut_bands(found) == ((0, first.high * found.unit),)
+    (narrow,) = tradeoff_info(tone_and_length())
+    assert cut_bands(narrow) == ()
 
 
 def test_with_many_objectives_one_is_bought():
