@@ -208,7 +208,7 @@ class ParetoAligner:
             ModelError: The model cannot carry a population.
         """
         from pareto_align.discovery.identity import base_facts
-        from pareto_align.discovery.prompts import read_prompts, split_prompts, warn_of_few
+        from pareto_align.discovery.prompts import read_prompts, split_prompts, warn_of_few, warn_of_shared
         from pareto_align.discovery.run_folder import locked, new_run_folder
 
         plan = self._plan()  # what cannot work says so before anything is loaded
@@ -219,6 +219,7 @@ class ParetoAligner:
             held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, self.settings.max_new_tokens)
             splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
             warn_of_few(splits, self.settings.eval_prompts)
+            warn_of_shared(splits)
             facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
             self._run(plan, base, splits, folder, facts=facts)
         return self._finished(folder, base)
@@ -243,6 +244,7 @@ class ParetoAligner:
         from pareto_align.discovery.checkpoint import has_checkpoint, read_checkpoint
         from pareto_align.discovery.identity import check_same_base, check_same_run
         from pareto_align.discovery.run_folder import ended, locked, read_run_record, read_splits
+        from pareto_align.front import read_front
 
         folder = Path(output_dir)
         record = read_run_record(folder)
@@ -257,6 +259,8 @@ class ParetoAligner:
                 raise FrontFileError(
                     f"{folder} holds a front but no checkpoint, so it cannot be resumed. Load it with ParetoFront.load."
                 )
+            if (folder / "front" / "front.json").exists():
+                read_front(folder / "front")  # one that cannot be read could not be written anew: better now than later
             base = self._load_base()
             check_same_base(record, base)
             splits = read_splits(folder, base, record.get("prompts"))

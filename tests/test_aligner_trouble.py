@@ -395,3 +395,41 @@ def test_a_policy_that_stopped_varying_starts_again_from_a_neighbour(patience, e
     for member in front:
         if member.id == restarts[-1]["parent"]:
             assert torch.equal(population.read_adapter(member.adapter_path), aligner.policies_[1])
+
+
+def test_held_out_prompts_that_are_no_unseen_ones_are_told_of(tmp_path):
+    problem = get_problem("contexts", hidden_size=16)
+    parts = {"model": problem.model(), "tokenizer": problem.tokenizer(), "steps": 1, "max_new_tokens": 2}
+
+    def said(name, prompts, **more):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make(problem.objectives(), output_dir=tmp_path / name, **parts).fit(prompts, **more)
+        here = [w for w in found if "held-out prompts are" in str(w.message)]
+        assert all(w.filename == __file__ for w in found if issubclass(w.category, ParetoAlignWarning))
+        return [str(w.message) for w in here]
+
+    own = list(problem.prompts)
+    assert said("same", [own[0]] * 12)[0].startswith("6 of 6 held-out prompts are training prompts as well")
+    assert said("given", own[:2], eval_prompts=own[1:3])[0].startswith("1 of 2 held-out prompts are training prompts")
+    assert said("twice", own[:2], eval_prompts=own[2:] * 2)[0].startswith("2 of 4 held-out prompts are there more than")
+    assert said("apart", own[:2], eval_prompts=own[2:]) == []
+    rows = [{"prompt": own[0], "user": str(i)} for i in range(8)]
+    assert said("others", rows) == []
+
+
+def test_a_front_that_cannot_be_read_is_refused_before_a_run_goes_on(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if event["event"] == "evaluation":
+            raise Stop
+
+    with pytest.raises(Stop):
+        make(output_dir=tmp_path / "run", callbacks=[stop]).fit(list(PROBLEM.prompts))
+    front = tmp_path / "run" / "front" / "front.json"
+    front.write_text("{")
+    with pytest.raises(FrontFileError, match="cannot be read"):
+        make().resume(tmp_path / "run")
+    assert [e for e in events(tmp_path / "run") if e["event"] == "resumed"] == []

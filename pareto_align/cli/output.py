@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.report.export import journal_path
-from pareto_align.report.units import INTERVAL, reference_measured
+from pareto_align.report.units import reference_measured
 
 if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
@@ -49,10 +49,10 @@ def _shows_unicode() -> bool:
 def front_json(front: ParetoFront) -> dict[str, Any]:
     """A front as plain values, in the user's units."""
     value, low, high = front.hypervolume(confidence=0.95)
-    reference = reference_measured(front.record)
+    reference, estimate = reference_measured(front.record), front.record.reference_policy
     untrained = None
-    if reference is not None:
-        rows = {"values": reference.values[0], "stderr": reference.halfwidth[0] / INTERVAL}
+    if reference is not None and estimate is not None:
+        rows = {"values": reference.values[0], "stderr": estimate.stderr}
         untrained = {key: dict(zip(front.names, map(float, row), strict=True)) for key, row in rows.items()}
     return {
         "run": str(front.path),

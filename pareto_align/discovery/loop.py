@@ -122,7 +122,8 @@ class FrontDiscovery:
         except BaseException as error:
             found = len(self.keeper.archive.members())
             error.add_note(
-                f"The front found by step {self.step} is in {self.keeper.publisher.path} ({found} adapters); "
+                f"The front found by step {self.step} is in {self.keeper.publisher.path} "
+                f"({found} {'adapter' if found == 1 else 'adapters'}); "
                 f"the run can be resumed from {self.folder}."
             )
             with suppress(Exception):  # a full disk or a callback must not stand in for the error itself

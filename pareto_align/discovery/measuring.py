@@ -219,7 +219,7 @@ class FrontKeeper:
             **({} if said is None else {"warning": said}),
         )
         if said is not None:
-            warnings.warn(said, ParetoAlignWarning, stacklevel=2)
+            warnings.warn(said, ParetoAlignWarning, stacklevel=5)  # the caller of fit or resume
 
     def frame(self, estimate: Estimate) -> np.ndarray:
         """`[m]` means in the frame in which 0 to 1 spans each optimized objective."""

@@ -14,7 +14,7 @@ from pareto_align.errors import ParetoAlignWarning, PromptError
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.policies.base import Base
 
-__all__ = ["Splits", "read_prompts", "split_prompts", "warn_of_few"]
+__all__ = ["Splits", "read_prompts", "split_prompts", "warn_of_few", "warn_of_shared"]
 
 RESERVED = ("prompts", "completions", "completion_ids")
 FEW = 8
@@ -95,6 +95,33 @@ def warn_of_few(splits: Splits, wanted: int) -> None:
     warnings.warn(
         f"{told}. Most differences between policies will be noise. Give at least {4 * FEW} prompts, or `eval_prompts` "
         "of their own.",
+        ParetoAlignWarning,
+        stacklevel=3,
+    )
+
+
+def warn_of_shared(splits: Splits) -> None:
+    """Say so where held-out prompts are not held out at all, or are one prompt several times.
+
+    Warns:
+        ParetoAlignWarning: A prompt is in two splits, or twice in a held-out one.
+    """
+    if splits.select == splits.train:
+        return  # said by `warn_of_few`
+    # the same words to another group of users, or with another answer, are another prompt
+    train, select, report = (
+        [(row.ids, repr(row.columns)) for row in part] for part in (splits.train, splits.select, splits.report)
+    )
+    known = set(train)
+    shared = sum(row in known for row in (*select, *report))
+    if shared:
+        told = f"{shared} of {len(select) + len(report)} held-out prompts are training prompts as well"
+    elif twice := len(select) + len(report) - len({*select, *report}):
+        told = f"{twice} of {len(select) + len(report)} held-out prompts are there more than once"
+    else:
+        return
+    warnings.warn(
+        f"{told}, so the published numbers are not of unseen prompts, and their intervals are too narrow.",
         ParetoAlignWarning,
         stacklevel=3,
     )

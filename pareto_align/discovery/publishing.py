@@ -286,8 +286,9 @@ def shortcoming(
         if ((gain > noise) & (gain > 0))[axes].any():
             return None
     return (
-        f"No member of the front is better than the untrained model in any objective, as far as {reference.n} prompts "
-        "can tell. Train longer or with a higher learning rate, or measure on more prompts (`eval_prompts`)."
+        f"No member of the front is better than the untrained model in any objective, as far as {reference.n} "
+        f"{'prompt' if reference.n == 1 else 'prompts'} can tell. Train longer or with a higher learning rate, or "
+        "measure on more prompts (`eval_prompts`)."
     )
 
 

@@ -24,8 +24,8 @@ class Hypervolume:
 
     Attributes:
         value: Hypervolume of the members' means.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
+        low: Lower end of the interval, NaN where it is not known.
+        high: Upper end of the interval, likewise.
         confidence: What share of resamples the interval covers.
     """
 
@@ -35,6 +35,8 @@ class Hypervolume:
     confidence: float = 0.95
 
     def __str__(self) -> str:
+        if np.isnan([self.low, self.high]).any():
+            return f"{self.value:.3f} (interval not known)"
         return f"{self.value:.3f} ({100 * self.confidence:g} % interval {self.low:.3f} to {self.high:.3f})"
 
 

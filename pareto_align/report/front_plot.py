@@ -83,7 +83,9 @@ class FrontInfo:
         low, high = self.prompts
         count = str(high) if low == high else f"{low} to {high}"
         volume = self.hypervolume
-        size = "" if volume is None else f"hypervolume {volume.value:.3f} ({volume.low:.3f} to {volume.high:.3f})"
+        size = "" if volume is None else f"hypervolume {volume.value:.3f}"
+        if volume is not None and np.isfinite([volume.low, volume.high]).all():
+            size += f" ({volume.low:.3f} to {volume.high:.3f})"
         bars = "95 % intervals" if np.isfinite(self.halfwidth).any() else "intervals not known"
         kind = "report" if self.split == "report" else "selection"
         return (size, f"{count} {kind} prompts, {bars}", "grey: not kept" if len(self.fallen) else "")

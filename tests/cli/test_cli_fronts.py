@@ -31,6 +31,8 @@ def test_front_as_json_is_in_the_users_units(cli, run):
     assert found["members"][0]["values"] == {"tone": 0.8, "length": 60.0, "toxicity": 0.02}
     assert found["members"][0]["preference"] == {"tone": 1.0, "length": 0.0}
     assert found["untrained"]["values"] == {"tone": 0.2, "length": 80.0, "toxicity": 0.1}
+    spread = ParetoFront.load(run).record.reference_policy.stderr
+    assert list(found["untrained"]["stderr"].values()) == pytest.approx(spread)
     volume = found["hypervolume"]
     assert volume["low"] <= volume["value"] <= volume["high"]
     assert volume["value"] == pytest.approx(ParetoFront.load(run).hypervolume())

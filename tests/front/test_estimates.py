@@ -292,3 +292,10 @@ def test_the_interval_is_as_good_where_the_hypervolume_is_estimated() -> None:
     spread = 0.01 * np.linalg.norm((np.array(steps) - value) / 1e-4)
     assert low < value < high
     assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.35)
+
+
+def test_where_a_spread_is_not_known_the_hypervolume_has_no_interval():
+    alone = Estimate.from_samples(np.array([[[0.5, 0.5]]]))
+    value, low, high = bootstrap_hypervolume([alone], [0, 1], [0, 0], scale_lower=[0, 0], scale_upper=[1, 1])
+    assert value == pytest.approx(0.25)
+    assert np.isnan([low, high]).all()

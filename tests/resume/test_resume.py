@@ -72,6 +72,7 @@ def test_killed_at_every_event_and_resumed_it_is_the_same_front(undisturbed, tmp
 CLOCK = ("time", "seconds", "reward_seconds")
 
 
+@pytest.mark.timeout(900)  # a process for every write
 def test_killed_within_every_write_of_a_checkpoint_it_is_the_same_front(undisturbed, tmp_path):
     done = child("kill-writes", tmp_path)
     assert done.returncode == 0, done.stderr
