@@ -33,6 +33,7 @@ Prompt = str | list[dict[str, str]]
 PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
 QUANTIZATIONS = ("4bit", "8bit")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(eq=False)
@@ -91,6 +92,11 @@ class Base:
                 raise PromptError("A prompt is empty. Remove it or write something to answer.")
             if not self.use_chat_template:
                 return list(self.tokenizer(prompt)["input_ids"])
+            if self.tokenizer.chat_template is None:
+                raise PromptError(
+                    "`use_chat_template` is on, but the tokenizer has no chat template. Give it one, or leave the "
+                    "setting out."
+                )
             prompt = [{"role": "user", "content": prompt}]
         if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt)):
             raise PromptError(
@@ -289,8 +295,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and _cpu_is_fast_at_bfloat16() else torch.float32
-    found = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
         raise ModelError(f"Unknown dtype {dtype!r}. Use 'auto', 'float32', 'bfloat16' or 'float16'.")
     return found
 
