@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParetoAligner"]
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 class ParetoAligner:
     """Fits a Pareto front of LoRA adapters for one language model.
@@ -309,6 +311,8 @@ class ParetoAligner:
         """Whether what decides how the model is loaded is of the right kind, before anything is."""
         if not isinstance(self.trust_remote_code, bool):
             raise ConfigError(f"`trust_remote_code` must be True or False. Found {self.trust_remote_code!r}.")
+        if isinstance(self.dtype, str) and self.dtype.removeprefix("torch.") not in DTYPES:
+            raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}. Found {self.dtype!r}.")
         named = self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike)
         if not (named or hasattr(self.tokenizer, "pad_token_id")):
             raise ConfigError(

@@ -46,6 +46,7 @@ def refused(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"dtype": "float64"}, "`dtype` must be one of auto, float32, bfloat16, float16. Found 'float64'"),
         ({"tokenizer": 3}, "`tokenizer` must be .* Found 3"),
         ({"trust_remote_code": "no"}, "`trust_remote_code` must be True or False. Found 'no'"),
         ({"seed": "a"}, "`seed` must be a whole number of at least 0"),
@@ -81,10 +82,6 @@ def test_a_learner_with_settings_is_one_in_python_too():
 def test_learners_that_are_none(learner, said):
     with pytest.raises(ConfigError, match=said):
         make_credit(learner)
-
-
-def test_a_dtype_that_is_not_offered(tmp_path):
-    refused(tmp_path / "run", ModelError, "Unknown dtype 'float64'. Use 'auto', 'float32'", dtype="float64")
 
 
 def test_plain_prompts_without_a_template(tmp_path):

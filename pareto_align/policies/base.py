@@ -33,7 +33,6 @@ Prompt = str | list[dict[str, str]]
 PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
 QUANTIZATIONS = ("4bit", "8bit")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(eq=False)
@@ -295,8 +294,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and _cpu_is_fast_at_bfloat16() else torch.float32
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
-    if found is None:
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"Unknown dtype {dtype!r}. Use 'auto', 'float32', 'bfloat16' or 'float16'.")
     return found
 
