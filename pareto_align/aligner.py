@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParetoAligner"]
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 class ParetoAligner:
     """Fits a Pareto front of LoRA adapters for one language model.
@@ -36,7 +38,7 @@ class ParetoAligner:
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded.
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
-            or an instance.
+            `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
@@ -45,7 +47,8 @@ class ParetoAligner:
         gguf_file: Name of a GGUF file within the repository or folder `model`.
         quantization: "4bit" or "8bit" keeps the frozen base in that many bits, by bitsandbytes.
         device: "auto" takes CUDA, then MPS, then the CPU.
-        dtype: "auto" takes bfloat16 where the device is fast at it, else float32 (on CUDA float16).
+        dtype: "auto" takes bfloat16 where the device is fast at it, else float32 (on CUDA float16); a model in memory
+            keeps its own.
         trust_remote_code: Off unless asked for.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
         callbacks: Callables, each handed every event of the run as a mapping.
@@ -67,7 +70,7 @@ class ParetoAligner:
         objectives: Sequence[Objective],
         *,
         weighting: str | Mapping[str, Any] | Weighting = "chebyshev",
-        learner: str | Credit = "centred",
+        learner: str | Mapping[str, Any] | Credit = "centred",
         explorer: str | Mapping[str, Any] | Explorer = "discover",
         population: int = 8,
         lora: Any = None,
@@ -166,6 +169,7 @@ class ParetoAligner:
         self.callbacks = list(callbacks)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
+        self._check_loading()
         self._check_steering()
         if (top_k is not None or top_p is not None) and kl_coef > 0:
             warnings.warn(
@@ -215,8 +219,9 @@ class ParetoAligner:
         folder = new_run_folder(output_dir if output_dir is not None else self.output_dir)
         with locked(folder):
             base = self._load_base()
-            rows = read_prompts(prompts, base, self.settings.max_new_tokens)
-            held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, self.settings.max_new_tokens)
+            length = self.settings.max_new_tokens
+            rows = read_prompts(prompts, base, length)
+            held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, length, "eval_prompts")
             splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
             warn_of_few(splits, self.settings.eval_prompts)
             warn_of_shared(splits)
@@ -305,6 +310,18 @@ class ParetoAligner:
             use_chat_template=self.use_chat_template,
             trust_remote_code=self.trust_remote_code,
         )
+
+    def _check_loading(self) -> None:
+        """Whether what decides how the model is loaded is of the right kind, before anything is."""
+        if not isinstance(self.trust_remote_code, bool):
+            raise ConfigError(f"`trust_remote_code` must be True or False. Found {self.trust_remote_code!r}.")
+        if isinstance(self.dtype, str) and self.dtype.removeprefix("torch.") not in DTYPES:
+            raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}. Found {self.dtype!r}.")
+        named = self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike)
+        if not (named or hasattr(self.tokenizer, "pad_token_id")):
+            raise ConfigError(
+                f"`tokenizer` must be a hub id, a folder or a tokenizer of transformers. Found {self.tokenizer!r}."
+            )
 
     def _check_steering(self) -> None:
         """Whether the objectives hold what the weighting needs."""

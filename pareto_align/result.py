@@ -245,7 +245,10 @@ class ParetoFront:
                 if member.id == key:
                     return member
             raise KeyError(f"This front has no member {key!r}. It has {', '.join(m.id for m in self._members)}.")
-        return self._members[key]
+        try:
+            return self._members[key]
+        except IndexError:
+            raise IndexError(f"This front has {len(self)} members, counted from 0. There is no {key!r}.") from None
 
     # ---- looking -------------------------------------------------------------------------------------------------
 

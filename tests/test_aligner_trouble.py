@@ -23,8 +23,10 @@ from pareto_align import (
     PreferenceError,
     PromptError,
 )
+from pareto_align.learning.credit import make_credit
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.testing.problems import get_problem
+from pareto_align.tuning.sweep import _problem
 from pareto_align.weighting import make as make_weighting
 
 # --------------------------------------------------------------------------- bad input, before the first step
@@ -39,6 +41,56 @@ def refused(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **
         assert not (folder / "journal.jsonl").exists()
         front, _ = fit(folder, steps=1)
         assert len(front) >= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dtype": "float64"}, "`dtype` must be one of auto, float32, bfloat16, float16. Found 'float64'"),
+        ({"tokenizer": 3}, "`tokenizer` must be .* Found 3"),
+        ({"trust_remote_code": "no"}, "`trust_remote_code` must be True or False. Found 'no'"),
+        ({"seed": "a"}, "`seed` must be a whole number of at least 0"),
+        ({"weighting": {"name": "chebyshev", "mu": "a"}}, "`mu` must be a positive number. Found 'a'"),
+        ({"weighting": {"name": "stch", "mu": "a"}}, "'stch' cannot be made with {'mu': 'a'}"),
+        ({"explorer": {"name": "grid", "margin": "a"}}, "margin='a'"),
+    ],
+)
+def test_values_of_another_kind_are_named(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        make(**settings)
+
+
+def test_a_learner_with_settings_is_one_in_python_too():
+    aligner = make(learner={"name": "rvpo", "k": 2.0})
+    credit = aligner._plan().credit
+    assert credit.name == "rvpo"
+    assert credit.k == 2.0
+    assert _problem(aligner, PROBLEM.prompts, None)["learner"] == "rvpo"  # what a sweep compares
+
+
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        (3, "`learner` must be a name, a mapping with `name`, or an instance"),
+        ({"k": 2.0}, "`learner` given as a mapping needs `name`"),
+        ({"name": "rvpo", "kk": 2.0}, r"'rvpo' has no setting \['kk'\]. It has: k"),
+        ({"name": "rvpo", "k": "a"}, "'rvpo' cannot be made with {'k': 'a'}"),
+        ("grop", "Unknown learner 'grop'. Nearest: 'grpo'"),
+        ("zzz", "Unknown learner 'zzz'. Available: centred"),
+    ],
+)
+def test_learners_that_are_none(learner, said):
+    with pytest.raises(ConfigError, match=said):
+        make_credit(learner)
+
+
+def test_plain_prompts_without_a_template(tmp_path):
+    said = "Prompt 0: `use_chat_template` is on, but the tokenizer has no chat template"
+    refused(tmp_path / "run", PromptError, said, use_chat_template=True)
+
+
+def test_held_out_prompts_that_are_none_are_named(tmp_path):
+    refused(tmp_path / "run", PromptError, "There are no prompts: `eval_prompts` is empty", eval_prompts=[])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +230,10 @@ def test_a_folder_that_cannot_be_locked_is_said_and_the_model_given_back(tmp_pat
         ({"explorer": {"name": "random", "every": 3}}, None),
         ({"weighting": {"name": "chebyshev", "mew": 0.2}}, r"'chebyshev' has no setting \['mew'\]"),
         ({"weighting": {"mu": 0.2}}, "needs `name`"),
-        ({"explorer": {"name": "random", "evry": 3}}, r"'random' has no setting \['evry'\]. It has: concentration"),
+        (
+            {"explorer": {"name": "random", "evry": 3}},
+            r"'random' has no setting \['evry'\]. Did you mean 'every'\? It has: concentration",
+        ),
         ({"explorer": {"every": 3}}, "needs `name`"),
         ({"explorer": {"name": "radnom"}}, "Did you mean 'random'"),
         ({"explorer": 3}, "Unknown explorer 3: it is a name, a mapping with `name`, or an instance"),

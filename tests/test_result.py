@@ -105,7 +105,7 @@ def test_members_by_position_and_name(front):
     assert front["b"].id == front[1].id == front[-2].id == "b"
     with pytest.raises(KeyError, match=r"no member 'z'\. It has a, b, c"):
         front["z"]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=rf"has {len(front)} members, counted from 0. There is no"):
         front[3]
 
 

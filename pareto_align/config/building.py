@@ -178,12 +178,10 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         keywords["weighting"] = _named("weighting", values["weighting"], folder, make, Weighting)
     if values.get("explorer") is not None:
         keywords["explorer"] = _named("explorer", values["explorer"], folder, make_explorer, Explorer)
-    if keywords.get("learner") is None:
-        keywords.pop("learner", None)
-    else:
+    if values.get("learner") is not None:
         from pareto_align.learning.credit import Credit, make_credit
 
-        keywords["learner"] = _named("learner", keywords["learner"], folder, make_credit, Credit)
+        keywords["learner"] = _named("learner", values["learner"], folder, make_credit, Credit)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
     return ParetoAligner(objectives=objectives, **keywords, **more)

@@ -17,7 +17,7 @@ __all__ = [
     "TUNING_KEYS",
     "check_keys",
     "check_type",
-    "nearest",
+    "hint",
     "settings_rows",
     "value_types",
 ]
@@ -28,7 +28,7 @@ SECTIONS: dict[str, str] = {
     "eval_prompts": "instead of a number: held-out prompts, a file or a list; or both, {path: ..., count: ...}",
     "objectives": "a list of objectives, each with a name and a reward",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
-    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, or module:Class",
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, {name: rvpo, k: ...}, or module:Class",
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
     "tokenizer": "hub id or folder, where it does not come with the model",
@@ -36,7 +36,7 @@ SECTIONS: dict[str, str] = {
     "gguf_file": "name of a GGUF file within the repository or folder of the model",
     "quantization": "4bit or 8bit: keep the frozen base in that many bits (bitsandbytes)",
     "device": "auto, cpu, cuda, cuda:1 or mps",
-    "dtype": "auto, float32, bfloat16 or float16",
+    "dtype": "auto, float32, bfloat16 or float16; under auto a model in memory keeps its own",
     "trust_remote_code": "true runs code that comes with the model; false by default",
     "output_dir": "the run folder, relative to the current folder; by default a new one under pareto_runs/",
     "tuning": "what `pareto-align tune` searches, and on which seeds; other commands pass it over",
@@ -71,10 +71,16 @@ TUNING_KEYS: dict[str, str] = {
 """The keys of the section `tuning`."""
 
 _VALUE_TYPES: dict[str, Any] = {
-    "model": str, "learner": str | None, "tokenizer": str | None, "gguf_file": str | None, "quantization": str | None,
+    "model": str, "tokenizer": str | None, "gguf_file": str | None, "quantization": str | None,
     "device": str, "dtype": str,
     "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
 }  # fmt: skip
+
+MOST_LISTED = 24
+"""Known names that an error lists at most."""
+
+_MEANT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+"""Keys by what people call them, where spelling does not lead there."""
 
 _WRITTEN = {"None": "null", "True": "true", "False": "false"}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
@@ -93,23 +99,28 @@ def value_types() -> dict[str, Any]:
     return {**_VALUE_TYPES, **typing.get_type_hints(Settings)}
 
 
-def nearest(key: Any, known: Iterable[str]) -> str:
-    """The known name that is most like `key`."""
-    return difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.0)[0]
+def hint(key: Any, known: Iterable[str]) -> str:
+    """A sentence, after a space, on what `key` may have meant; where nothing is like it, on what there is, if short."""
+    known = list(known)
+    near = [name for name in (_MEANT.get(str(key)),) if name in known]
+    near = near or difflib.get_close_matches(str(key), known, n=1)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(known)}." if 0 < len(known) <= MOST_LISTED else ""
 
 
 def check_keys(found: Any, known: Iterable[str], where: str) -> None:
     """Refuse what is no mapping, or has a key that is not known.
 
     Raises:
-        ConfigError: Naming the nearest known key.
+        ConfigError: Naming the known key that is most like it, if one is.
     """
     if not isinstance(found, dict):
         raise ConfigError(f"{where} must map keys to values. Found {found!r}.")
     known = list(known)
     for key in found:
         if key not in known:
-            raise ConfigError(f"Unknown key {key!r} in {where}. Did you mean {nearest(key, known)!r}?")
+            raise ConfigError(f"Unknown key {key!r} in {where}.{hint(key, known)}")
 
 
 def check_type(key: str, value: Any, hint: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pareto_align.config.keys import nearest
+from pareto_align.config.keys import hint
 from pareto_align.errors import ConfigError, ParetoAlignError
 
 __all__ = ["build", "find", "objectives_named", "reward_function"]
@@ -87,7 +87,7 @@ def build(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) ->
     """`make(**arguments)`.
 
     Raises:
-        ConfigError: It does not take one of them (the nearest that it takes is named), or refuses a value.
+        ConfigError: It does not take one of them (one that is like it is named), or refuses a value.
     """
     _check_arguments(make, arguments, where)
     try:
@@ -111,8 +111,8 @@ def _check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any],
         return
     for key in arguments:
         if key not in parameters:
-            hint = f"Did you mean {nearest(key, parameters)!r}?" if parameters else "It takes none."
-            raise ConfigError(f"{where} has no setting {key!r}. {hint}")
+            told = hint(key, parameters) if parameters else " It takes none."
+            raise ConfigError(f"{where} has no setting {key!r}.{told}")
 
 
 def find(path: str, folder: Path, where: str) -> Any:
@@ -132,8 +132,7 @@ def find(path: str, folder: Path, where: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [name for name in dir(found) if not name.startswith("_")]
-            hint = f" Did you mean {nearest(part, names)!r}?" if names else ""
-            raise ConfigError(f"{where}: {path} has no {part!r}.{hint}")
+            raise ConfigError(f"{where}: {path} has no {part!r}.{hint(part, names)}")
         found = getattr(found, part)
     return found
 

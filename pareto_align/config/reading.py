@@ -15,7 +15,7 @@ from pareto_align.errors import ConfigError
 
 __all__ = ["DEFAULT_NAMES", "read_config"]
 
-DEFAULT_NAMES = {"weighting": "chebyshev", "explorer": "discover"}
+DEFAULT_NAMES = {"weighting": "chebyshev", "learner": "centred", "explorer": "discover"}
 """Sections that are a name with settings, and the name where only settings are given."""
 
 _FILES = (("prompts",), ("eval_prompts",), ("eval_prompts", "path"))

@@ -36,7 +36,7 @@ class Splits:
     report: list[PromptRow]
 
 
-def read_prompts(prompts: Any, base: Base, max_new_tokens: int) -> list[PromptRow]:
+def read_prompts(prompts: Any, base: Base, max_new_tokens: int, argument: str = "prompts") -> list[PromptRow]:
     """Prompts as token rows.
 
     Args:
@@ -44,12 +44,13 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int) -> list[PromptRo
             further columns, which are forwarded to the reward functions by name.
         base: The model whose tokenizer and context length count.
         max_new_tokens: T, which must fit into the context behind the prompt.
+        argument: What the prompts were given as.
 
     Raises:
         PromptError: There are no prompts, one is of the wrong form or too long, or rows differ in their columns.
     """
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
-        raise PromptError(f"`prompts` must be a list of prompts. Found a {type(prompts).__name__}.")
+        raise PromptError(f"`{argument}` must be a list of prompts. Found a {type(prompts).__name__}.")
     rows: list[PromptRow] = []
     for number, item in enumerate(prompts):
         columns: dict[str, Any] = {}
@@ -75,7 +76,7 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int) -> list[PromptRo
             )
         rows.append(PromptRow(item, tuple(ids), columns))
     if not rows:
-        raise PromptError("There are no prompts.")
+        raise PromptError(f"There are no prompts: `{argument}` is empty.")
     return rows
 
 

@@ -98,12 +98,8 @@ class Settings:
         for name in ("top_p", "max_grad_norm", "max_seconds"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
-        if (
-            isinstance(self.remeasure_rounds, bool)
-            or not isinstance(self.remeasure_rounds, int)
-            or self.remeasure_rounds < 0
-        ):
-            raise ConfigError(f"`remeasure_rounds` must be a whole number, 0 or more. Found {self.remeasure_rounds!r}.")
+        for name in ("remeasure_rounds", "seed"):
+            _require_count(name, getattr(self, name), least=0)
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."
@@ -135,9 +131,9 @@ class Settings:
             raise ConfigError(f"`resolution` must be 0 or more. Found {self.resolution!r}.")
 
 
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"`{name}` must be a whole number of at least 1. Found {name}={value!r}.")
+def _require_count(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {name}={value!r}.")
 
 
 def _require_number(name: str, value: Any) -> None:

@@ -28,10 +28,11 @@ References:
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, Literal, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -146,21 +147,36 @@ def register_credit(name: str) -> Callable[[_C], _C]:
     return add
 
 
-def make_credit(credit: str | Credit) -> Credit:
-    """The credit of that name; an instance is handed back as it is.
+def make_credit(credit: str | Mapping[str, Any] | Credit) -> Credit:
+    """The credit of that name, or of a mapping with its `name` and settings; an instance is handed back as it is.
 
     Raises:
-        ConfigError: Unknown name (the nearest known one is named).
+        ConfigError: Unknown name (the nearest known one is named) or setting, or a mapping without `name`.
     """
     if isinstance(credit, Credit):
         return credit
+    settings: dict[str, Any] = {}
+    if isinstance(credit, Mapping):
+        settings = dict(credit)
+        if "name" not in settings:
+            raise ConfigError(f"A `learner` given as a mapping needs `name`. Found {sorted(settings)}.")
+        credit = settings.pop("name")
     if not isinstance(credit, str):
-        raise ConfigError(f"A credit is a name or an instance of Credit. Found {credit!r}.")
+        raise ConfigError(
+            f"`learner` must be a name, a mapping with `name`, or an instance of Credit. Found {credit!r}."
+        )
     if credit not in _REGISTRY:
-        close = difflib.get_close_matches(credit, _REGISTRY, n=1, cutoff=0.0)
-        known = ", ".join(available_credits())
-        raise ConfigError(f"Unknown learner '{credit}'. Nearest: '{close[0]}'. Available: {known}.")
-    return _REGISTRY[credit]()
+        near = difflib.get_close_matches(credit, _REGISTRY, n=1)
+        hint = f" Nearest: '{near[0]}'." if near else ""
+        raise ConfigError(f"Unknown learner '{credit}'.{hint} Available: {', '.join(available_credits())}.")
+    cls = _REGISTRY[credit]
+    known = inspect.signature(cls).parameters
+    if unknown := sorted(set(settings) - set(known)):
+        raise ConfigError(f"Learner '{credit}' has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
+    try:
+        return cls(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Learner '{credit}' cannot be made with {settings}: {error}.") from error
 
 
 def available_credits() -> list[str]:

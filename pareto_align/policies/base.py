@@ -91,6 +91,11 @@ class Base:
                 raise PromptError("A prompt is empty. Remove it or write something to answer.")
             if not self.use_chat_template:
                 return list(self.tokenizer(prompt)["input_ids"])
+            if self.tokenizer.chat_template is None:
+                raise PromptError(
+                    "`use_chat_template` is on, but the tokenizer has no chat template. Give it one, or leave the "
+                    "setting out."
+                )
             prompt = [{"role": "user", "content": prompt}]
         if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt)):
             raise PromptError(

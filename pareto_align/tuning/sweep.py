@@ -266,15 +266,15 @@ def _is_whole(value: Any) -> bool:
 def _problem(aligner: ParetoAligner, prompts: Any, eval_prompts: Any) -> dict[str, Any]:
     """What must be the same for a sweep to go on, in JSON's own types."""
     from pareto_align.discovery.run_folder import objective_records
+    from pareto_align.learning.credit import make_credit
 
-    learner = aligner.learner
     settings = asdict(aligner.settings)
     del settings["seed"]  # a sweep has its own
     return {
         "model": aligner.model if isinstance(aligner.model, str) else None,
         "objectives": objective_records(aligner.objectives),
         "weighting": aligner.weighting.name,
-        "learner": learner if isinstance(learner, str) else learner.name,
+        "learner": make_credit(aligner.learner).name,
         "explorer": aligner.explorer.name,
         "settings": settings,
         "prompts": _digest([prompts, eval_prompts]),

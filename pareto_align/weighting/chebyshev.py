@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +24,10 @@ from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_
 from pareto_align.weighting.frame import FramedWeighting
 
 __all__ = ["Chebyshev", "FramedScalarization", "smooth_chebyshev", "smooth_chebyshev_gradient"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
 
 
 def smooth_chebyshev(values: ArrayLike, weights: ArrayLike, ideal: ArrayLike, /, mu: float) -> FloatArray:
@@ -74,8 +80,8 @@ class FramedScalarization(FramedWeighting):
             smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
         )
         for name, value in (("tau", tau), ("floor", floor)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"Weighting '{self.name}': `{name}` must be a number of at least 0. Found {value}.")
+            if not (_is_number(value) and value >= 0):
+                raise ConfigError(f"Weighting '{self.name}': `{name}` must be a number of at least 0. Found {value!r}.")
         self.tau, self.floor = float(tau), float(floor)
 
     def setup(self, K: int, m: int) -> None:
@@ -163,10 +169,10 @@ class Chebyshev(FramedScalarization):
             ideal=ideal,
             nadir=nadir,
         )
-        if not (np.isfinite(mu) and mu > 0):
-            raise ConfigError(f"Chebyshev `mu` must be a positive number. Found {mu}.")
-        if not (np.isfinite(rho) and rho >= 0):
-            raise ConfigError(f"Chebyshev `rho` must be a number of at least 0. Found {rho}.")
+        if not (_is_number(mu) and mu > 0):
+            raise ConfigError(f"Chebyshev `mu` must be a positive number. Found {mu!r}.")
+        if not (_is_number(rho) and rho >= 0):
+            raise ConfigError(f"Chebyshev `rho` must be a number of at least 0. Found {rho!r}.")
         self.mu, self.rho = float(mu), float(rho)
 
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:

@@ -18,14 +18,18 @@ def make_part(part: Part) -> Weighting:
     """The weighting that `part` describes.
 
     Raises:
-        ConfigError: Unknown name or setting, or a mapping without `name`.
+        ConfigError: Unknown name or setting, a value of the wrong kind, or a mapping without `name`.
     """
     if not isinstance(part, Mapping):
         return make(part)
     settings = dict(part)
     if "name" not in settings:
         raise ConfigError(f"A weighting given as a mapping needs `name`. Found {sorted(settings)}.")
-    return make(settings.pop("name"), **settings)
+    name = settings.pop("name")
+    try:
+        return make(name, **settings)
+    except (TypeError, ValueError) as error:  # of the wrong kind altogether, such as text for a number
+        raise ConfigError(f"Weighting {name!r} cannot be made with {settings}: {error}.") from error
 
 
 class NestedWeighting(Weighting):

@@ -41,6 +41,14 @@ def test_given_preferences_are_taken_in_their_order():
         (lambda: make_explorer(3), ConfigError, "Unknown explorer 3"),
         (lambda: Grid(margin=-0.1), ConfigError, "margin=-0.1"),
         (lambda: Grid(margin=math.nan), ConfigError, "margin=nan"),
+        (lambda: make_explorer({"name": "grid", "margin": "a"}), ConfigError, "margin='a'"),
+        (lambda: make_explorer({"name": "grid", "margin": None}), ConfigError, "margin=None"),
+        (
+            lambda: make_explorer({"name": "grid", "preferences": 3}),
+            ConfigError,
+            "'grid' cannot be made with .*'preferences'",
+        ),
+        (lambda: make_explorer({"name": "grid", "margn": 0.1}), ConfigError, "'margn'.*Did you mean 'margin'"),
         (lambda: Grid(margin=0.5).preferences(NAMES, 3, 0), ConfigError, "no room for 2 objectives"),
         (lambda: Grid([[1, 0]]).preferences(NAMES, 3, 0), ConfigError, "1 preferences for a population of 3"),
         (lambda: Grid([{"tome": 1}]).preferences(NAMES, 1, 0), PreferenceError, "tone"),
@@ -130,6 +138,14 @@ def test_counts_are_whole_and_positive(name, value):
 def test_numbers_out_of_range(settings, named):
     with pytest.raises(ConfigError, match=named):
         Settings(**settings)
+
+
+@pytest.mark.parametrize("name", ["seed", "remeasure_rounds"])
+@pytest.mark.parametrize("value", ["a", 1.5, None, -1, True])
+def test_counts_that_may_be_zero(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be a whole number of at least 0. Found {name}={value!r}"):
+        Settings(**{name: value})
+    assert getattr(Settings(**{name: 0}), name) == 0
 
 
 @pytest.mark.parametrize("name", ["temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"])

@@ -420,7 +420,7 @@ def test_a_group_of_one_has_no_peers(name: str) -> None:
     ("call", "message"),
     [
         (lambda: make_credit("centered"), "Nearest: 'centred'"),
-        (lambda: make_credit(None), "name or an instance"),
+        (lambda: make_credit(None), "`learner` must be a name, a mapping with `name`, or an instance"),
         (lambda: Centred().vector(torch.zeros(2, 3, 4)), r"\[K, N, G, m\]"),
         (lambda: Centred().combine(torch.zeros(2, 1, 2, 3), torch.ones(3, 2)), r"\[2, 3\]"),
         (lambda: Centred().combine(torch.zeros(1, 1, 2, 2), torch.ones(1, 2), applies_to="loss"), "applies_to"),

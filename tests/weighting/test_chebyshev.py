@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tabular_bandit import even_preferences, flat_front, share_of_arc, share_of_attainable, train
@@ -157,6 +159,10 @@ def test_a_missing_value_changes_nothing_and_an_unknown_one_means_the_preference
     [
         {"mu": 0},
         {"mu": float("nan")},
+        {"mu": "a"},
+        {"rho": None},
+        {"tau": "a"},
+        {"floor": True},
         {"rho": -1},
         {"tau": -0.1},
         {"smoothing": 1.0},
@@ -165,7 +171,7 @@ def test_a_missing_value_changes_nothing_and_an_unknown_one_means_the_preference
         {"min_range": 0},
     ],
 )
-def test_settings_out_of_range(settings: dict[str, float]) -> None:
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         Chebyshev(**settings)
 

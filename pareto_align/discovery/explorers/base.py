@@ -198,5 +198,13 @@ def make_explorer(explorer: str | Mapping[str, Any] | Explorer) -> Explorer:
     cls = _REGISTRY[explorer]
     known = inspect.signature(cls).parameters
     if unknown := sorted(set(settings) - set(known)):
-        raise ConfigError(f"Explorer {explorer!r} has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
-    return cls(**settings)
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise ConfigError(
+            f"Explorer {explorer!r} has no setting {unknown}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+            + f" It has: {', '.join(known) or 'none'}."
+        )
+    try:
+        return cls(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Explorer {explorer!r} cannot be made with {settings}: {error}.") from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.discovery.explorers.base import Explorer, register_explorer
+from pareto_align.discovery.explorers.checks import check_number
 from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
 from pareto_align.front.preferences import Preference
@@ -28,10 +29,10 @@ class Grid(Explorer):
     """
 
     def __init__(self, preferences: Sequence[Any] | None = None, *, margin: float = 0.0) -> None:
-        if not 0 <= margin < 1:
+        self.margin = check_number(self.name, "margin", margin, 0.0)
+        if self.margin >= 1:
             raise ConfigError(f"`margin` must lie in [0, 1). Found margin={margin!r}.")
         self.given = None if preferences is None else list(preferences)
-        self.margin = margin
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
         """See `Explorer.preferences`."""
