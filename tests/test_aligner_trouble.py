@@ -327,7 +327,7 @@ def test_models_that_cannot_carry_a_population(tmp_path):
     tokenizer = PROBLEM.tokenizer()
     tokenizer.pad_token = tokenizer.eos_token = None
     refused(tmp_path / "pad", ModelError, "pad token", tokenizer=tokenizer)
-    refused(tmp_path / "dtype", ModelError, "float99", dtype="float99")
+    refused(tmp_path / "dtype", ConfigError, "float99", dtype="float99")
     refused(tmp_path / "device", ModelError, "abacus", device="abacus")
 
 

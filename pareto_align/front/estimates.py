@@ -285,7 +285,7 @@ def bootstrap_hypervolume(
         confidence: Coverage aimed at.
 
     Returns:
-        The hypervolume of the means, and the ends of its interval: NaN where a member's spread is not known.
+        The hypervolume of the means, and the ends of its interval: NaN where a member was measured once only.
     """
     # here, since dominance and indicators build on this module
     from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume
@@ -310,7 +310,7 @@ def bootstrap_hypervolume(
     means = np.stack([e.mean for e in members])
     n_boot = n_boot if quick else min(n_boot, 200)
     value = volume(means)
-    if np.isnan([e.stderr for e in members]).any():
+    if min(e.n for e in members) < 2:
         return (value if quick else hypervolume((means - lower) / (upper - lower), ref)), np.nan, np.nan
     replicates = means + _widening(members, confidence) * (_bootstrap_means(members, means, n_boot, rng) - means)
     volumes = np.array([volume(points) for points in replicates])
