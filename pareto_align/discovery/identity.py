@@ -63,6 +63,8 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
     if plan.settings.micro_batch_tokens is None:
         now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
     now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]
+    if isinstance(then["objectives"], list):  # constraints had no tolerance at first
+        then["objectives"] = [{"tolerance": 0.0} | _mapping(one) for one in then["objectives"]]
     if model is not None:
         now["model"], then["model"] = model, record["model"]
     told = _differences(then, now, sorted(now.keys() | then.keys()))

@@ -252,13 +252,35 @@ def test_a_run_of_an_older_release_that_took_less_down_is_resumed(tmp_path):
         record = json.loads((run / "run.json").read_text())
         for fact in ("arguments", "loading", "base"):
             del record[fact]
+        for objective in record["objectives"]:
+            del objective["tolerance"]
         (run / "run.json").write_text(json.dumps(record))
         old = CheckpointWriter(run)
         kept = read_checkpoint(run)
-        added = ("nan_rewards", "repeated_calls", "blind")
+        added = ("nan_rewards", "repeated_calls", "blind", "plateau")
         old.write(Checkpoint({k: v for k, v in kept.record.items() if k not in added}, kept.tensors, kept.adapters))
         make().resume(run)
     assert contents(run) == contents(whole)
+
+
+def test_a_front_that_stood_still_before_a_stop_still_does_after_it(tmp_path):
+    still = {"learning_rate": 1e-12, "steps": 12, "eval_every": 1, "remeasure_rounds": 0, "stop_patience": 3}
+    seen = []
+
+    def stop(event):
+        seen.append(event["event"])
+        if seen.count("step") == 4:
+            raise KeyboardInterrupt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        with pytest.raises(KeyboardInterrupt):
+            make(output_dir=tmp_path / "run", callbacks=[stop], **still).fit(list(PROBLEM.prompts))
+        assert events(tmp_path / "run", "settled") == []
+        make(**still).resume(tmp_path / "run")
+        make(output_dir=tmp_path / "whole", **still).fit(list(PROBLEM.prompts))
+    assert events(tmp_path / "run", "settled")[0]["step"] == 4
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
