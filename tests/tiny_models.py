@@ -70,18 +70,31 @@ def tiny_model(family: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     return model.eval()
 
 
-def tiny_base(family: str = "llama", seed: int = 0, **overrides: Any) -> Base:
+def tiny_base(family: str = "llama", seed: int = 0, *, dtype: Any = "auto", **overrides: Any) -> Base:
     """The model with its tokenizer, as `load_base` gives it."""
-    return load_base(tiny_model(family, seed, **overrides), tokenizer=symbol_tokenizer(SYMBOLS, PROMPTS))
+    return load_base(tiny_model(family, seed, **overrides), tokenizer=symbol_tokenizer(SYMBOLS, PROMPTS), dtype=dtype)
 
 
 def lora(r: int = 4, targets: Any = "all-linear", **settings: Any) -> LoraConfig:
     return LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets, task_type="CAUSAL_LM", **settings)
 
 
+def fresh_population(base: Base, size: int = 3, *, config: Any = None) -> PolicyPopulation:
+    """Policies as a run begins with; on a base in float64 they and their gradients are in float64 as well.
+
+    Two right ways to sum differ by rounding, and by which depends on the processor: its libraries choose a kernel by
+    the shape of a product and by the instructions there are. In float64 that is nothing, and what is the same in theory
+    is the same in a test, on any machine. Only the logits are rounded to float32 on the way.
+    """
+    population = PolicyPopulation(base, size, lora=config or lora())
+    if base.dtype == torch.float64:
+        population.parameters, population.grad = population.parameters.double(), population.grad.double()
+    return population
+
+
 def random_population(base: Base, size: int = 3, *, config: Any = None, seed: int = 0) -> PolicyPopulation:
     """Policies that differ from the base and from each other: A and B are random."""
-    population = PolicyPopulation(base, size, lora=config or lora())
+    population = fresh_population(base, size, config=config)
     generator = torch.Generator().manual_seed(seed)
     population.parameters.copy_(torch.randn(population.parameters.shape, generator=generator) * 0.2)
     return population
@@ -95,7 +108,7 @@ def as_peft(population: PolicyPopulation, row: torch.Tensor, folder: Path, model
 
 def peft_row(population: PolicyPopulation, model: PeftModel, *, grad: bool = False) -> torch.Tensor:
     """A and B of a stock PEFT model, or their gradients, in the order of a population's row `[M]`."""
-    row = torch.zeros(1, population.parameter_count)
+    row = torch.zeros(1, population.parameter_count, dtype=population.parameters.dtype)
     named = dict(model.named_parameters())
     for block in population.blocks:
         for part, letter in zip(block.split(row), "AB", strict=True):

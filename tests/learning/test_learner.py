@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from peft import LoraConfig
 from tiny_models import (
     RAGGED,
     as_peft,
-    lora,
+    fresh_population,
     peft_row,
     random_population,
     relative_error,
@@ -24,12 +25,16 @@ from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, Tra
 from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
 from pareto_align.learning.layout import checkpointing
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
-from pareto_align.policies import PolicyPopulation, SamplingParams, load_base
+from pareto_align.policies import SamplingParams, load_base
 from pareto_align.policies.sampling import Completions
 from pareto_align.testing import tables
 from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
 
 T, G, TEMPERATURE = 7, 5, 0.9
+EXACT = 1e-7
+"""Relative error in float64, where only the logits are rounded to float32, the same on both sides unless a difference of
+1e-16 tips one over. Found: at most 2e-14 for parameters that five of Adam's steps have moved, with oneDNN's and MKL's
+kernels and torch's own for SSE4.1, AVX2 and AVX-512."""
 
 
 def vowels(completions, **_):
@@ -59,9 +64,11 @@ def draw(population, seeds, policies=None):
     return roll_out(population, OBJECTIVES, rows_of(population.base), G, params, seeds, policies=policies)
 
 
-def stepped(family="llama", loss=None, credit="centred", rate=1e-2, weights=WEIGHTS[:3], seed=0, **settings):
+def stepped(
+    family="llama", loss=None, credit="centred", rate=1e-2, weights=WEIGHTS[:3], seed=0, dtype=torch.float32, **settings
+):
     """A population of random policies after one step; also what it learned from and what it was."""
-    population = random_population(tiny_base(family), len(weights), seed=seed)
+    population = random_population(tiny_base(family, dtype=dtype), len(weights), seed=seed)
     before = population.parameters.clone()
     rollouts = draw(population, range(len(weights)))
     report = make_learner(population, loss, credit, **settings).step(rollouts, weights, rate)
@@ -70,9 +77,14 @@ def stepped(family="llama", loss=None, credit="centred", rate=1e-2, weights=WEIG
 
 # ------------------------------------------------------------------------------ against a plain implementation
 
+HAND_WRITTEN = 1e-3
+"""Relative error of a step in float64 where the softmax alone, in float32, is computed in two ways. Found: 4e-6 to 3e-5."""
+ROUNDING = 1e-5
+"""Relative error of a gradient's norm in float32. Found: at most 2e-7 here, 1e-6 with kernels of other processors."""
+
 
 def plain_logprobs(model, prompt, tokens):
-    logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
+    logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE
     return logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
 
@@ -122,14 +134,14 @@ def test_a_step_is_a_hand_written_one(family, settings, tmp_path):
         settings.get(key, default) for key, default in (("rate", 1e-2), ("updates", 1), ("beta", 0.0), ("clip", 0.2))
     )
     loss = PolicyLoss(clip=clip, kl_coef=beta)
-    population, rollouts, before, report = stepped(family, loss, rate=rate, updates=updates)
+    population, rollouts, before, report = stepped(family, loss, rate=rate, updates=updates, dtype=torch.float64)
     for k in range(3):
-        peft = as_peft(population, before[k], tmp_path / str(k), tiny_model(family), is_trainable=True).eval()
+        model = tiny_model(family).double()
+        peft = as_peft(population, before[k], tmp_path / str(k), model, is_trainable=True).eval()
         norm = plain_steps(peft, rollouts, k, WEIGHTS[k], rate=rate, updates=updates, beta=beta, clip=clip)
         moved, expected = population.parameters[k] - before[k], peft_row(population, peft) - before[k]
-        assert report.grad_norm[k] == pytest.approx(norm, rel=1e-4)
-        assert relative_error(moved, expected) < 2e-4
-        assert relative_error(population.parameters[k], peft_row(population, peft)) < 1e-5
+        assert report.grad_norm[k] == pytest.approx(norm, rel=1e-5)
+        assert relative_error(moved, expected) < HAND_WRITTEN
 
 
 # ------------------------------------------------------------------------------------- alone and among others
@@ -144,45 +156,64 @@ def train(population, slots, steps=5, **settings):
     return rollouts
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"layout": "dense"},
-        {"loss": PolicyLoss(kl_coef=0.1), "credit": "gdpo", "updates": 2},
-        {"loss": PolicyLoss(kl_coef=0.1, kl="k3", aggregation="token"), "credit": "grpo"},
-        {"loss": PolicyLoss(aggregation="sequence"), "credit": "reinforce"},
-    ],
-    ids=str,
-)
+SETTINGS = [
+    {},
+    {"layout": "dense"},
+    {"loss": PolicyLoss(kl_coef=0.1), "credit": "gdpo", "updates": 2},
+    {"loss": PolicyLoss(kl_coef=0.1, kl="k3", aggregation="token"), "credit": "grpo"},
+    {"loss": PolicyLoss(aggregation="sequence"), "credit": "reinforce"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_trained_in_a_population_equals_trained_alone(settings):
-    together = PolicyPopulation(tiny_base(), 4, lora=lora())
+    """The mathematics: five steps in float64. What float32 makes of them is the processor's, and the next test's."""
+    together = fresh_population(tiny_base(dtype=torch.float64), 4)
     start = together.parameters.clone()
     said = train(together, [0, 1, 2, 3], **settings)
     ended = together.parameters.clone()
     together.close()
     for k in range(4):
-        alone = PolicyPopulation(tiny_base(), 1, lora=lora())
+        alone = fresh_population(tiny_base(dtype=torch.float64), 1)
         alone.load(0, start[k])
         last = train(alone, [k], **settings)
         assert torch.equal(last.completions.tokens[0], said.completions.tokens[k])
-        assert relative_error(alone.parameters[0], ended[k]) < 1e-5
-        assert relative_error(alone.parameters[0] - start[k], ended[k] - start[k]) < 1e-4
+        assert relative_error(alone.parameters[0] - start[k], ended[k] - start[k]) < EXACT
+        alone.close()
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_in_float32_a_gradient_alone_is_the_one_among_others_up_to_rounding(settings):
+    """Of the same completions, and not of the parameters: Adam's first step is g / |g|, and where g is all but 0 its
+    rounding is a whole step, so that no tight bound on a step in float32 holds on every processor.
+    """
+    together = random_population(tiny_base(), 4)
+    start, rollouts = together.parameters.clone(), draw(together, range(4))
+    make_learner(together, **settings).step(rollouts, WEIGHTS, 0.0)
+    for k in range(4):
+        alone = random_population(tiny_base(), 1)
+        alone.load(0, start[k])
+        own = slice(k, k + 1)
+        done = rollouts.completions
+        done = replace(done, tokens=done.tokens[own], mask=done.mask[own], logprobs=done.logprobs[own])
+        make_learner(alone, **settings).step(
+            replace(rollouts, completions=done, rewards=rollouts.rewards[own]), WEIGHTS[own], 0.0
+        )
+        assert relative_error(alone.grad[0], together.grad[k]) < ROUNDING
         alone.close()
 
 
 @pytest.mark.parametrize("tokens", [1, 150, 300])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.2])
 def test_micro_batches_change_nothing(tokens, kl_coef):
-    settings = {"loss": PolicyLoss(kl_coef=kl_coef, aggregation="token"), "updates": 2}
+    settings = {"loss": PolicyLoss(kl_coef=kl_coef, aggregation="token"), "updates": 2, "dtype": torch.float64}
     whole, _, before, report = stepped(micro_batch_tokens=10**6, **settings)
     parts, _, _, split = stepped(micro_batch_tokens=tokens, **settings)
     for k in range(3):
-        assert relative_error(parts.grad[k], whole.grad[k]) < 1e-4
-        # AdamW's first step is g / |g|: where a gradient is all but 0, its rounding is a step
-        assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < 1e-3
-    assert np.allclose(split.grad_norm, report.grad_norm, rtol=1e-4)
-    assert np.allclose(split.kl, report.kl, rtol=1e-4, equal_nan=True)
+        assert relative_error(parts.grad[k], whole.grad[k]) < EXACT
+        assert relative_error(parts.parameters[k] - before[k], whole.parameters[k] - before[k]) < EXACT
+    assert np.allclose(split.grad_norm, report.grad_norm, rtol=1e-6)
+    assert np.allclose(split.kl, report.kl, rtol=1e-5, equal_nan=True)
 
 
 def short_of_memory(monkeypatch, most, message):
