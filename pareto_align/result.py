@@ -44,7 +44,7 @@ class Member:
     Attributes:
         id: Its name within the front.
         values: [M] means over the front's `names`, in the user's units.
-        stderr: [M] standard errors, same units.
+        stderr: [M] standard errors, same units; NaN where fewer than two prompts were measured.
         halfwidth: [M] half the widths of the 95 % intervals, by Student's t, same units.
         preference: [m] weights it was trained for, or None if it was trained for none.
         provenance: Where it comes from: step, policy, parents.
@@ -124,10 +124,13 @@ class Choice:
 
     Attributes:
         member: The chosen member.
-        regret: Expected loss against the member that is truly best, in normalised utility: what noise may cost.
+        regret: Expected loss against the member that is truly best, in normalised utility: what noise may cost. NaN
+            where one measurement says nothing of the noise.
         runner_up: The member that comes second, or None on a front of one.
-        probability_best: How likely the choice is the best, given the standard errors.
-        feasible: Whether it keeps the asked limits with 95 % confidence each; its means always do.
+        probability_best: How likely the choice is the best on all prompts like those measured on, by Student's t; NaN
+            where one measurement says nothing of the noise.
+        feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
+            where one measurement says nothing of the noise.
         reason: One or two sentences saying why.
     """
 
@@ -165,6 +168,8 @@ class Choice:
     def __repr__(self) -> str:
         second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
         member = repr(self.member).removeprefix("<Member ").removesuffix(">")
+        if np.isnan(self.probability_best):
+            return f"<Choice {member}; measured once, so not known to be the best{second}>"
         return f"<Choice {member}; best with probability {self.probability_best:.2f}, regret {self.regret:.3f}{second}>"
 
 
@@ -201,9 +206,7 @@ class ParetoFront:
         table = measured(record)
         self.values = table.values
         self.halfwidth = table.halfwidth
-        self.stderr = np.array(
-            [m.estimate.stderr if m.estimate.n > 1 else np.full(len(self.names), np.nan) for m in record.members]
-        ).reshape(-1, len(self.names))
+        self.stderr = np.array([m.estimate.stderr for m in record.members]).reshape(-1, len(self.names))
         self._members = [Member(self, i) for i in range(len(record.members))]
         self.base: Base | None = None
         self._server: Any = None

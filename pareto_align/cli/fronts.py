@@ -47,9 +47,11 @@ def select(arguments: argparse.Namespace) -> None:
     shown = repr(choice.member).removeprefix("<Member ").removesuffix(">")
     say(shown)
     say(choice.reason)
-    say(f"Regret:           {choice.regret:.4f} of the objectives' range, expected from noise")
+    known = choice.probability_best == choice.probability_best  # NaN where one measurement says nothing of the noise
+    told = f"{choice.regret:.4f} of the objectives' range, expected from noise" if known else "not known"
+    say(f"Regret:           {told}")
     say(f"Runner-up:        {second or 'none'}")
-    say(f"Probability best: {choice.probability_best:.2f}")
+    say(f"Probability best: {choice.probability_best:.2f}" if known else "Probability best: not known")
     say(f"Adapter:          {choice.adapter_path}")
 
 

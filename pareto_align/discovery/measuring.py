@@ -229,7 +229,8 @@ class FrontKeeper:
     def frame_stderr(self, estimate: Estimate) -> np.ndarray:
         """`[m]` standard errors in the same frame."""
         axes = list(self.objectives.axes)
-        framed: np.ndarray = estimate.stderr[axes] / (self.scale.upper - self.scale.lower)[axes]
+        # an explorer proposes and decides nothing: where the noise is not known it goes by the means
+        framed: np.ndarray = np.nan_to_num(estimate.stderr[axes]) / (self.scale.upper - self.scale.lower)[axes]
         return framed
 
     def _new_name(self) -> str:

@@ -20,7 +20,7 @@ from pareto_align.front import (
     difference,
     write_front,
 )
-from pareto_align.front.estimates import student_quantile
+from pareto_align.front.estimates import common_units, student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.population import PolicyPopulation
 
@@ -241,7 +241,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
                 refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INVALID, reason))
                 break
             doubts[entry.id] = f"Objective {column} has mean {mean:.4g}, below its bound {bound:.4g}."
-            if bound - mean > student_quantile(1 - archive.confidence, estimate.n) * noise:
+            if bound - mean > student_quantile(1 - archive.confidence, int(estimate.counts[column])) * noise:
                 refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INFEASIBLE, doubts[entry.id]))
                 break
         else:
@@ -282,7 +282,7 @@ def shortcoming(
     axes = list(objectives.axes)
     for entry in members:
         gain, covariance = difference(entry.estimate, reference)
-        noise = student_quantile(0.05, min(entry.estimate.n, reference.n)) * np.sqrt(np.diag(covariance))
+        noise = student_quantile(0.05, common_units(entry.estimate, reference, axes)) * np.sqrt(np.diag(covariance))
         if ((gain > noise) & (gain > 0))[axes].any():
             return None
     return (

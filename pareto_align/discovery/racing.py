@@ -103,6 +103,8 @@ def open_verdicts(archive: ParetoArchive) -> list[tuple[str, str]]:
             _, covariance = difference(entry.estimate, rival.estimate)
             if np.diag(covariance)[list(archive.axes)].any():  # else the two answered alike, and will again
                 hopeful = _framed(archive, entry.estimate.mean + entry.estimate.stderr)
+                # what was measured once may be anything: the ideal point has 1 on every axis
+                hopeful = np.where(np.isnan(hopeful), np.maximum(1.0, _framed(archive, entry.estimate.mean)), hopeful)
                 worth[entry.id, rival.id] = hypervolume([*front, hopeful], archive.reference) - volume
     for weights in [*np.eye(len(archive.axes)), np.full(len(archive.axes), 1 / len(archive.axes))]:
         if len(members) > 1:

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.dominance import probability_dominates
-from pareto_align.front.estimates import Estimate, paired_difference, pool, student_quantile
+from pareto_align.front.estimates import Estimate, common_units, paired_difference, pool, student_quantile
 from pareto_align.front.indicators import ContributionTable, hypervolume
 
 __all__ = ["Entry", "ParetoArchive", "Status"]
@@ -51,6 +51,8 @@ class Status(StrEnum):
     EVICTED = "evicted"  # on the front, but the archive was full
     INVALID = "invalid"  # an objective has no finite mean
 
+
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 # An entry with one of these verdicts gives its adapter up.
 _FINAL = frozenset({Status.DOMINATED, Status.EVICTED, Status.INVALID})
@@ -330,9 +332,11 @@ class ParetoArchive:
         as_good = np.asarray((points[:, None] >= points[None]).all(axis=2), dtype=bool)
         better = as_good & ~as_good.T  # [i, j]: i dominates j in the mean
         # sd(X - Y) <= sd(X) + sd(Y) whatever the correlation, so this finds every pair that may be duplicates
-        widest = self.threshold(min(e.estimate.n for e in entries), looks=max(e.measured for e in entries))
-        reach = widest * (spread[:, None] + spread[None])
-        close = np.asarray((np.abs(points[:, None] - points[None]) <= reach).all(axis=2), dtype=bool)
+        fewest = max(2, min(int(e.estimate.counts[axes].min()) for e in entries))
+        widest = self.threshold(fewest, looks=max(e.measured for e in entries))
+        reach = widest * (spread[:, None] + spread[None]) + _ROUNDING * np.abs(points).max(axis=0)
+        # turned round, so that a pair whose noise is not known is looked at
+        close = ~np.asarray((np.abs(points[:, None] - points[None]) > reach).any(axis=2), dtype=bool)
         limits: dict[tuple[int, int, int], float] = {}
 
         def same(a: Entry, b: Entry, members: int) -> bool:
@@ -395,7 +399,7 @@ class ParetoArchive:
         In units of the noise an axis that is measured badly does not decide alone, and of policies that are equal the
         one that stays is extreme on no axis, so that the others do not look different from it by luck.
         """
-        noise = np.sqrt((spread**2).mean(axis=0))
+        noise = np.sqrt(np.nan_to_num(spread**2).mean(axis=0))
         unit = np.where(noise > 0, noise, self.scale_upper - self.scale_lower)
         return [int(front[k]) for k in np.lexsort((front, -(points[front] / unit).sum(axis=1)))]
 
@@ -421,14 +425,21 @@ class ParetoArchive:
         )
 
     def _distance(self, a: Entry, b: Entry) -> tuple[float, int]:
-        """Paired standard errors between two entries on the axis that tells them apart best, and the units behind."""
+        """Paired standard errors between two entries on the axis that tells them apart best, and the units behind.
+
+        NaN where they differ on an axis whose noise is not known: they are neither the same nor surely apart.
+        """
         key = (min(a.id, b.id), max(a.id, b.id))
         if key not in self._apart:
             axes = list(self.axes)
             mean, stderr = paired_difference(a.estimate, b.estimate)
             distance, noise = np.abs(mean[axes]), stderr[axes]
-            ratio = np.divide(distance, noise, out=np.where(distance > 0, np.inf, 0.0), where=noise > 0)
-            self._apart[key] = float(ratio.max()), min(a.estimate.n, b.estimate.n)
+            size = np.maximum(np.abs(a.estimate.mean[axes]), np.abs(b.estimate.mean[axes]))
+            # equal up to rounding is equal; a noise that is not known leaves NaN, which is within no threshold
+            equal = distance <= _ROUNDING * size
+            ratio = np.divide(distance, noise, out=np.where(noise == 0, np.inf, np.nan), where=noise > 0)
+            apart = float(np.where(equal, 0.0, ratio).max())
+            self._apart[key] = apart, common_units(a.estimate, b.estimate, axes)
         return self._apart[key]
 
     def _dominates(self, a: Entry, b: Entry) -> float:

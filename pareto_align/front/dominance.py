@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ParetoAlignError
-from pareto_align.front.estimates import Estimate, difference
+from pareto_align.front.estimates import Estimate, common_units, difference
 
 __all__ = ["as_points", "dominates", "nondominated_mask", "oriented", "pareto_ranks", "probability_dominates"]
 
@@ -98,12 +98,14 @@ def probability_dominates(a: Estimate, b: Estimate, axes: Sequence[int]) -> floa
     Flat prior on the difference of the means. Each objective has Student's t with n - 1 degrees of freedom, n being the
     smaller number of units, tied to the others by their correlations (a Gaussian copula: exact for one objective, and
     normal for many prompts). Prompts that both were measured on are compared pairwise. Without any noise it is 1.0 or
-    0.0 as `dominates` says.
+    0.0 as `dominates` says; where the noise is not known nothing is claimed: 0.0.
     """
     columns = list(axes)
     mean, covariance = difference(a, b)
     mean, covariance = mean[columns], covariance[np.ix_(columns, columns)]
     stderr = np.sqrt(np.diag(covariance))
+    if np.isnan(stderr).any():
+        return 0.0
     certain = stderr == 0
     if certain.all():
         return float(dominates(a.mean[columns], b.mean[columns]))
@@ -111,7 +113,7 @@ def probability_dominates(a: Estimate, b: Estimate, axes: Sequence[int]) -> floa
         return 0.0
     s = stderr[~certain]
     correlation = covariance[np.ix_(~certain, ~certain)] / np.outer(s, s)
-    return _orthant_probability(_normal_scores(mean[~certain] / s, min(a.n, b.n)), correlation)
+    return _orthant_probability(_normal_scores(mean[~certain] / s, common_units(a, b, columns)), correlation)
 
 
 def _normal_scores(t: Floats, n: int) -> Floats:

@@ -1,7 +1,8 @@
 """How well is a policy known: mean, covariance of the mean, and number of measurements.
 
 The independent unit is the *prompt*: the G samples of one prompt share its difficulty, so they are averaged first, and
-two policies measured on the same prompts are compared prompt by prompt.
+two policies measured on the same prompts are compared prompt by prompt. Prompts that belong together (a topic, a
+document) may be declared one unit, a *group*: the mean stays that over prompts, its covariance is cluster-robust.
 
 Everything here rests on one decomposition. Let x_p be the units of an estimate and c_j the number of units that have
 objective j. Row p of the *residuals* is (x_p - mean) / sqrt(c_j (c_j - 1)), zero where the value is missing, so that
@@ -10,10 +11,18 @@ objective j. Row p of the *residuals* is (x_p - mean) / sqrt(c_j (c_j - 1)), zer
     covariance of a difference of means    =  sum over all prompts of (R_a - R_b)^T (R_a - R_b)
 
 where a prompt that only one of the two has seen counts with the other's residual zero. Both are positive semidefinite
-by construction, for any pattern of missing values and any overlap of the prompts.
+by construction, for any pattern of missing values and any overlap of the prompts. A group of prompts g counts as the
+unit  mean + (c / n) sum over its prompts of (x_p - mean),  n prompts in c groups: the mean of these units is the mean
+over prompts, and their covariance that of Liang and Zeger with the factor c / (c - 1).
 
 A standard error is itself estimated from n units, so intervals and decisions use Student's t with n - 1 degrees of
-freedom: with 8 prompts a 95 % interval is 2.36 standard errors wide on either side, not 1.96.
+freedom: with 8 prompts a 95 % interval is 2.36 standard errors wide on either side, not 1.96. *One* unit says nothing
+of its own noise: variances are NaN then, not 0, so that whatever is computed with them is NaN, and no comparison with
+it is true.
+
+References:
+    Liang, Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73 (1986).
+    Miller, "Adding Error Bars to Evals", arXiv 2411.00640: questions that belong together, in evaluations of models.
 """
 
 from __future__ import annotations
@@ -22,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +41,7 @@ from pareto_align.errors import ConfigError
 __all__ = [
     "Estimate",
     "bootstrap_hypervolume",
+    "common_units",
     "difference",
     "mean_residuals",
     "paired_difference",
@@ -48,11 +58,13 @@ class Estimate:
 
     Attributes:
         mean: [m] mean of each objective; NaN where nothing was measured.
-        covariance: [m, m] covariance *of the mean*. It is always finite; a single measurement says nothing about its
-            own noise, so its covariance is zero and `n == 1` is the sign not to trust it.
-        n: Number of independent units behind the mean: distinct prompts, or samples where there is one prompt only.
+        covariance: [m, m] covariance *of the mean*; NaN in the row and column of an objective that fewer than two
+            units have, whose noise is not known. 0 is a noise that is known to be none.
+        n: Number of independent units behind the mean: distinct prompts, or groups of them, or samples where there is
+            one prompt only.
         samples: [rows, m] what was measured, one row for each prompt and measurement (NaN = objective did not apply).
         prompt_ids: One id a row of `samples`; rows with the same id were measured on the same prompt.
+        groups: One number a row of `samples`; prompts with the same number are one unit. None: each is its own.
     """
 
     mean: Floats
@@ -60,6 +72,7 @@ class Estimate:
     n: int
     samples: Floats | None = None
     prompt_ids: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         mean = np.array(self.mean, dtype=float)
@@ -69,8 +82,8 @@ class Estimate:
                 "An estimate needs a mean [m] and a covariance [m, m]. "
                 f"Found shapes {mean.shape} and {covariance.shape}."
             )
-        if not np.isfinite(covariance).all():
-            raise ConfigError("The covariance of an estimate must be finite; use zero where nothing is known.")
+        if np.isinf(covariance).any():
+            raise ConfigError("The covariance of an estimate must be finite, or NaN where it is not known.")
         samples = None if self.samples is None else np.array(self.samples, dtype=float)
         if samples is not None and (samples.ndim != 2 or samples.shape[1] != mean.size):
             raise ConfigError(f"Samples must have shape [rows, {mean.size}]. Found {samples.shape}.")
@@ -78,27 +91,36 @@ class Estimate:
         if ids is not None and (samples is None or len(ids) != len(samples)):
             rows = "no samples" if samples is None else f"{len(samples)} rows of samples"
             raise ConfigError(f"Found {len(ids)} prompt ids for {rows}; there must be one a row.")
+        groups = None if self.groups is None else tuple(int(g) for g in self.groups)
+        if groups is not None and (ids is None or len(groups) != len(ids)):
+            raise ConfigError("Groups of prompts need the prompts' ids, and must be one a row of the samples.")
+        for name, value in (("mean", mean), ("samples", samples), ("prompt_ids", ids), ("groups", groups)):
+            object.__setattr__(self, name, value)
+        alone = np.flatnonzero((self.counts < 2) | np.isnan(mean))
+        covariance[alone, :] = covariance[:, alone] = np.nan
+        object.__setattr__(self, "covariance", covariance)
         for array in (mean, covariance, samples):
             if array is not None:
                 array.flags.writeable = False  # estimates are shared between archive, records and results
-        for name, value in (("mean", mean), ("covariance", covariance), ("samples", samples), ("prompt_ids", ids)):
-            object.__setattr__(self, name, value)
 
     @classmethod
-    def from_samples(cls, values: ArrayLike, prompt_ids: Sequence[int] | None = None) -> Estimate:
+    def from_samples(
+        cls, values: ArrayLike, prompt_ids: Sequence[int] | None = None, groups: Sequence[int] | None = None
+    ) -> Estimate:
         """Estimate the mean reward vector from measured rewards.
 
         Args:
             values: [N, G, m] or [N, m] rewards in maximised units; NaN (objective did not apply) is left out.
             prompt_ids: [N] identity of each prompt. A repeated id is the same prompt measured again. Without ids the
                 prompts count as distinct and the estimate cannot be paired with another.
+            groups: [N] which prompts belong together: those with the same number are one unit. With ids only.
 
         Returns:
             The estimate. With a single prompt its samples are the independent units: that prompt is then all there is.
 
         Raises:
-            ConfigError: If the shape is wrong, nothing was measured, a value is infinite, or ids and prompts differ
-                in number.
+            ConfigError: If the shape is wrong, nothing was measured, a value is infinite, or ids, groups and prompts
+                differ in number.
         """
         array = np.array(values, dtype=float)
         if array.ndim == 2:
@@ -110,30 +132,40 @@ class Estimate:
         ids = None if prompt_ids is None else tuple(int(i) for i in prompt_ids)
         if ids is not None and len(ids) != len(array):
             raise ConfigError(f"Found {len(ids)} prompt ids for {len(array)} prompts.")
+        together = None if groups is None else tuple(int(g) for g in groups)
+        if together is not None and len(together) != len(array):
+            raise ConfigError(f"Found {len(together)} groups for {len(array)} prompts.")
         if len(array) == 1:
-            rows, ids = array[0], None if ids is None else ids * array.shape[1]
+            rows, times = array[0], array.shape[1]
+            ids, together = ids and ids * times, together and together * times
         else:
             rows = _nanmean(array, axis=1)
-        _, units = _units(rows, ids)
+        _, units = _units(rows, ids, together)
         residuals = mean_residuals(units)
-        return cls(_nanmean(units, axis=0), residuals.T @ residuals, len(units), rows, ids)
+        return cls(_nanmean(units, axis=0), residuals.T @ residuals, len(units), rows, ids, together)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """[m] units behind each mean: fewer than n where an objective did not apply everywhere."""
+        if self.samples is None or not np.isnan(self.samples).any():
+            return np.full(self.mean.size, self.n)
+        return np.asarray((~np.isnan(_units(self.samples, self.prompt_ids, self.groups)[1])).sum(axis=0))
 
     @property
     def stderr(self) -> Floats:
-        """[m] standard error of the mean."""
+        """[m] standard error of the mean; NaN where it is not known, which is not 0."""
         return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=float)
 
     def halfwidth(self, confidence: float = 0.95) -> Floats:
-        """[m] half the width of each mean's interval, by Student's t; NaN where n = 1, which says nothing of noise."""
-        if self.n < 2:
-            return np.full(self.mean.size, np.nan)
-        return np.asarray(student_quantile((1 - confidence) / 2, self.n) * self.stderr, dtype=float)
+        """[m] half the width of each mean's interval, by Student's t; NaN where the noise is not known."""
+        return student_quantile((1 - confidence) / 2, self.counts) * self.stderr
 
     def take(self, columns: Sequence[int]) -> Estimate:
         """Keep only some objectives, in the given order."""
         index = list(columns)
         samples = None if self.samples is None else self.samples[:, index]
-        return Estimate(self.mean[index], self.covariance[np.ix_(index, index)], self.n, samples, self.prompt_ids)
+        covariance = self.covariance[np.ix_(index, index)]
+        return Estimate(self.mean[index], covariance, self.n, samples, self.prompt_ids, self.groups)
 
     def scaled(self, factors: ArrayLike) -> Estimate:
         """Multiply objective j by `factors[j]` ([m]); factors of -1 turn minimised objectives over."""
@@ -142,7 +174,8 @@ class Estimate:
             raise ConfigError(f"Found {f.size} factors for an estimate of {self.mean.size} objectives.")
         samples = None if self.samples is None else self.samples * f + 0.0
         # adding 0.0 turns -0.0 into 0.0, which reads better in files and tables
-        return Estimate(self.mean * f + 0.0, self.covariance * np.outer(f, f) + 0.0, self.n, samples, self.prompt_ids)
+        mean, covariance = self.mean * f + 0.0, self.covariance * np.outer(f, f) + 0.0
+        return Estimate(mean, covariance, self.n, samples, self.prompt_ids, self.groups)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers for JSON; NaN becomes None, nothing is rounded."""
@@ -152,12 +185,13 @@ class Estimate:
             "n": self.n,
             "samples": None if self.samples is None else _plain(self.samples),
             "prompt_ids": None if self.prompt_ids is None else list(self.prompt_ids),
+            **({} if self.groups is None else {"groups": list(self.groups)}),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
         """Inverse of `to_dict`, to the last bit."""
-        samples, ids = data.get("samples"), data.get("prompt_ids")
+        samples, ids, groups = data.get("samples"), data.get("prompt_ids"), data.get("groups")
         mean = np.array(data["mean"], dtype=float)
         return cls(
             mean,
@@ -165,14 +199,15 @@ class Estimate:
             int(data["n"]),
             None if samples is None else np.array(samples, dtype=float).reshape(-1, mean.size),
             None if ids is None else tuple(ids),
+            None if groups is None else tuple(groups),
         )
 
     @cached_property
     def pairing(self) -> tuple[NDArray[np.int64], Floats, Floats] | None:
-        """Sorted distinct prompt ids [u], units [u, m] and residuals [u, m]; None where pairing is impossible."""
+        """Sorted ids [u] of the units, their values [u, m] and residuals [u, m]; None where pairing is impossible."""
         if self.samples is None or self.prompt_ids is None:
             return None
-        ids, units = _units(self.samples, self.prompt_ids)
+        ids, units = _units(self.samples, self.prompt_ids, self.groups)
         return None if ids is None else (ids, units, mean_residuals(units))
 
 
@@ -193,15 +228,17 @@ def pool(estimates: Sequence[Estimate]) -> Estimate:
         return estimates[0]
     samples = [e.samples for e in estimates if e.samples is not None]
     ids = [e.prompt_ids for e in estimates if e.prompt_ids is not None]
-    if len(samples) == len(estimates) and len(ids) in (0, len(estimates)):
-        joined = tuple(i for part in ids for i in part) if ids else None
-        return Estimate.from_samples(np.concatenate(samples), joined)
+    groups = [e.groups for e in estimates if e.groups is not None]
+    if len(samples) == len(estimates) and {len(ids), len(groups)} <= {0, len(estimates)}:
+        joined, together = (tuple(i for part in parts for i in part) if parts else None for parts in (ids, groups))
+        return Estimate.from_samples(np.concatenate(samples), joined, together)
     means = np.stack([e.mean for e in estimates])
     weights = np.where(np.isnan(means), 0.0, np.array([[e.n] for e in estimates], dtype=float))
     total = weights.sum(axis=0)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     mean = np.where(total > 0, (weights * np.nan_to_num(means)).sum(axis=0), np.nan)
-    covariance = sum(e.covariance * np.outer(w, w) for e, w in zip(estimates, weights, strict=True))
+    shares = [np.outer(w, w) for w in weights]
+    covariance = sum(np.where(share > 0, e.covariance * share, 0) for e, share in zip(estimates, shares, strict=True))
     return Estimate(mean, np.asarray(covariance), sum(e.n for e in estimates))
 
 
@@ -234,14 +271,26 @@ def paired_difference(a: Estimate, b: Estimate) -> tuple[Floats, Floats]:
     return mean, np.sqrt(np.diag(covariance))
 
 
-def student_quantile(tail: float, n: int) -> float:
+def common_units(a: Estimate, b: Estimate, axes: Sequence[int]) -> int:
+    """Units behind the difference of two policies on some axes: the fewest that either has on any."""
+    columns = list(axes)
+    return int(min(a.counts[columns].min(), b.counts[columns].min()))
+
+
+@overload
+def student_quantile(tail: float, n: int) -> float: ...
+@overload
+def student_quantile(tail: float, n: NDArray[np.int64]) -> Floats: ...
+def student_quantile(tail: float, n: int | NDArray[np.int64]) -> float | Floats:
     """Standard errors beyond which Student's t has probability `tail`, the standard error coming from n units.
 
-    With n = 1 nothing is known of the noise; the widest distribution, that of n = 2, then stands in.
+    Infinite for n < 2: a unit says nothing of its own noise.
     """
     from scipy.special import stdtrit  # scipy takes a while to import, and not every reader of a front needs it
 
-    return float(-stdtrit(max(n - 1, 1), tail))
+    freedom = np.asarray(n) - 1
+    found = np.where(freedom > 0, -stdtrit(np.maximum(freedom, 1), tail), np.inf)
+    return found if found.ndim else float(found)
 
 
 def bootstrap_hypervolume(
@@ -285,7 +334,7 @@ def bootstrap_hypervolume(
         confidence: Coverage aimed at.
 
     Returns:
-        The hypervolume of the means, and the ends of its interval: NaN where a member was measured once only.
+        The hypervolume of the means, and the ends of its interval: NaN where the noise of a member is not known.
     """
     # here, since dominance and indicators build on this module
     from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume
@@ -310,7 +359,7 @@ def bootstrap_hypervolume(
     means = np.stack([e.mean for e in members])
     n_boot = n_boot if quick else min(n_boot, 200)
     value = volume(means)
-    if min(e.n for e in members) < 2:
+    if np.isnan([e.stderr for e in members]).any():
         return (value if quick else hypervolume((means - lower) / (upper - lower), ref)), np.nan, np.nan
     replicates = means + _widening(members, confidence) * (_bootstrap_means(members, means, n_boot, rng) - means)
     volumes = np.array([volume(points) for points in replicates])
@@ -328,7 +377,7 @@ def bootstrap_hypervolume(
 
 def _widening(members: list[Estimate], confidence: float) -> float:
     """Factor from the deviations of resampled means to those of Student's t, for the fewest units of any member."""
-    tail, n = (1 - confidence) / 2, min(e.n for e in members)
+    tail, n = (1 - confidence) / 2, min(int(e.counts.min()) for e in members)
     return student_quantile(tail, n) / NormalDist().inv_cdf(1 - tail) * float(np.sqrt(n / max(n - 1, 1)))
 
 
@@ -354,7 +403,8 @@ def _normal_noise(members: list[Estimate], draws: int, rng: np.random.Generator)
     known = [p for p in pairings if p is not None]
     if len(known) < len(members):
         m = members[0].mean.size
-        return np.stack([rng.multivariate_normal(np.zeros(m), e.covariance, size=draws) for e in members], axis=1)
+        spreads = [np.nan_to_num(e.covariance) for e in members]  # a rival that nobody knows the noise of has no luck
+        return np.stack([rng.multivariate_normal(np.zeros(m), spread, size=draws) for spread in spreads], axis=1)
     ids = np.unique(np.concatenate([p[0] for p in known]))
     shocks = rng.standard_normal((draws, len(ids)))
     return np.stack([shocks[:, np.searchsorted(ids, own)] @ residuals for own, _, residuals in known], axis=1)
@@ -380,23 +430,41 @@ def _bootstrap_means(members: list[Estimate], means: Floats, n_boot: int, rng: n
     return fallback.reshape(n_boot, *means.shape)
 
 
-def _units(rows: Floats, ids: tuple[int, ...] | None) -> tuple[NDArray[np.int64] | None, Floats]:
-    """Average the rows of each prompt; with no ids, or one prompt only, every row is a unit of its own."""
-    distinct, inverse = np.unique(np.array(ids or (), dtype=np.int64), return_inverse=True)
-    if len(distinct) < 2:
+def _units(
+    rows: Floats, ids: tuple[int, ...] | None, groups: tuple[int, ...] | None = None
+) -> tuple[NDArray[np.int64] | None, Floats]:
+    """What counts as one observation: a prompt, or a group of them, in the units of the module's docstring.
+
+    With no ids, or one prompt only, every row is a unit of its own.
+    """
+    found, first, prompt = np.unique(np.array(ids or (), dtype=np.int64), return_index=True, return_inverse=True)
+    if len(found) < 2:
         return None, rows
-    total = np.zeros((len(distinct), rows.shape[1]))
+    total, count = _sums(rows, prompt, len(found))
+    prompts = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    if groups is None:
+        return found, prompts
+    mean = _nanmean(prompts, axis=0)
+    found, group = np.unique(np.array(groups, dtype=np.int64)[first], return_inverse=True)
+    total, count = _sums(prompts - mean, group, len(found))
+    share = (count > 0).sum(axis=0) / np.maximum(count.sum(axis=0), 1)
+    return found, np.where(count > 0, mean + share * total, np.nan)
+
+
+def _sums(rows: Floats, owner: NDArray[np.int64], owners: int) -> tuple[Floats, Floats]:
+    """[owners, m] sums of each owner's rows [rows, m], and how many of them were not NaN."""
+    total = np.zeros((owners, rows.shape[1]))
     count = np.zeros_like(total)
-    np.add.at(total, inverse, np.nan_to_num(rows))
-    np.add.at(count, inverse, (~np.isnan(rows)).astype(float))
-    return distinct, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    np.add.at(total, owner, np.nan_to_num(rows))
+    np.add.at(count, owner, (~np.isnan(rows)).astype(float))
+    return total, count
 
 
 def mean_residuals(units: Floats) -> Floats:
-    """[u, m] rows R with R^T R = covariance of the mean of the units [u, m]."""
+    """[u, m] rows R with R^T R = covariance of the mean of the units [u, m]; NaN in a column with fewer than two."""
     count = (~np.isnan(units)).sum(axis=0)
     centred = np.nan_to_num(units - _nanmean(units, axis=0))
-    return np.asarray(centred / np.sqrt(np.maximum(count * (count - 1), 1)), dtype=float)
+    return np.asarray(centred / np.where(count > 1, np.sqrt(count * (count - 1.0)), np.nan), dtype=float)
 
 
 def _nanmean(values: Floats, axis: int) -> Floats:

@@ -146,14 +146,15 @@ def _estimate(data: Any, at: str, signs: NDArray[np.float64]) -> Estimate:
         if key not in row:
             raise DamagedRecord(f"{at} has no {key}")
     for key in row:
-        if key not in ("mean", "covariance", "n", "samples", "prompt_ids"):
+        if key not in ("mean", "covariance", "n", "samples", "prompt_ids", "groups"):
             raise DamagedRecord(f"{at} has an unknown key {shown(key)}")
     count = len(signs)
     _numbers(row["mean"], count, f"{at}.mean", missing=True)
     covariance = _items(row["covariance"], f"{at}.covariance")
     if len(covariance) != count:
         raise DamagedRecord(f"{at}.covariance has {len(covariance)} rows for {count} objectives")
-    _check_covariance(np.array([_numbers(v, count, where) for v, where in covariance]), f"{at}.covariance")
+    matrix = np.array([_numbers(v, count, where, missing=True) for v, where in covariance])
+    _check_covariance(matrix, f"{at}.covariance")
     _integer(row["n"], f"{at}.n", 1, 1 << 53)
     samples, ids = row.get("samples"), row.get("prompt_ids")
     rows = 0 if samples is None else len(_items(samples, f"{at}.samples"))
@@ -163,11 +164,22 @@ def _estimate(data: Any, at: str, signs: NDArray[np.float64]) -> Estimate:
         found = [_integer(v, where, -(1 << 63), (1 << 63) - 1) for v, where in _items(ids, f"{at}.prompt_ids")]
         if samples is None or len(found) != rows:
             raise DamagedRecord(f"{at} has {len(found)} prompt_ids for {rows} samples")
+    if row.get("groups") is not None:
+        groups = [_integer(v, where, 0, (1 << 63) - 1) for v, where in _items(row["groups"], f"{at}.groups")]
+        if ids is None or len(groups) != rows:
+            raise DamagedRecord(f"{at} has {len(groups)} groups for {rows} samples with prompt_ids")
     return Estimate.from_dict(row).scaled(signs)
 
 
 def _check_covariance(matrix: NDArray[np.float64], at: str) -> None:
-    """Symmetric and positive semidefinite up to rounding, seen as correlations, so that units do not matter."""
+    """Symmetric and positive semidefinite up to rounding, seen as correlations, so that units do not matter.
+
+    Where a variance is not known (null), nothing in its row and column is.
+    """
+    unknown = np.isnan(np.diag(matrix))
+    if not (np.isnan(matrix) == (unknown[:, None] | unknown)).all():
+        raise DamagedRecord(f"{at} has a variance that cannot be")
+    matrix = matrix[np.ix_(~unknown, ~unknown)]
     spread = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     unit = np.where(spread > 0, spread, 1.0)
     correlation = matrix / unit / unit[:, None]

@@ -1,8 +1,9 @@
 """From a preference to a member: which adapter serves this user, how sure is that, and what could it cost.
 
 The choice is made on the measured means. Its risk is what the noise of the measurement leaves open: the true values are
-drawn around the measured ones (flat prior, normal approximation), and the *regret* is the mean utility that the truly
-best member would add.
+drawn around the measured ones (flat prior, Student's t with as many degrees of freedom as the standard errors have),
+and the *regret* is the mean utility that the truly best member would add. Where the noise is not known, nothing is said
+of either: both are NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front.dominance import as_points
-from pareto_align.front.estimates import mean_residuals
+from pareto_align.front.estimates import mean_residuals, student_quantile
 from pareto_align.front.preferences import Preference
 
 __all__ = ["RULES", "Selection", "select"]
@@ -24,6 +25,10 @@ __all__ = ["RULES", "Selection", "select"]
 Floats = NDArray[np.float64]
 
 RULES = ("linear", "chebyshev", "knee")
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+"""Values that differ by less than this share of their size are equal: one mean, summed in two orders."""
+MANY = 1_000_000
+"""Units behind a standard error that is as good as known."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,10 @@ class Selection:
     Attributes:
         index: Row of the chosen member.
         score: Its utility under the rule, in normalised units.
-        regret: Expected utility lost because the values are only measured; 0 without noise.
+        regret: Expected utility lost because the values are only measured; 0 without noise, NaN where the noise is not
+            known.
         runner_up: Row of the second best, None if there is no other.
-        probability_best: Probability that no other eligible member is truly better.
+        probability_best: Probability that no other eligible member is truly better; NaN where the noise is not known.
         feasible: Does it meet its bounds with 95 % confidence each (one-sided)? The mean always does.
         reason: The choice as a sentence.
     """
@@ -59,6 +65,8 @@ def select(
     upper: ArrayLike,
     at_least: Mapping[int, float] | None = None,
     samples: ArrayLike | None = None,
+    n: ArrayLike = MANY,
+    bounded: ArrayLike = False,
     draws: int = 4000,
     seed: int = 0,
 ) -> Selection:
@@ -71,12 +79,12 @@ def select(
     - "knee": m w . v with v scaled to the range of the members instead; with equal weights this is the member that lies
       farthest above the plane through the ideal corners, where giving up a little of one objective no longer buys much.
 
-    Ties go to the larger w . v, then to the larger sum of v, then to the first. "At least x on a, then the best b" is
-    `at_least={a: x}` with all the weight on b.
+    Ties, up to rounding, go to the larger w . v, then to the larger sum of v, then to the first. "At least x on a, then
+    the best b" is `at_least={a: x}` with all the weight on b.
 
     Args:
         values: [n, m] measured means, maximised. Rows with a NaN are never chosen.
-        stderr: [n, m] their standard errors.
+        stderr: [n, m] their standard errors; NaN where they are not known.
         preference: [m] weights, any positive scale.
         rule: One of `RULES`.
         lower: [m] value that becomes 0.
@@ -84,6 +92,9 @@ def select(
         at_least: Smallest allowed mean of some columns, maximised.
         samples: [n, N, m] rewards of all members on the same N prompts; the noise is then drawn jointly, so that what
             the members share cancels. Without them members and objectives are independent.
+        n: Independent units behind each standard error: one number, or [n, m].
+        bounded: [m] whether an objective cannot leave `lower` to `upper`. For the regret no true value lies outside
+            that; one without bounds may lie as far outside of what was measured as that is wide.
         draws: Number of draws of the true values.
         seed: Seed of the draws.
 
@@ -93,18 +104,18 @@ def select(
         ConfigError: If the rule is unknown or the shapes do not fit.
     """
     points = as_points(values)
-    n, m = points.shape
+    rows, m = points.shape
     w = (preference if isinstance(preference, Preference) else Preference(np.asarray(preference))).weights
     low, high = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
-    noise = np.nan_to_num(np.asarray(stderr, dtype=float))
+    noise = np.asarray(stderr, dtype=float)
     if rule not in RULES:
         near = difflib.get_close_matches(str(rule), RULES, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known rules: {', '.join(RULES)}."
         raise ConfigError(f"Unknown selection rule {rule!r}. {hint}")
-    if n and (w.shape != (m,) or low.shape != (m,) or high.shape != (m,) or noise.shape != (n, m)):
+    if rows and (w.shape != (m,) or low.shape != (m,) or high.shape != (m,) or noise.shape != (rows, m)):
         raise ConfigError(
-            f"For values of shape {(n, m)} found {w.size} preference weights, {low.size} lower and {high.size} upper "
-            f"ends and standard errors of shape {noise.shape}."
+            f"For values of shape {(rows, m)} found {w.size} preference weights, {low.size} lower and {high.size} "
+            f"upper ends and standard errors of shape {noise.shape}."
         )
     if (high <= low).any():
         raise ConfigError(f"lower must be below upper. Found {low.tolist()} and {high.tolist()}.")
@@ -113,30 +124,66 @@ def select(
     utility = _utility(rule, points[eligible], w, low, high)
     framed = (points[eligible] - low) / (high - low)
     score = utility(points[eligible])
-    order = np.lexsort((-np.arange(len(eligible)), framed.sum(axis=1), framed @ w, score))[::-1]
-    best = int(order[0])
-
-    rng = np.random.default_rng(seed)
-    offsets = _noise(
-        noise[eligible], None if samples is None else np.asarray(samples, dtype=float)[eligible], draws, rng
-    )
-    drawn = utility(points[eligible] + offsets)  # [draws, eligible]
-    loss = drawn.max(axis=1) - drawn[:, best]
+    size = np.abs([*points[eligible], low, high]).max(axis=0)
+    order = _ranked([score, framed @ w, framed.sum(axis=1)], ROUNDING * m * float((size / (high - low)).max()))
+    best = order[0]
     index = int(eligible[best])
     runner_up = int(eligible[order[1]]) if len(order) > 1 else None
-    feasible = all(points[index, j] - 1.6449 * noise[index, j] >= bound for j, bound in (at_least or {}).items())
+
+    units = np.broadcast_to(np.asarray(n, dtype=np.int64), noise.shape)
+    if len(eligible) == 1:
+        regret, probability = 0.0, 1.0
+    else:
+        rng = np.random.default_rng(seed)
+        joint = None if samples is None else np.asarray(samples, dtype=float)[eligible]
+        errors = _errors(noise[eligible], units[eligible], joint, draws, rng)
+        errors[..., w == 0] = 0.0  # what does not count may well not be known
+        drawn = points[eligible] + errors  # [draws, eligible, m]
+        loss = utility(drawn).max(axis=1) - utility(drawn)[:, best]
+        known = not np.isnan(loss).any()
+        probability = float((loss <= ROUNDING * (1 + np.abs(utility(drawn)).max(axis=1))).mean()) if known else np.nan
+        within = utility(np.clip(drawn, *_attainable(rule, points[eligible], low, high, bounded)))
+        regret = float((within.max(axis=1) - within[:, best]).mean())
+    reach = student_quantile(0.05, units[index]) * noise[index]
+    feasible = all(points[index, j] - reach[j] >= bound for j, bound in (at_least or {}).items())
     reason = f"Member {index} has the best {rule} utility, {score[best]:.3f}"
     if runner_up is not None:
         reason += f"; member {runner_up} follows with {score[order[1]]:.3f}"
     return Selection(
         index=index,
         score=float(score[best]),
-        regret=float(loss.mean()),
+        regret=regret,
         runner_up=runner_up,
-        probability_best=float((loss <= 0).mean()),
+        probability_best=probability,
         feasible=feasible,
         reason=reason + ("." if feasible else ". It meets its bounds in the mean, but not with 95% confidence."),
     )
+
+
+def _ranked(keys: list[Floats], rounding: float) -> list[int]:
+    """The first two rows, best first, by keys [n] of falling weight; values within `rounding` are equal."""
+    left, order = list(range(len(keys[0]))), []
+    for _ in range(min(2, len(left))):
+        best = left
+        for key in keys:
+            most = max(key[i] for i in best)
+            best = [i for i in best if key[i] >= most - rounding]
+        order.append(best[0])
+        left = [i for i in left if i != best[0]]
+    return order
+
+
+def _attainable(rule: str, members: Floats, lower: Floats, upper: Floats, bounded: ArrayLike) -> tuple[Floats, Floats]:
+    """[m] ends of where the true values may lie, so that few prompts, whose errors have no mean, have a regret.
+
+    The knee scales what the members span to 1, however little that is: farther out nothing is of use to it.
+    """
+    worst, best = members.min(axis=0), members.max(axis=0)
+    if rule == "knee":
+        return worst, best
+    worst, best = np.minimum(worst, lower), np.maximum(best, upper)
+    slack = np.where(bounded, 0.0, best - worst)
+    return worst - slack, best + slack
 
 
 def _eligible(points: Floats, at_least: dict[int, float]) -> NDArray[np.intp]:
@@ -165,7 +212,8 @@ def _utility(rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats
     """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix."""
     if rule == "knee":
         lower, upper = members.min(axis=0), members.max(axis=0)
-        span = np.where(upper > lower, upper - lower, np.inf)  # an axis on which all are equal decides nothing
+        apart = upper - lower > ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
+        span = np.where(apart, upper - lower, np.inf)  # an axis on which all are equal decides nothing
         return lambda v: np.asarray(len(w) * ((v - lower) / span) @ w, dtype=float)
     span = upper - lower
     if rule == "chebyshev":
@@ -174,12 +222,17 @@ def _utility(rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats
     return lambda v: np.asarray((v - lower) / span @ w, dtype=float)
 
 
-def _noise(stderr: Floats, samples: Floats | None, draws: int, rng: np.random.Generator) -> Floats:
+def _errors(
+    stderr: Floats, units: NDArray[np.int64], samples: Floats | None, draws: int, rng: np.random.Generator
+) -> Floats:
     """[draws, n, m] errors of the measured means."""
     if samples is None:
-        return np.asarray(rng.standard_normal((draws, *stderr.shape)) * stderr, dtype=float)
+        return np.asarray(rng.standard_t(np.maximum(units - 1, 1), (draws, *stderr.shape)) * stderr, dtype=float)
     if samples.ndim != 3 or (len(samples), samples.shape[2]) != stderr.shape:
         raise ConfigError(f"Samples must have shape [n, N, m]. Found {samples.shape} for {stderr.shape[1]} objectives.")
     n, prompts, m = samples.shape
     residuals = mean_residuals(samples.transpose(1, 0, 2).reshape(prompts, n * m))
-    return np.asarray((rng.standard_normal((draws, prompts)) @ residuals).reshape(draws, n, m), dtype=float)
+    freedom = max(int((~np.isnan(samples)).sum(axis=1).min()) - 1, 1)
+    errors = (rng.standard_normal((draws, prompts)) @ residuals).reshape(draws, n, m)
+    # one factor for all: any weighing of members and objectives is Student's
+    return np.asarray(errors * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1, 1))), dtype=float)

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
+from pareto_align.learning.losses import centre
 
 __all__ = [
     "Centred",
@@ -106,6 +107,13 @@ class Credit(KeepsArguments, ABC):
         strength = weights.abs().sum(dim=1)
         direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
         return self._normalize(self._collapse(vector, direction)) * strength[:, None, None]
+
+    def against_peers(self, cost: Tensor) -> Tensor:
+        """What a cost of each completion [K, N, G] takes from its advantage, [K, N, G]: the cost less its peers' mean.
+
+        On the scale of `cost`: methods that divide rewards by their spread do not divide the KL.
+        """
+        return centre(cost)
 
     @property
     def linear(self) -> bool:
@@ -228,6 +236,10 @@ class Rloo(Credit):
     def _vector(self, rewards: Tensor) -> Tensor:
         centred, count = _centre(rewards, (2,))
         return centred * count / (count - 1).clamp(min=1)
+
+    def against_peers(self, cost: Tensor) -> Tensor:
+        """Less the mean of the *other* completions, as rewards are."""
+        return self._vector(cost[..., None])[..., 0]
 
 
 @register_credit("grpo")

@@ -130,7 +130,7 @@ class Learner:
         spread = peers.std(2, correction=0).mean(1)
         reference = self._reference_logprobs(batch) if gradients is None else gradients.reference
         if reference is not None:
-            advantages = self.loss.charge_kl(advantages, done.logprobs, reference)
+            advantages = self.loss.charge_kl(advantages, done.logprobs, reference, self.credit.against_peers)
         old = None if gradients is None else gradients.logprobs
         sums = gradients is not None and gradients.exact and applies_to == "advantage"
         for update in range(self.updates):
@@ -180,7 +180,8 @@ class Learner:
         factors = vector
         if charge:
             assert reference is not None
-            spent = self.loss.charge_kl(torch.zeros(vector.shape[:3]), done.logprobs, reference)
+            free = torch.zeros(vector.shape[:3])
+            spent = self.loss.charge_kl(free, done.logprobs, reference, self.credit.against_peers)
             factors = torch.cat([vector, spent[..., None]], 3)
         sums = factors.shape[-1]
         if batch.packed and sums >= group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,16 @@ from torch import Tensor
 
 from pareto_align.errors import ConfigError
 
-__all__ = ["PolicyLoss"]
+__all__ = ["PolicyLoss", "centre"]
 
 AGGREGATIONS = ("constant", "token", "sequence")
 KL_ESTIMATORS = ("k1", "k3")
+
+
+def centre(cost: Tensor) -> Tensor:
+    """`cost` [K, N, G] less the mean of its group; less that of the policy's batch where a group is one completion."""
+    peers = (2,) if cost.shape[2] > 1 else (1, 2)
+    return cost - cost.mean(peers, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class PolicyLoss:
 
     Attributes:
         clip: PPO's clip range; only felt from the second update on.
-        kl_coef: beta, the price of one nat of KL(pi || reference) a completion, in units of the scaled reward.
+        kl_coef: beta, the price of one nat of KL(pi || reference) a completion, in units of the scaled reward. Learners
+            that divide rewards by a spread do not divide the KL: there its unit is that of their advantages.
         kl: `"k1"` charges `log pi - log ref` of the whole completion to its advantage: the unbiased gradient of the
             reverse KL. `"k3"` adds `exp(d) - d - 1`, d = log ref - log pi, to each token's loss as GRPO does
             (arXiv 2402.03300): smoother, but on-policy its gradient is that of the *forward* KL.
@@ -65,21 +73,25 @@ class PolicyLoss:
             return real / real.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return real / real.sum(3, keepdim=True).clamp(min=1) / (prompts * group)
 
-    def charge_kl(self, advantages: Tensor, logprobs: Tensor, reference: Tensor) -> Tensor:
-        """Advantages `[K, N, G]` less each completion's KL estimate, centred in its group (for `kl="k1"`).
-
-        With one completion a prompt there is nothing to centre on in the group; the policy's batch takes its place.
+    def charge_kl(
+        self,
+        advantages: Tensor,
+        logprobs: Tensor,
+        reference: Tensor,
+        against_peers: Callable[[Tensor], Tensor] = centre,
+    ) -> Tensor:
+        """Advantages `[K, N, G]` less each completion's KL estimate, compared with its peers' (for `kl="k1"`).
 
         Args:
             advantages: `[K, N, G]`.
             logprobs: `[K, N, G, T]` of the policy that sampled, 0 on padding.
             reference: `[K, N, G, T]` of the reference policy, 0 on padding.
+            against_peers: How the advantages came of rewards, so that a reward of one nat and a nat of KL cancel:
+                `Credit.against_peers`. By default less the mean of the group.
         """
         if self.kl != "k1" or self.kl_coef == 0:
             return advantages
-        spent = (logprobs - reference).sum(-1)
-        peers = (2,) if spent.shape[2] > 1 else (1, 2)
-        return advantages - self.kl_coef * (spent - spent.mean(peers, keepdim=True))
+        return advantages - self.kl_coef * against_peers((logprobs - reference).sum(-1))
 
     def token_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, reference: Tensor | None) -> Tensor:
         """Loss `[n]` of tokens, before their weights.

@@ -15,17 +15,15 @@ import numpy as np
 
 from pareto_align.errors import PreferenceError
 from pareto_align.front.preferences import Preference
-from pareto_align.front.selection import select
+from pareto_align.front.selection import ROUNDING, select
 from pareto_align.report.units import Axis, Measured, axes_of, measured, optimized
 
 if TYPE_CHECKING:
     from pareto_align.front.estimates import Estimate
+    from pareto_align.front.selection import Selection
     from pareto_align.front.storage import FrontRecord
 
 __all__ = ["Answer", "Limit", "answer", "limits_of", "rows_within"]
-
-_ONE_SIDED = 1.6449
-"""Standard errors below a mean that a one-sided 95 % bound lies."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,15 @@ class Limit:
 
     def excess(self, values: np.ndarray) -> np.ndarray:
         """How far means [..., M] miss the limit; 0 or less where they keep it, NaN where nothing was measured."""
-        return self.axis.sign * (self.bound - values[..., self.column])
+        found = np.asarray(values[..., self.column])
+        missed = self.axis.sign * (self.bound - found)
+        # at the limit up to rounding is at the limit
+        return np.where(np.abs(missed) <= ROUNDING * np.maximum(np.abs(found), abs(self.bound)), 0.0, missed)
 
-    def surely(self, values: np.ndarray, stderr: np.ndarray) -> bool:
-        """Whether a mean [M] keeps the limit with 95 % confidence, its standard errors [M] given."""
-        return bool(self.excess(values) + _ONE_SIDED * np.nan_to_num(stderr[..., self.column]) <= 0)
+    def surely(self, estimate: Estimate) -> bool:
+        """Whether the whole 95 % interval of a mean keeps the limit; not where its noise is not known."""
+        worst = (estimate.mean - estimate.halfwidth()) * self.axis.sign
+        return bool(self.excess(worst) <= 0)
 
 
 def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapping[str, float]) -> tuple[Limit, ...]:
@@ -110,9 +112,9 @@ class Answer:
     Attributes:
         row: The member's row.
         runner_up: Row of the second best among those that keep the limits, or None.
-        regret: Expected loss against the truly best, in normalised utility.
-        probability_best: How likely this one is the truly best.
-        feasible: Whether it keeps every limit with 95 % confidence; its mean always does.
+        regret: Expected loss against the truly best, in normalised utility; NaN where the noise is not known.
+        probability_best: How likely this one is the truly best; NaN where the noise is not known.
+        feasible: Whether the whole 95 % intervals keep the limits, one by one; its means always do.
         reason: One or two sentences saying why.
     """
 
@@ -162,14 +164,15 @@ def answer(
         lower=np.array([o.lower for o in objectives]),
         upper=np.array([o.upper for o in objectives]),
         samples=_shared_samples(estimates),
+        n=np.stack([estimate.counts for estimate in estimates]),
+        bounded=[o.bounds is not None for o in objectives],
     )
     row = rows[found.index]
-    stderr = record.members[row].estimate.stderr
-    unsure = [limit for limit in limits if not limit.surely(table.values[row], stderr)]
+    unsure = [limit for limit in limits if not limit.surely(record.members[row].estimate)]
     reason = f"{table.ids[row]} has the best utility, {found.score:.3f}"
     if found.runner_up is not None:
         second = table.ids[rows[found.runner_up]]
-        reason += f", before {second}; it is truly the best with probability {found.probability_best:.2f}"
+        reason += f", before {second}; {_sureness(found)}"
     if excluded := len(table.ids) - len(rows):
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
@@ -182,6 +185,13 @@ def answer(
         feasible=not unsure,
         reason=f"{reason}.",
     )
+
+
+def _sureness(found: Selection) -> str:
+    """What `probability_best` means, in words: it is about other prompts like those measured on."""
+    if math.isnan(found.probability_best):
+        return "whether it is truly the best is not known: one measurement says nothing of its own noise"
+    return f"on the mean over all prompts like these it is the best with probability {found.probability_best:.2f}"
 
 
 def _shared_samples(estimates: Sequence[Estimate]) -> np.ndarray | None:

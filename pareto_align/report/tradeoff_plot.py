@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pareto_align.errors import ConfigError
-from pareto_align.front.estimates import difference, student_quantile
+from pareto_align.front.estimates import common_units, difference, student_quantile
 from pareto_align.report import style
 from pareto_align.report.attained import nondominated
 from pareto_align.report.units import Axis, axes_of, measured, number, optimized, signs
@@ -116,10 +116,10 @@ def exchange_rate(start: Estimate, end: Estimate, gain: int, cost: int) -> tuple
     change, covariance = difference(end, start)
     bought, paid = float(change[gain]), -float(change[cost])
     rate = paid / bought if bought != 0 else math.nan
-    if min(start.n, end.n) < 2:  # a single measurement says nothing about its own noise
-        return rate, math.nan, math.nan, bought > 0
     spread, noise, shared = covariance[gain, gain], covariance[cost, cost], -covariance[gain, cost]
-    square = student_quantile(0.025, min(start.n, end.n)) ** 2
+    if math.isnan(spread + noise):  # a single measurement says nothing about its own noise
+        return rate, math.nan, math.nan, bought > 0
+    square = student_quantile(0.025, common_units(start, end, (gain, cost))) ** 2
     curve = bought**2 - square * spread
     if curve <= 0 or bought <= 0:
         return rate, -math.inf, math.inf, False

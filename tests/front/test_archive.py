@@ -26,7 +26,7 @@ def archive(m: int = 2, **settings_) -> ParetoArchive:
 
 
 def exact(*mean: float) -> Estimate:
-    return Estimate(np.array(mean, dtype=float), np.zeros((len(mean), len(mean))), n=1)
+    return Estimate(np.array(mean, dtype=float), np.zeros((len(mean), len(mean))), n=1000)
 
 
 def noisy(*mean: float, stderr: float = 1.0, n: int = 10) -> Estimate:
@@ -401,3 +401,31 @@ def test_an_archive_keeps_the_youngest_spares_and_its_members():
     assert [e.id for e in archive.members()] == ["member"]
     with pytest.raises(ConfigError, match="spares"):
         ParetoArchive([0], reference=[0], scale_lower=[0], scale_upper=[1], spares=-1)
+
+
+@pytest.mark.parametrize(("better", "worse"), [((0.501, 0.501), (0.5, 0.5)), ((9.0, 9.0), (0.0, 0.0))])
+def test_what_was_measured_once_is_not_surely_dominated(better: tuple[float, ...], worse: tuple[float, ...]) -> None:
+    a = archive(resolution=2.0)
+    a.offer("x", Estimate.from_samples([worse], [0]), {}, adapter="X")
+    a.offer("y", Estimate.from_samples([better], [0]), {}, adapter="Y")
+    assert a.entries["x"].status is Status.CONTESTED
+    assert a.entries["x"].adapter == "X"
+    for id, values in (("x", worse), ("y", better)):  # a second look tells the noise, here that there is none
+        a.remeasure(id, Estimate.from_samples([values], [0]))
+    assert a.entries["x"].status is Status.DOMINATED
+
+
+def test_an_axis_measured_on_one_prompt_makes_nobody_sure() -> None:
+    a = archive()
+    for id, value in (("x", 0.0), ("y", 5.0)):
+        rewards = np.full((8, 2), value)
+        rewards[1:, 1] = np.nan
+        a.offer(id, Estimate.from_samples(rewards, range(8)), {}, adapter=id)
+    assert a.entries["x"].status is Status.CONTESTED
+
+
+def test_equal_up_to_rounding_is_equal() -> None:
+    a = archive()
+    a.offer("x", exact(0.3, 5.0), {})
+    a.offer("y", exact(0.1 + 0.2, 5.0), {}, adapter="Y")
+    assert [a.entries[id].status for id in "xy"].count(Status.DUPLICATE) == 1

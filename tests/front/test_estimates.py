@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate, bootstrap_hypervolume, difference, hypervolume, paired_difference, pool
+from pareto_align.front.estimates import student_quantile
 
 measured = arrays(
     float,
@@ -52,10 +53,24 @@ def test_a_single_prompt_is_measured_by_its_samples() -> None:
         np.testing.assert_allclose(estimate.stderr, values[0].std(axis=0, ddof=1) / np.sqrt(50))
 
 
-def test_a_single_measurement_has_no_noise_and_says_so() -> None:
-    estimate = Estimate.from_samples([[1.0, 2.0]])
-    assert estimate.n == 1
-    np.testing.assert_array_equal(estimate.stderr, 0)
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0], [3.0, np.nan]], [[1.0, 2.0], [1.0, np.nan]]])
+def test_the_noise_of_what_was_measured_once_is_not_known(values: list[list[float]]) -> None:
+    estimate = Estimate.from_samples(values, range(len(values)))
+    assert estimate.counts.tolist() == [len(values), 1]
+    for known in (estimate, estimate.take([0, 1]), estimate.scaled([1, -1]), Estimate.from_dict(estimate.to_dict())):
+        assert np.isnan(known.stderr).tolist() == [len(values) == 1, True]
+        assert np.isnan(known.halfwidth()).tolist() == [len(values) == 1, True]
+    _, stderr = paired_difference(estimate, Estimate.from_samples(np.array(values) + 1, range(len(values))))
+    assert np.isnan(stderr).tolist() == [len(values) == 1, True]
+
+
+def test_one_measurement_has_no_noise_that_could_be_stated() -> None:
+    # fronts of 0.1.0 hold zeros there
+    old = {"mean": [1.0], "covariance": [[0.0]], "n": 1, "samples": [[1.0]], "prompt_ids": [0]}
+    for estimate in (Estimate.from_dict(old), Estimate(np.ones(1), np.zeros((1, 1)), 1)):
+        assert np.isnan(estimate.stderr).all()
+    measured_again = pool([Estimate.from_samples([[1.0]], [0]), Estimate.from_samples([[3.0]], [0])])
+    assert measured_again.stderr == pytest.approx([1.0])
 
 
 @pytest.mark.parametrize("n", [2, 5, 64])
@@ -76,9 +91,10 @@ def test_missing_values_are_left_out_and_the_covariance_stays_one(values: np.nda
     for j in range(values.shape[2]):
         prompts = [np.mean(p[~np.isnan(p)]) for p in values[:, :, j] if not np.isnan(p).all()]
         assert estimate.mean[j] == pytest.approx(np.mean(prompts) if prompts else np.nan, nan_ok=True)
-        expected = np.std(prompts, ddof=1) / np.sqrt(len(prompts)) if len(prompts) > 1 else 0.0
-        assert estimate.stderr[j] == pytest.approx(expected, abs=1e-12)
-    assert np.linalg.eigvalsh(estimate.covariance).min() >= -1e-9
+        expected = np.std(prompts, ddof=1) / np.sqrt(len(prompts)) if len(prompts) > 1 else np.nan
+        assert estimate.stderr[j] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    known = ~np.isnan(estimate.stderr)
+    assert np.linalg.eigvalsh(estimate.covariance[np.ix_(known, known)]).min(initial=0.0) >= -1e-9
 
 
 @given(measured)
@@ -89,7 +105,7 @@ def test_the_order_of_prompts_does_not_matter(values: np.ndarray) -> None:
     np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-12)
     mean, stderr = paired_difference(a, b)
     np.testing.assert_allclose(np.nan_to_num(mean), 0, atol=1e-12)
-    np.testing.assert_allclose(stderr, 0, atol=1e-12)
+    np.testing.assert_allclose(stderr, np.where(a.counts > 1, 0, np.nan), atol=1e-12)
 
 
 def test_paired_difference_is_that_of_the_paired_t_test() -> None:
@@ -200,6 +216,8 @@ def test_estimates_cannot_be_changed() -> None:
         (lambda: Estimate.from_samples(np.empty((0, 2))), r"\[N, G, m\]"),
         (lambda: Estimate.from_samples([[np.inf]]), "infinite"),
         (lambda: Estimate.from_samples([[1.0], [2.0]], [1]), "1 prompt ids for 2 prompts"),
+        (lambda: Estimate.from_samples([[1.0], [2.0]], [1, 2], [0]), "1 groups for 2 prompts"),
+        (lambda: Estimate.from_samples([[1.0], [2.0]], groups=[0, 1]), "need the prompts' ids"),
         (lambda: pool([]), "Nothing to pool"),
         (lambda: pool([Estimate.from_samples([[1.0]]), Estimate.from_samples([[1.0, 2.0]])]), "cannot be pooled"),
     ],
@@ -294,8 +312,76 @@ def test_the_interval_is_as_good_where_the_hypervolume_is_estimated() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.35)
 
 
-def test_where_a_spread_is_not_known_the_hypervolume_has_no_interval():
-    alone = Estimate.from_samples(np.array([[[0.5, 0.5]]]))
+@pytest.mark.parametrize("values", [[[0.5, 0.5]], [[0.5, 0.5], [0.5, np.nan], [0.5, np.nan]]])
+def test_where_a_spread_is_not_known_the_hypervolume_has_no_interval(values: list[list[float]]) -> None:
+    alone = Estimate.from_samples(np.array(values))
     value, low, high = bootstrap_hypervolume([alone], [0, 1], [0, 0], scale_lower=[0, 0], scale_upper=[1, 1])
     assert value == pytest.approx(0.25)
     assert np.isnan([low, high]).all()
+
+
+def grouped(rng: np.random.Generator, groups: int, each: int, rho: float, m: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards [groups * each, m] of variance 1, correlated by rho within a group, and the group of each."""
+    shared = np.repeat(rng.normal(size=(groups, m)), each, axis=0)
+    rewards = np.sqrt(rho) * shared + np.sqrt(1 - rho) * rng.normal(size=(groups * each, m))
+    return rewards, np.repeat(np.arange(groups), each)
+
+
+def test_prompts_of_a_group_are_one_unit() -> None:
+    rewards, groups = grouped(np.random.default_rng(0), 6, 5, 0.5, m=2)
+    estimate = Estimate.from_samples(rewards, range(30), groups)
+    means = rewards.reshape(6, 5, 2).mean(axis=1)
+    assert estimate.n == 6
+    np.testing.assert_allclose(estimate.mean, rewards.mean(axis=0))
+    np.testing.assert_allclose(estimate.covariance, np.cov(means.T) / 6)
+
+
+def test_groups_of_unequal_size_have_the_cluster_robust_variance() -> None:
+    # the sandwich of a regression on a constant: c / (c - 1) sum_g (sum of its residuals)^2 / n^2
+    rng = np.random.default_rng(1)
+    groups = np.array([0] * 1 + [1] * 2 + [2] * 7 + [3] * 4)
+    rewards = rng.normal(size=(14, 1)) + groups[:, None]
+    centred = rewards[:, 0] - rewards.mean()
+    sums = np.array([centred[groups == g].sum() for g in range(4)])
+    order = rng.permutation(14)
+    estimate = Estimate.from_samples(rewards[order], range(14), groups[order])
+    assert estimate.mean[0] == pytest.approx(rewards.mean())
+    assert estimate.covariance[0, 0] == pytest.approx(4 / 3 * (sums**2).sum() / 14**2)
+    each = Estimate.from_samples(rewards, range(14), range(14))
+    np.testing.assert_allclose(each.covariance, Estimate.from_samples(rewards, range(14)).covariance)
+
+
+def test_intervals_over_groups_hold_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = {"prompts": 0, "groups": 0, "paired": 0}
+    for _ in range(1000):
+        (a, groups), (b, _) = (grouped(rng, 8, 8, 0.5) for _ in range(2))
+        for name, estimate in (
+            ("prompts", Estimate.from_samples(a, range(64))),
+            ("groups", Estimate.from_samples(a, range(64), groups)),
+        ):
+            covered[name] += bool(abs(estimate.mean[0]) <= estimate.halfwidth()[0])
+        pair = [Estimate.from_samples(x, range(64), groups) for x in (a, b)]
+        mean, stderr = paired_difference(*pair)
+        covered["paired"] += bool(abs(mean[0]) <= student_quantile(0.025, pair[0].n) * stderr[0])
+    assert covered["prompts"] < 700  # 64 prompts in 8 topics are no 64 prompts
+    assert 930 <= covered["groups"] <= 970
+    assert 930 <= covered["paired"] <= 970
+
+
+def test_groups_survive_pooling_and_files() -> None:
+    rewards, groups = grouped(np.random.default_rng(0), 4, 3, 0.5)
+    estimate = Estimate.from_samples(rewards, range(12), groups)
+    again = pool([estimate, Estimate.from_samples(rewards + 1, range(12), groups)])
+    assert again.n == 4
+    np.testing.assert_allclose(again.covariance, estimate.covariance)
+    back = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict())))
+    assert back.groups == estimate.groups
+    _, stderr = paired_difference(back, estimate)
+    np.testing.assert_array_equal(stderr, 0)
+    assert "groups" not in Estimate.from_samples(rewards, range(12)).to_dict()
+
+
+def test_one_group_says_nothing_of_its_noise() -> None:
+    rewards, groups = grouped(np.random.default_rng(0), 1, 9, 0.5)
+    assert np.isnan(Estimate.from_samples(rewards, range(9), groups).stderr).all()

@@ -9,6 +9,7 @@ import torch
 
 from pareto_align.errors import ConfigError
 from pareto_align.learning import PolicyLoss
+from pareto_align.learning.credit import make_credit
 
 MASK = torch.tensor([[[[1, 1, 1, 0], [1, 0, 0, 0]]], [[[1, 1, 1, 1], [1, 1, 1, 1]]]], dtype=torch.bool)  # [2, 1, 2, 4]
 
@@ -70,6 +71,25 @@ def test_k1_is_charged_to_the_completion_and_centred_in_its_group():
     assert torch.allclose(found, torch.tensor([[[0.2, -0.2]]]))
     assert PolicyLoss(kl_coef=0.0).charge_kl(advantages, logprobs, reference) is advantages
     assert PolicyLoss(kl_coef=0.1, kl="k3").charge_kl(advantages, logprobs, reference) is advantages
+
+
+@pytest.mark.parametrize("learner", ["centred", "dr_grpo", "rloo"])
+@pytest.mark.parametrize("group", [2, 4, 8])
+def test_a_nat_costs_its_price_in_reward(learner, group):
+    """A reward that is the KL itself, at a price of 1, leaves nothing."""
+    credit = make_credit(learner)
+    nats = torch.randn(2, 3, group, generator=torch.Generator().manual_seed(group))
+    advantages = credit.combine(credit.vector(nats[..., None]), torch.ones(2, 1))
+    left = PolicyLoss(kl_coef=1.0).charge_kl(
+        advantages, nats[..., None], torch.zeros(2, 3, group, 1), credit.against_peers
+    )
+    assert left.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("learner", ["grpo", "gdpo", "reinforce", "pama", "rvpo"])
+def test_learners_that_divide_rewards_by_a_spread_do_not_divide_the_kl(learner):
+    nats = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(make_credit(learner).against_peers(nats), nats - nats.mean(2, keepdim=True))
 
 
 def test_k1_with_one_completion_a_prompt_is_centred_over_the_batch():

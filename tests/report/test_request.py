@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from front_records import tone_and_length
+from front_records import estimate, tone_and_length
 
 from pareto_align.errors import PreferenceError
-from pareto_align.report.request import limits_of, rows_within
+from pareto_align.front import Estimate
+from pareto_align.report.request import answer, limits_of, rows_within
 from pareto_align.report.units import axes_of, measured
 
 AXES = axes_of(tone_and_length())
@@ -55,8 +56,55 @@ def test_unknown_names_and_numbers():
 
 def test_sure_only_beyond_the_noise():
     (limit,) = limits_of(AXES, {}, {"length": 30})
-    assert not limit.surely(np.array([0.6, 30.0, 0.0]), np.array([0.0, 2.0, 0.0]))
-    assert limit.surely(np.array([0.6, 26.0, 0.0]), np.array([0.0, 2.0, 0.0]))
+    for n, reach in ((1000, 1.962), (3, 4.303), (2, 12.706)):  # Student's
+        assert not limit.surely(estimate([0.6, -30 + 1.99 * reach, 0.0], [0.0, 2.0, 0.0], n))
+        assert limit.surely(estimate([0.6, -30 + 2.01 * reach, 0.0], [0.0, 2.0, 0.0], n))
+    assert not limit.surely(estimate([0.6, -1.0, 0.0], 0.0, n=1))
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_surely_is_said_at_the_limit_in_one_of_forty_cases(n):
+    (limit,) = limits_of(AXES, {"tone": 0.0}, {})
+    drawn = np.random.default_rng(n).normal(size=(2000, n, 3))
+    assert np.mean([limit.surely(Estimate.from_samples(rows)) for rows in drawn]) == pytest.approx(0.025, abs=0.012)
+
+
+def test_a_mean_at_the_limit_up_to_rounding_is_at_the_limit():
+    record = tone_and_length()
+    record.members[0].estimate = estimate([np.mean([0.7] * 10) - 1e-16, -60.0, 0.0])
+    assert record.members[0].estimate.mean[0] < 0.7
+    assert rows_within(measured(record), limits_of(AXES, {"tone": 0.7}, {})) == [0]
+
+
+def test_one_measurement_is_not_known_to_be_the_best():
+    record = tone_and_length()
+    for member in record.members:
+        member.estimate = Estimate.from_samples(member.estimate.mean[None], [0])
+    found = answer(record, [1, 1], at_least={"tone": 0.5})
+    assert np.isnan([found.regret, found.probability_best]).all()
+    assert not found.feasible
+    assert "is not known: one measurement" in found.reason
+    alone = answer(record, [1, 1], at_least={"tone": 0.7})
+    assert (alone.regret, alone.probability_best, alone.runner_up) == (0.0, 1.0, None)
+
+
+def test_the_knee_decides_nothing_on_an_axis_that_is_equal_up_to_rounding():
+    rng = np.random.default_rng(0)
+    differ = 0
+    for _ in range(40):
+        rewards = rng.choice([0.1, 0.2, 0.3, 0.7], size=20)
+        rows = [
+            np.stack([a + 0.01 * rng.normal(size=20), -rng.permutation(rewards), np.zeros(20)], 1)
+            for a in (0.4, 0.6, 0.8)
+        ]
+        record = tone_and_length()
+        for member, samples in zip(record.members, rows, strict=True):
+            member.estimate = Estimate.from_samples(samples, range(20))
+        differ += len({member.estimate.mean[1] for member in record.members}) > 1
+        found = answer(record, [1, 1], rule="knee")
+        assert found.row == 2
+        assert found.regret < 1e-6
+    assert differ > 5
 
 
 def test_a_missing_measurement_keeps_no_limit():
