@@ -8,26 +8,23 @@ what it returns then is dropped. An async one is cancelled.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import inspect
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
 from pareto_align.errors import ObjectiveError
-from pareto_align.objectives.calling import (
-    RewardCall,
-    StatefulReward,
-    forget_loop,
-    is_async,
-    raised_error,
-    start_async,
-)
+from pareto_align.objectives import torch_state
+from pareto_align.objectives.background import forget_loop, left_by, start_async
+from pareto_align.objectives.calling import RewardCall, StatefulReward, is_async, lacks_column, raised_error
 
-__all__ = ["BACK_OFF_S", "Asked", "answers"]
+__all__ = ["BACK_OFF_S", "Answer", "Asked", "answers"]
 
 BACK_OFF_S = 0.5
 """Seconds before the first retry; each further one waits twice as long."""
@@ -44,16 +41,33 @@ class Asked:
         reward: The function.
         timeout_s: Seconds that one call may take; None for as long as it likes.
         retries: How often it is asked again after an error.
+        answered: Whether it has answered about prompts with these columns: then none that it needs is missing.
     """
 
     name: str
     reward: Callable[..., Any]
     timeout_s: float | None = None
     retries: int = 0
+    answered: bool = False
 
 
-def answers(asked: Sequence[Asked], batch: RewardCall) -> tuple[list[Any], list[int]]:
-    """What each reward function returns for a batch, in order, and how often each had to be asked again.
+@dataclass(frozen=True)
+class Answer:
+    """What a reward function made of a batch.
+
+    Attributes:
+        returned: What it returned; of an iterator, what it gave.
+        failures: How often it had to be asked again.
+        left: What of torch's state it left changed, in words; it was put back.
+    """
+
+    returned: Any
+    failures: int
+    left: tuple[str, ...]
+
+
+def answers(asked: Sequence[Asked], batch: RewardCall) -> list[Answer]:
+    """What each reward function returns for a batch, in order.
 
     Async functions run concurrently, and start before the sync ones. The first one that fails for good stops the
     others.
@@ -62,8 +76,9 @@ def answers(asked: Sequence[Asked], batch: RewardCall) -> tuple[list[Any], list[
         ObjectiveError: One failed on every attempt, did not answer in time, or needs what the batch does not have.
     """
     for one in asked:
-        batch.arguments(one.name, one.reward)  # what is missing is said before anything is called
-    calls = [_Call(one, batch) for one in asked]
+        batch.wanted(one.name, one.reward)  # what is missing is said before anything is called
+    state = torch_state.read()
+    calls = [_Call(one, batch, state) for one in asked]
     # The async ones start first, so that they wait for their servers while the sync ones compute.
     order = sorted(calls, key=lambda call: not is_async(call.asked.reward))
     try:
@@ -82,7 +97,8 @@ def answers(asked: Sequence[Asked], batch: RewardCall) -> tuple[list[Any], list[
         for call in calls:
             if call.future is not None:
                 call.future.cancel()  # on an error or Ctrl-C it stops the requests under way
-    return [call.returned for call in calls], [call.failures for call in calls]
+        torch_state.put_back(state)
+    return [Answer(call.returned, call.failures, tuple(call.left_changed)) for call in calls]
 
 
 class _Call:
@@ -92,11 +108,14 @@ class _Call:
         returned: What it returned, once `future` is None.
         future: What is waited for.
         failures: Errors so far.
+        left_changed: What of torch's state it left changed.
     """
 
-    def __init__(self, asked: Asked, batch: RewardCall) -> None:
+    def __init__(self, asked: Asked, batch: RewardCall, state: torch_state.State) -> None:
         self.asked = asked
         self.batch = batch
+        self.state = state
+        self.left_changed: list[str] = []
         self.returned: Any = None
         self.future: Future[Any] | None = None
         self.failures = 0
@@ -116,8 +135,10 @@ class _Call:
             try:
                 returned = self._call()
                 break
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 self._pause_or_raise(error)
+            finally:
+                self.left_changed += torch_state.put_back(self.state)
         if inspect.isawaitable(returned):
             self.future = start_async(returned)
         else:
@@ -134,23 +155,27 @@ class _Call:
             return
         future, self.future = self.future, None
         try:
-            self.returned = future.result()
+            self.returned = self._listed(future.result())
         except Exception as error:
             self._pause_or_raise(error)
             self.start()
+        finally:
+            self.left_changed += torch_state.put_back(self.state)
 
     def _call(self) -> Any:
-        arguments = self.batch.arguments(self.asked.name, self.asked.reward)  # lists of its own at every attempt
+        arguments = self.batch.arguments(self.asked.name, self.asked.reward)  # its own at every attempt
         if self.asked.timeout_s is None or is_async(self.asked.reward):
-            return self.asked.reward(**arguments)
+            return self._listed(self.asked.reward(**arguments))
         future: Future[Any] = Future()
         context = contextvars.copy_context()
 
         def work() -> None:
             try:
-                future.set_result(context.run(lambda: self.asked.reward(**arguments)))
-            except BaseException as error:
+                future.set_result(context.run(lambda: self._listed(self.asked.reward(**arguments))))
+            except (Exception, asyncio.CancelledError) as error:
                 future.set_exception(error)
+            except BaseException as error:  # it would end the caller, and say nothing
+                future.set_exception(left_by(error))
 
         # a daemon: a function that never returns must not keep the process from ending
         threading.Thread(target=work, name=f"pareto-align-reward-{self.asked.name}", daemon=True).start()
@@ -161,11 +186,18 @@ class _Call:
             )
         return future.result()
 
-    def _pause_or_raise(self, error: Exception) -> None:
+    def _listed(self, returned: Any) -> Any:
+        """What an iterator gives, while an error of it is still one of this call; anything else as it is."""
+        if not isinstance(returned, Iterator):
+            return returned
+        return list(itertools.islice(returned, len(self.batch.completions) + 1))  # it may never end
+
+    def _pause_or_raise(self, error: BaseException) -> None:
         if isinstance(error, _TooLate):
             raise error
         self.failures += 1
-        if isinstance(error, HOPELESS) or self.failures > self.asked.retries:
+        hopeless = isinstance(error, HOPELESS) or (not self.asked.answered and lacks_column(error, self.batch))
+        if hopeless or self.failures > self.asked.retries:
             raise raised_error(self.asked.name, error, self.batch, self.failures) from error
         if self._memory is not None and isinstance(self.asked.reward, StatefulReward):
             self.asked.reward.load_state_dict(self._memory)  # a batch that failed halfway is not learned twice

@@ -8,15 +8,12 @@ parameters it names, where TRL would fail. So a function that runs in TRL runs h
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import functools
 import inspect
 import math
-import os
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +25,11 @@ __all__ = [
     "RewardCall",
     "StatefulReward",
     "checked_rewards",
-    "forget_loop",
     "is_async",
+    "lacks_column",
     "raised_error",
     "reads_rollouts",
     "rewards_array",
-    "start_async",
 ]
 
 RewardFunction = Callable[..., Any]
@@ -48,10 +44,16 @@ REPLACED_COLUMNS = ("prompt", "completion", "completion_ids")
 
 def is_async(reward: RewardFunction) -> bool:
     """Whether calling `reward` gives a coroutine: an async function, a partial of one, or an async ``__call__``."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = _unwrapped(reward)
     call = getattr(reward, "__call__", None)  # noqa: B004 - the bound method is what says whether it is async
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(call)
+
+
+def _unwrapped(reward: Any) -> Any:
+    """`reward`, or what a partial wraps."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    return reward
 
 
 def _parameters(reward: RewardFunction) -> tuple[tuple[inspect.Parameter, ...], bool] | None:
@@ -152,16 +154,28 @@ class RewardCall:
     def arguments(self, name: str, reward: RewardFunction) -> dict[str, Any]:
         """The keyword arguments for `reward`, the function of the objective called `name`.
 
-        Every function gets lists of its own, so that one that pops or sorts cannot disturb the next.
+        They are its own at every call, messages and columns with all that is in them: whatever it edits, no other
+        function, no further attempt and no later batch sees it. Only what is neither text, a number, a list nor a
+        mapping, such as an image, is the same object for all. A reward that hands the batch on to others is given the
+        batch as it is: what it hands it to is given its own.
 
         Raises:
             ObjectiveError: The function requires something that this batch does not have.
         """
-        given: dict[str, Any] = {"prompts": list(self.prompts), "completions": list(self.completions)}
+        own = list if getattr(_unwrapped(reward), "hands_on", False) is True else _own_list
+        wanted = self.wanted(name, reward)
+        return {key: given if key in TRAINER_NAMES else own(given) for key, given in wanted.items()}
+
+    def wanted(self, name: str, reward: RewardFunction) -> dict[str, Any]:
+        """What `arguments` hands to `reward`, as the batch holds it.
+
+        Raises:
+            ObjectiveError: The function requires something that this batch does not have.
+        """
+        given: dict[str, Any] = {"prompts": self.prompts, "completions": self.completions}
         if self.completion_ids is not None:
-            given["completion_ids"] = list(self.completion_ids)
-        given.update({column: list(values) for column, values in self.columns.items()})
-        given.update(self._trainer)
+            given["completion_ids"] = self.completion_ids
+        given |= self.columns | self._trainer
 
         found = _parameters(reward)
         if found is None:
@@ -183,14 +197,47 @@ class RewardCall:
         by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         return {key: value for key, value in given.items() if key in by_keyword}
 
+    @property
+    def columns_told(self) -> str:
+        """Which columns there are, for an error."""
+        return f"they have: {', '.join(map(repr, self.columns)) or 'no further columns'}"
+
     def _missing(self, name: str, argument: str) -> str:
         if argument == "completion_ids":
             return f"Objective {name!r} needs completion_ids, but the completions came without token ids."
-        have = ", ".join(repr(column) for column in self.columns) or "no further columns"
         return (
-            f"Objective {name!r} needs the column {argument!r}, which the prompts do not have (they have: {have}). "
+            f"Objective {name!r} needs the column {argument!r}, which the prompts do not have ({self.columns_told}). "
             "A reward function is given prompts, completions, completion_ids and the dataset's columns, by name."
         )
+
+
+def _own_list(values: list[Any]) -> list[Any]:
+    try:
+        return [_own(value) for value in values]
+    except RecursionError:  # a list that holds itself, say, is no data
+        return list(values)
+
+
+def _own(value: Any) -> Any:
+    """`value` with lists, mappings and sets of its own, however deep; what else is in it stays the same objects."""
+    kind = type(value)
+    if kind is str or kind is int or kind is float or value is None:
+        return value
+    if kind is list:
+        return [_own(item) for item in value]
+    if kind is dict:
+        return {key: _own(item) for key, item in value.items()}
+    if kind is tuple:
+        return tuple([_own(item) for item in value])
+    if isinstance(value, dict):  # an OrderedDict, say
+        own = copy.copy(value)
+        own.update((key, _own(item)) for key, item in value.items())
+        return own
+    if isinstance(value, list):
+        items = copy.copy(value)
+        items[:] = [_own(item) for item in value]
+        return items
+    return copy.copy(value) if isinstance(value, set | bytearray) else value
 
 
 def _drop(*_args: Any, **_kwargs: Any) -> None:
@@ -280,7 +327,7 @@ def _excerpt(value: Any, length: int = 80) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def raised_error(name: str, error: Exception, batch: RewardCall, times: int = 1) -> ObjectiveError:
+def raised_error(name: str, error: BaseException, batch: RewardCall, times: int = 1) -> ObjectiveError:
     """The error to raise from one that a reward function raised, the last of so many in a row."""
     if isinstance(error, ObjectiveError):
         return ObjectiveError(f"Objective {name!r}: {error}")
@@ -290,43 +337,14 @@ def raised_error(name: str, error: Exception, batch: RewardCall, times: int = 1)
             " The function seems to expect chat messages, and these completions are plain text, because the prompts "
             "are; give the prompts as lists of messages."
         )
+    if lacks_column(error, batch):
+        hint = f" If that is a column: the prompts do not have it ({batch.columns_told})."
     again = f" ({times} times in a row)" if times > 1 else ""
     return ObjectiveError(f"Objective {name!r} raised {type(error).__name__}: {error}{again}.{hint}")
 
 
-class _EventLoopThread:
-    """One event loop on a daemon thread, for the life of the process.
-
-    A loop of its own makes async rewards work where the caller already runs one (notebooks); a *lasting* one lets
-    HTTP clients keep their connections from step to step, since those belong to the loop that opened them.
-    """
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="pareto-align-rewards", daemon=True).start()
-
-
-_loop_thread: _EventLoopThread | None = None
-_loop_lock = threading.Lock()
-
-
-def start_async(awaitable: Awaitable[Any]) -> Future[Any]:
-    """Run `awaitable` on the background event loop, concurrently with all others there; wait on what is returned."""
-    global _loop_thread
-    with _loop_lock:
-        # Threads do not survive a fork: a child process needs a loop of its own.
-        if _loop_thread is None or _loop_thread.pid != os.getpid():
-            _loop_thread = _EventLoopThread()
-        return asyncio.run_coroutine_threadsafe(_await(awaitable), _loop_thread.loop)
-
-
-def forget_loop() -> None:
-    """Give the next async rewards an event loop of their own, for what runs on this one may never let go of it."""
-    global _loop_thread
-    with _loop_lock:
-        _loop_thread = None
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+def lacks_column(error: BaseException, batch: RewardCall) -> bool:
+    """Whether an error may come from a function that looked for a column, in its ``**kwargs``, that is not there."""
+    if not isinstance(error, KeyError) or len(error.args) != 1 or not isinstance(error.args[0], str):
+        return False
+    return error.args[0] not in (*ROLLOUT_NAMES, *TRAINER_NAMES, *batch.columns)

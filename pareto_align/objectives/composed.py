@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.objectives.attempts import HOPELESS
+from pareto_align.objectives.background import left_by, start_async
 from pareto_align.objectives.calling import (
     TRAINER_NAMES,
     RewardCall,
@@ -28,7 +29,6 @@ from pareto_align.objectives.calling import (
     is_async,
     raised_error,
     rewards_array,
-    start_async,
 )
 from pareto_align.objectives.objective import Objective
 
@@ -49,6 +49,9 @@ class ComposedReward(StatefulReward):
     Raises:
         ObjectiveError: A member is no reward function.
     """
+
+    hands_on = True
+    """It is given the batch itself, by which `shared` knows it again, and gives each member arguments of its own."""
 
     def __init__(self, members: Sequence[RewardFunction], name: str) -> None:
         self.members = tuple(members)
@@ -194,6 +197,8 @@ async def _answer(member: RewardFunction, arguments: Mapping[str, Any], batch: R
         return await member(**arguments)
     except Exception as error:
         raise _named(error, member, batch) from error.__cause__
+    except (SystemExit, KeyboardInterrupt) as error:  # it would end the loop that all members share
+        raise raised_error(reward_name(member), left_by(error), batch) from error
 
 
 def _named(error: Exception, member: RewardFunction, batch: RewardCall) -> Exception:

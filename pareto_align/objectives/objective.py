@@ -224,6 +224,8 @@ class ObjectiveSet(Sequence[Objective]):
             raise ObjectiveError("At least one objective must have role 'optimize'; otherwise nothing is trained.")
         self.reset_counts()
         self._warned_bounds: set[str] = set()
+        self._warned_left: set[str] = set()
+        self._answered: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._objectives)
@@ -293,6 +295,7 @@ class ObjectiveSet(Sequence[Objective]):
     def reset(self) -> None:
         """Begin a new run: counts from 0, and rewards with a memory that remember nothing."""
         self.reset_counts()
+        self._answered.clear()
         for memory in self._memories().values():
             memory.reset()
 
@@ -340,7 +343,7 @@ class ObjectiveSet(Sequence[Objective]):
 
         Warns:
             ParetoAlignWarning: For the first time, an objective returned NaN for a completion, or a reward outside its
-                bounds.
+                bounds, or left torch's state changed, which is put back.
         """
         batch = RewardCall(
             prompts,
@@ -360,17 +363,21 @@ class ObjectiveSet(Sequence[Objective]):
         try:
             for memory, was in zip(memories, learning, strict=True):
                 memory.learning = was and training
-            returned, retries = answers([Asked(o.name, o.reward, o.timeout_s, o.retries) for o in self], batch)
+            found = answers(
+                [Asked(o.name, o.reward, o.timeout_s, o.retries, o.name in self._answered) for o in self], batch
+            )
         finally:
             for memory, was in zip(memories, learning, strict=True):
                 memory.learning = was
             self.reward_seconds += time.perf_counter() - started
-        checked = [checked_rewards(o.name, r, batch.completions) for o, r in zip(self, returned, strict=True)]
+        checked = [checked_rewards(o.name, a.returned, batch.completions) for o, a in zip(self, found, strict=True)]
         rewards = np.stack([column for column, _ in checked], axis=1)
         self.reward_calls += rewards.size
-        for objective, (_, not_numbers), again in zip(self, checked, retries, strict=True):
+        for objective, (_, not_numbers), answer in zip(self, checked, found, strict=True):
             self._count_nan(objective.name, not_numbers, count)
-            self.retry_counts[objective.name] += again
+            self._warn_left(objective.name, answer.left)
+            self.retry_counts[objective.name] += answer.failures
+            self._answered.add(objective.name)
         self._warn_outside_bounds(rewards)
         return self.to_user(rewards)  # the flip is its own inverse
 
@@ -444,6 +451,17 @@ class ObjectiveSet(Sequence[Objective]):
                 stacklevel=3,
             )
         self.nan_counts[name] += found
+
+    def _warn_left(self, name: str, left: Sequence[str]) -> None:
+        """Warn, once an objective, of what it left changed in torch."""
+        if left and name not in self._warned_left:
+            self._warned_left.add(name)
+            warnings.warn(
+                f"Objective {name!r} left torch's state changed: {'; '.join(left)}. It was put back, and is so after "
+                "every call; this is said once. Change it in a `with` block.",
+                ParetoAlignWarning,
+                stacklevel=3,
+            )
 
     def _warn_outside_bounds(self, rewards: NDArray[np.float64]) -> None:
         """Warn, once an objective, of rewards [B, M] (user's units) outside its bounds; they are used as they are."""
