@@ -131,7 +131,8 @@ class Choice:
             where one measurement says nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
             where one measurement says nothing of the noise.
-        reason: One or two sentences saying why.
+        rule: The rule that chose: "chebyshev", "linear" or "knee".
+        reason: A few sentences saying why, and how the preference was read.
     """
 
     def __init__(self, front: ParetoFront, answered: Answer) -> None:
@@ -140,6 +141,7 @@ class Choice:
         self.runner_up = None if answered.runner_up is None else front[answered.runner_up]
         self.probability_best = answered.probability_best
         self.feasible = answered.feasible
+        self.rule = answered.rule
         self.reason = answered.reason
 
     @property
@@ -354,7 +356,7 @@ class ParetoFront:
         self,
         preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
         *,
-        rule: Literal["linear", "chebyshev", "knee"] = "linear",
+        rule: Literal["linear", "chebyshev", "knee"] | None = None,
         at_least: Mapping[str, float] | None = None,
         at_most: Mapping[str, float] | None = None,
     ) -> Choice:
@@ -364,8 +366,10 @@ class ParetoFront:
             preference: How much each optimized objective matters: a dict by name (what is left out counts nothing) or
                 a sequence in the order of the optimized objectives. It is scaled to sum 1; all count the same where
                 it is left out.
-            rule: "linear" adds up weighted values; "chebyshev" looks at the worst weighted shortfall, and reaches
-                members in a dent of the front; "knee" takes the member whose neighbours gain least by moving.
+            rule: How the preference is read. "chebyshev": as a place on the front, by the worst weighted shortfall
+                from the best, as a share of what the members span; it reaches members in a dent of the front.
+                "linear": as an exchange rate, by the sum of weighted values. "knee" takes the member whose neighbours
+                gain least by moving. None reads it as the weighting of the run did; `Choice.reason` says how that was.
             at_least: Lower limits for maximised objectives by name, in the user's units; audited ones too.
             at_most: Upper limits for minimised objectives by name, in the user's units; audited ones too.
 

@@ -40,6 +40,7 @@ def select(arguments: argparse.Namespace) -> None:
             "runner_up": second,
             "probability_best": choice.probability_best,
             "feasible": choice.feasible,
+            "rule": choice.rule,
             "reason": choice.reason,
         }
         print_json(found)

@@ -268,7 +268,7 @@ def _add_preference(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=WEIGHT",
         help="how much each objective matters, scaled to sum 1; what is left out counts nothing (default: all equal)",
     )
-    parser.add_argument("--rule", choices=_RULES, default="linear", help="what a preference means (default: linear)")
+    parser.add_argument("--rule", choices=_RULES, help="what a preference means (default: what it meant to the run)")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

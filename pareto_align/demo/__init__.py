@@ -126,7 +126,7 @@ def run_demo(
     front = aligner.resume(output_dir) if resume else aligner.fit(demo_prompts())
     front.plot().savefig(front.path / "front.png", dpi=160)
     front.plot_history().savefig(front.path / "history.png", dpi=160)
-    choices = [(preference, front.select(preference, rule="chebyshev")) for preference in PREFERENCES]
+    choices = [(preference, front.select(preference)) for preference in PREFERENCES]
     if json:
         value, low, high = front.hypervolume(confidence=0.95)
         print(

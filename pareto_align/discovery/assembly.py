@@ -73,8 +73,13 @@ class Plan:
         return self.explorer.preferences(names, self.settings.population, self.settings.seed)
 
     def names(self) -> dict[str, str]:
-        """Of the parts that go by one."""
-        return {"weighting": self.weighting.name, "learner": self.credit.name, "explorer": self.explorer.name}
+        """Of the parts that go by one, and how the weighting reads a preference."""
+        return {
+            "weighting": self.weighting.name,
+            "reading": self.weighting.reading,
+            "learner": self.credit.name,
+            "explorer": self.explorer.name,
+        }
 
 
 @contextmanager
@@ -129,7 +134,7 @@ def assemble(
         # the record holds what is used, set or not
         config = plan.names() | asdict(replace(settings, micro_batch_tokens=_micro_batch_tokens(settings, base)))
     else:
-        config = dict(record["config"])
+        config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
     params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
     select = Evaluator(
         population, objectives, splits.select, settings.eval_group_size, params, seed_for(settings.seed, "select")

@@ -26,6 +26,7 @@ ROUNDING = 1e-6
 """How far the correlations of a measurement may miss being symmetric and positive semidefinite."""
 ROLES = ("optimize", "constrain", "audit")
 SPLITS = ("select", "report")
+READINGS = ("place", "rate")
 
 Reader = Callable[[Any, str], Any]
 Record = TypeVar("Record", FrontRecord, MemberRecord, ObjectiveRecord)
@@ -217,6 +218,8 @@ def _config(data: Any, at: str) -> dict[str, Any]:
     row = _mapping(data, at)
     if row.get("max_new_tokens") is not None:  # the one setting that answering with a member reads
         _integer(row["max_new_tokens"], f"{at}.max_new_tokens", 1, 1 << 31)
+    if row.get("reading") is not None:  # and the one that choosing does
+        _one_of(row["reading"], READINGS, f"{at}.reading")
     return dict(row)
 
 

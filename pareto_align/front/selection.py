@@ -64,6 +64,8 @@ def select(
     lower: ArrayLike,
     upper: ArrayLike,
     at_least: Mapping[int, float] | None = None,
+    ideal: ArrayLike | None = None,
+    span: ArrayLike | None = None,
     samples: ArrayLike | None = None,
     n: ArrayLike = MANY,
     bounded: ArrayLike = False,
@@ -75,7 +77,8 @@ def select(
     With v the values scaled so that lower is 0 and upper is 1, and w the preference, the utility of a member is
 
     - "linear": w . v. Only members on the convex hull are ever chosen.
-    - "chebyshev": -max_j w_j (ideal_j - v_j), ideal_j being the best of the members; every member can be chosen.
+    - "chebyshev": -max_j w_j (ideal_j - v_j), ideal_j being the best of the members unless `ideal` and `span` say
+      otherwise; every member can be chosen.
     - "knee": m w . v with v scaled to the range of the members instead; with equal weights this is the member that lies
       farthest above the plane through the ideal corners, where giving up a little of one objective no longer buys much.
 
@@ -90,6 +93,8 @@ def select(
         lower: [m] value that becomes 0.
         upper: [m] value that becomes 1.
         at_least: Smallest allowed mean of some columns, maximised.
+        ideal: [m] what "chebyshev" counts shortfalls from, where it is not the best of the members that may be chosen.
+        span: [m] how far below the ideal its shortfall is 1, where that is not `upper` minus `lower`.
         samples: [n, N, m] rewards of all members on the same N prompts; the noise is then drawn jointly, so that what
             the members share cancels. Without them members and objectives are independent.
         n: Independent units behind each standard error: one number, or [n, m].
@@ -121,7 +126,7 @@ def select(
         raise ConfigError(f"lower must be below upper. Found {low.tolist()} and {high.tolist()}.")
 
     eligible = _eligible(points, dict(at_least or {}))
-    utility = _utility(rule, points[eligible], w, low, high)
+    utility = _utility(rule, points[eligible], w, low, high, ideal, span)
     framed = (points[eligible] - low) / (high - low)
     score = utility(points[eligible])
     size = np.abs([*points[eligible], low, high]).max(axis=0)
@@ -208,18 +213,20 @@ def _eligible(points: Floats, at_least: dict[int, float]) -> NDArray[np.intp]:
     return eligible
 
 
-def _utility(rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats) -> Callable[[Floats], Floats]:
+def _utility(
+    rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats, ideal: ArrayLike | None, span: ArrayLike | None
+) -> Callable[[Floats], Floats]:
     """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix."""
     if rule == "knee":
         lower, upper = members.min(axis=0), members.max(axis=0)
         apart = upper - lower > ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
-        span = np.where(apart, upper - lower, np.inf)  # an axis on which all are equal decides nothing
-        return lambda v: np.asarray(len(w) * ((v - lower) / span) @ w, dtype=float)
-    span = upper - lower
+        reach = np.where(apart, upper - lower, np.inf)  # an axis on which all are equal decides nothing
+        return lambda v: np.asarray(len(w) * ((v - lower) / reach) @ w, dtype=float)
     if rule == "chebyshev":
-        ideal = members.max(axis=0)
-        return lambda v: np.asarray(-(w * (ideal - v) / span).max(axis=-1), dtype=float)
-    return lambda v: np.asarray((v - lower) / span @ w, dtype=float)
+        best = members.max(axis=0) if ideal is None else np.asarray(ideal, dtype=float)
+        unit = upper - lower if span is None else np.asarray(span, dtype=float)
+        return lambda v: np.asarray(-(w * (best - v) / unit).max(axis=-1), dtype=float)
+    return lambda v: np.asarray((v - lower) / (upper - lower) @ w, dtype=float)
 
 
 def _errors(

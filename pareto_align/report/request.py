@@ -16,14 +16,20 @@ import numpy as np
 from pareto_align.errors import PreferenceError
 from pareto_align.front.preferences import Preference
 from pareto_align.front.selection import ROUNDING, select
-from pareto_align.report.units import Axis, Measured, axes_of, measured, optimized
+from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, measured, optimized
+from pareto_align.weighting.base import reading_of
 
 if TYPE_CHECKING:
     from pareto_align.front.estimates import Estimate
     from pareto_align.front.selection import Selection
-    from pareto_align.front.storage import FrontRecord
+    from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["Answer", "Limit", "answer", "limits_of", "rows_within"]
+__all__ = ["Answer", "Limit", "answer", "limits_of", "recorded_rule", "rows_within"]
+
+RULE_OF = {"place": "chebyshev", "rate": "linear"}
+"""The rule that chooses under each reading of a preference."""
+
+_WORDS = {"chebyshev": "a place on the front", "linear": "an exchange rate"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,8 @@ class Answer:
         regret: Expected loss against the truly best, in normalised utility; NaN where the noise is not known.
         probability_best: How likely this one is the truly best; NaN where the noise is not known.
         feasible: Whether the whole 95 % intervals keep the limits, one by one; its means always do.
-        reason: One or two sentences saying why.
+        rule: The rule that chose.
+        reason: A few sentences saying why.
     """
 
     row: int
@@ -123,14 +130,21 @@ class Answer:
     regret: float
     probability_best: float
     feasible: bool
+    rule: str
     reason: str
+
+
+def recorded_rule(record: FrontRecord) -> str:
+    """The rule that reads a preference as the run did; fronts that do not say how go by their weighting's name."""
+    reading = record.config.get("reading") or reading_of(str(record.config.get("weighting")))
+    return RULE_OF[reading]
 
 
 def answer(
     record: FrontRecord,
     preference: Any,
     *,
-    rule: str = "linear",
+    rule: str | None = None,
     at_least: Mapping[str, float] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Answer:
@@ -139,7 +153,7 @@ def answer(
     Args:
         record: The front.
         preference: Whatever `Preference.of` reads; None gives all optimized objectives the same weight.
-        rule: One of `pareto_align.front.selection.RULES`.
+        rule: One of `pareto_align.front.selection.RULES`; None reads the preference as the run did.
         at_least: Lower limits of maximised objectives, audited ones included, in the user's units.
         at_most: Upper limits of minimised objectives, likewise.
 
@@ -156,20 +170,22 @@ def answer(
     table = measured(record)
     rows = rows_within(table, limits)
     estimates = [record.members[row].estimate.take(axes) for row in rows]
-    found = select(
-        np.stack([estimate.mean for estimate in estimates]),
-        np.stack([estimate.stderr for estimate in estimates]),
-        weights,
-        rule=rule,
-        lower=np.array([o.lower for o in objectives]),
-        upper=np.array([o.upper for o in objectives]),
-        samples=_shared_samples(estimates),
-        n=np.stack([estimate.counts for estimate in estimates]),
-        bounded=[o.bounds is not None for o in objectives],
-    )
+    means = np.stack([estimate.mean for estimate in estimates])
+    stderr = np.stack([estimate.stderr for estimate in estimates])
+    known: dict[str, Any] = {
+        "lower": np.array([o.lower for o in objectives]),
+        "upper": np.array([o.upper for o in objectives]),
+        "n": np.stack([estimate.counts for estimate in estimates]),
+        "bounded": [o.bounds is not None for o in objectives],
+        **_place(record, axes),
+    }
+    asked = recorded_rule(record) if rule is None else rule
+    found = select(means, stderr, weights, rule=asked, samples=_shared_samples(estimates), **known)
     row = rows[found.index]
     unsure = [limit for limit in limits if not limit.surely(record.members[row].estimate)]
-    reason = f"{table.ids[row]} has the best utility, {found.score:.3f}"
+    reason = f"{table.ids[row]} is best for {_wish(weights, objectives)}"
+    if asked in _WORDS and len(axes) > 1:
+        reason += f", read as {_WORDS[asked]}" + (" like the run did" if asked == recorded_rule(record) else "")
     if found.runner_up is not None:
         second = table.ids[rows[found.runner_up]]
         reason += f", before {second}; {_sureness(found)}"
@@ -177,12 +193,16 @@ def answer(
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
         reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
+    for other in set(_WORDS) - {asked} if asked in _WORDS else ():
+        if (instead := rows[select(means, stderr, weights, rule=other, draws=1, **known).index]) != row:
+            reason += f". Read as {_WORDS[other]} (rule {other!r}) the preference would choose {table.ids[instead]}"
     return Answer(
         row=row,
         runner_up=None if found.runner_up is None else rows[found.runner_up],
         regret=float(found.regret),
         probability_best=float(found.probability_best),
         feasible=not unsure,
+        rule=asked,
         reason=f"{reason}.",
     )
 
@@ -192,6 +212,30 @@ def _sureness(found: Selection) -> str:
     if math.isnan(found.probability_best):
         return "whether it is truly the best is not known: one measurement says nothing of its own noise"
     return f"on the mean over all prompts like these it is the best with probability {found.probability_best:.2f}"
+
+
+def _wish(preference: Preference, objectives: Sequence[ObjectiveRecord]) -> str:
+    """A preference in words, such as "tone 0.70 and length 0.30"; what counts nothing is left out."""
+    named = [f"{o.name} {w:.2f}" for o, w in zip(objectives, preference.weights, strict=True) if w > 0]
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+def _place(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
+    """What makes a preference a place: the best of all members, and how far down from there they span, [m] each.
+
+    That is what the population was held to. Limits do not move it, and where members differ by no more than the width
+    of their intervals, the noise must not count as a range.
+    """
+    means = np.stack([member.estimate.mean[list(axes)] for member in record.members])
+    complete = ~np.isnan(means).any(axis=1)
+    if not complete.any():
+        return {}
+    stderr = np.nan_to_num(np.stack([member.estimate.stderr[list(axes)] for member in record.members])[complete])
+    noise = 2 * INTERVAL * np.sqrt((stderr**2).mean(axis=0))
+    span = np.maximum(np.ptp(means[complete], axis=0), noise)
+    frame = np.array([record.objectives[i].upper - record.objectives[i].lower for i in axes])
+    known = span > ROUNDING * np.abs(means[complete]).max(axis=0)
+    return {"ideal": means[complete].max(axis=0), "span": np.where(known, span, frame)}
 
 
 def _shared_samples(estimates: Sequence[Estimate]) -> np.ndarray | None:

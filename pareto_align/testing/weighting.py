@@ -172,10 +172,11 @@ class WeightingContract:
         return random_signals(seed, count, K or self.K, m or self.m, constraints=self.constraints, **how)
 
     def test_it_is_registered(self) -> None:
-        """It has a name that `make` knows, and asks only for fields that exist."""
+        """It has a name that `make` knows, says how it reads a preference, and asks only for fields that exist."""
         weighting = self.make()
         assert weighting.name in available()
         assert weighting.applies_to in ("advantage", "reward")
+        assert weighting.reading in ("place", "rate")
         assert weighting.requires <= {field.name for field in dataclasses.fields(Signal) if field.default is None}
         assert bool(getattr(weighting, "signed", False)) == self.signed
 

@@ -29,6 +29,7 @@ __all__ = [
     "make",
     "normalize_rows",
     "project_simplex",
+    "reading_of",
     "register",
     "running_mean",
     "softmax",
@@ -124,6 +125,9 @@ class Weighting(KeepsArguments, ABC):
             "measured" may still be None before the first evaluation. A method that requires "slack" returns weights
             [K, m + c]: the last c columns steer the constrained objectives, in the order of `Signal.slack`.
         signed: True where weights may be negative, to push an objective down.
+        reading: What a preference asks for. "place": a point of the front, by the shortfalls from the best there;
+            "rate": an exchange rate between the objectives, also where it is only what the weights start from. The
+            choice from a finished front reads a preference in the same way.
         applies_to: "advantage" multiplies normalised advantages, so the row sum scales the step; "reward" mixes the
             rewards before advantages are normalised, where a common factor may cancel.
         state_names: Attributes (arrays or numbers) that make up the state.
@@ -134,6 +138,7 @@ class Weighting(KeepsArguments, ABC):
     requires: frozenset[str] = frozenset()
     signed: bool = False
     applies_to: Literal["advantage", "reward"] = "advantage"
+    reading: Literal["place", "rate"] = "rate"
     state_names: ClassVar[tuple[str, ...]] = ()
 
     K: int = 0
@@ -233,6 +238,11 @@ def make(weighting: str | Weighting, **settings: Any) -> Weighting:
 def available() -> list[str]:
     """Names of all registered weightings, sorted."""
     return sorted(_REGISTRY)
+
+
+def reading_of(name: str) -> str:
+    """How the weighting of that name reads a preference, as far as its name tells; "rate" for an unknown one."""
+    return _REGISTRY[name].reading if name in _REGISTRY else Weighting.reading
 
 
 def softmax(logits: ArrayLike) -> FloatArray:

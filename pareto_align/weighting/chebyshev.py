@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,6 +64,8 @@ class FramedScalarization(FramedWeighting):
     Raises:
         ConfigError: A setting out of range.
     """
+
+    reading: Literal["place", "rate"] = "place"
 
     def __init__(
         self,

@@ -36,7 +36,8 @@ class NestedWeighting(Weighting):
     """A weighting with parts that are set up, reset, saved and loaded with it.
 
     Args:
-        parts: The weightings it is built of; each is its own instance. What they require, it requires.
+        parts: The weightings it is built of; each is its own instance. What they require, it requires, and it reads a
+            preference as the last one does.
 
     Raises:
         ConfigError: An instance is used twice, or parts disagree on what their weights apply to.
@@ -53,6 +54,7 @@ class NestedWeighting(Weighting):
             raise ConfigError(f"Weighting '{self.name}' is built of parts that must apply to the same. Found {found}.")
         if applied:
             self.applies_to = applied.pop()
+            self.reading = self.parts[-1].reading
 
     def setup(self, K: int, m: int) -> None:
         """Set up the parts as well."""

@@ -50,6 +50,7 @@ class _Placed(FramedWeighting):
     """What the two methods share: the frame, the floor of the preferences, losses and gradients in that frame."""
 
     requires = frozenset({"gramians"})
+    reading = "place"
 
     def __init__(
         self,

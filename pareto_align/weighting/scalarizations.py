@@ -263,6 +263,7 @@ class HypervolumeScalarization(FramedScalarization):
         ConfigError: A setting out of range.
     """
 
+    reading = "rate"  # a random ray is no place that was asked for
     state_names: ClassVar[tuple[str, ...]] = (*FramedScalarization.state_names, "directions", "drawn", "age")
 
     def __init__(

@@ -68,6 +68,8 @@ class Schedule(NestedWeighting):
         if points is not None:
             self.times, self.stages = _read(points)
         super().__init__([stage for stage in self.stages if isinstance(stage, Weighting)])
+        if self.stages and not isinstance(self.stages[-1], Weighting):
+            self.reading = "rate"  # what a run ends under is what its policies have become
 
     def setup(self, K: int, m: int) -> None:
         """Set up the weightings of the table.

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from pareto_align import weighting as package
 from pareto_align.errors import ConfigError
 from pareto_align.weighting import Chebyshev, Fixed, Hypervolume, Signal, Weighting, available, make, register
-from pareto_align.weighting.base import interior, normalize_rows, project_simplex, running_mean, softmax
+from pareto_align.weighting.base import interior, normalize_rows, project_simplex, reading_of, running_mean, softmax
 
 
 def test_names() -> None:
@@ -144,3 +146,32 @@ def test_simplex_rows() -> None:
 def test_weighting_needs_no_torch() -> None:
     code = "import sys, pareto_align.weighting; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_preference_means_is_what_the_table_of_the_documentation_says() -> None:
+    rows = re.findall(r"^\| (.*) \| (.*) \| .* \|$", (Path(__file__).parents[2] / "docs/index.md").read_text(), re.M)
+    told = {name: meaning for names, meaning in rows for name in re.findall(r"`([\w-]+)`", names)}
+    own = set(available()) & told.keys()  # tests register further ones
+    assert own == {name for name in available() if type(make(name)).__module__.startswith("pareto_align.")}
+    assert {name for name in own if make(name).reading == "place"} == {
+        name for name in own if told[name] == "a place on the front"
+    }
+    assert {reading_of(name) for name in ("chebyshev", "epo")} == {"place"}
+    assert {reading_of(name) for name in ("fixed", "lagrangian", "nobody's")} == {"rate"}
+
+
+@pytest.mark.parametrize(
+    ("nested", "reading"),
+    [
+        (make("lagrangian", objectives="chebyshev"), "place"),
+        (make("lagrangian"), "rate"),
+        (make("proxy-points", constraints={"name": "lagrangian-equality", "objectives": "stch"}), "place"),
+        (make("psa", scalarization="tchebycheff"), "place"),
+        (make("schedule", points=[(0.0, "fixed"), (0.5, "chebyshev")]), "place"),
+        (make("schedule", points=[(0.0, "chebyshev"), (0.5, "fixed")]), "rate"),
+        (make("schedule", points=[(0.0, "chebyshev"), (1.0, [1.0, 1.0])], multiply=True), "rate"),
+        (make("schedule", function=lambda step, steps: [1.0, 1.0]), "rate"),
+    ],
+)
+def test_a_weighting_built_of_others_reads_a_preference_as_the_last_of_them(nested: Weighting, reading: str) -> None:
+    assert nested.reading == reading
