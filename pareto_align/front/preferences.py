@@ -87,7 +87,8 @@ def grid(m: int, count: int, seed: int = 0) -> Floats:
     """Exactly `count` preferences [count, m] that cover the simplex evenly; corners included from count >= m on.
 
     Two objectives: equally spaced from (1, 0) to (0, 1). More: Riesz energy directions of pymoo, in descending order,
-    so that the first row is (1, 0, ...). Fewer rows than objectives: the centre, then corners.
+    so that the first row is (1, 0, ...), with the centre in the place of the direction that is nearest to it, from
+    count > m on. Fewer rows than objectives: the centre, then corners.
     """
     _at_least_one(m=m, count=count)
     centre = np.full((1, m), 1 / m)
@@ -108,6 +109,9 @@ def grid(m: int, count: int, seed: int = 0) -> Floats:
     for corner in range(m):  # the energy keeps a point next to every corner, not always in it
         rows[rows[:, corner].argmax()] = np.eye(m)[corner]
     rows /= rows.sum(axis=1, keepdims=True)
+    # few points repel each other onto the faces, and nobody would train a policy for all objectives alike; no corner
+    # is nearest: between the corners there is always a point that is nearer
+    rows[np.linalg.norm(rows - centre, axis=1).argmin()] = centre
     return np.asarray(rows[np.lexsort(rows.round(9).T[::-1])[::-1]], dtype=float)
 
 

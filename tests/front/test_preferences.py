@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import Preference, grid, interior, lattice, random
@@ -77,6 +78,30 @@ def test_grid_covers_the_simplex(m: int, count: int) -> None:
     if m > 1:
         distance = np.linalg.norm(rows[:, None] - rows[None], axis=2)[~np.eye(count, dtype=bool)]
         assert distance.min(initial=1) > 0.05
+
+
+def test_more_rows_than_objectives_hold_the_centre_and_all_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the energy takes seconds for each; any points on the faces will do
+    def directions(name: str, m: int, count: int, seed: int) -> NDArray[np.float64]:
+        points = np.random.default_rng([seed, m, count]).dirichlet(np.ones(m), size=count)
+        points[np.arange(count), points.argmin(axis=1)] = 0.0
+        return np.asarray(points / points.sum(axis=1, keepdims=True))
+
+    for real in (False, True):
+        counts = {m: range(m + 1, 41) for m in range(3, 7)} if not real else {3: [5, 8], 4: [8]}
+        with monkeypatch.context() as patched:
+            if not real:
+                patched.setattr("pymoo.util.ref_dirs.get_reference_directions", directions)
+            for m, count in [(m, count) for m, every in counts.items() for count in every]:
+                rows = grid(m, count)
+                assert rows.shape == (count, m)
+                assert rows.min(axis=1).max() >= 1 / m - 1e-9
+                assert {tuple(row) for row in np.eye(m)} <= {tuple(row) for row in rows}
+                assert tuple(rows[0]) == tuple(np.eye(m)[0])
+                np.testing.assert_allclose(rows.sum(axis=1), 1)
+                apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)[~np.eye(count, dtype=bool)].min()
+                # half of what the energy's own points keep, or more: 142 grids were looked at
+                assert apart > (0.35 if real else 1e-6)
 
 
 def test_two_objectives_are_equally_spaced() -> None:
