@@ -94,6 +94,7 @@ class ParetoAligner:
         eval_every: int = 10,
         eval_prompts: int = 64,
         eval_group_size: int = 1,
+        eval_group: str | None = None,
         remeasure_rounds: int = 2,
         remeasure_tokens: int | None = None,
         max_tokens: int | None = None,
@@ -138,6 +139,7 @@ class ParetoAligner:
             eval_every=eval_every,
             eval_prompts=eval_prompts,
             eval_group_size=eval_group_size,
+            eval_group=eval_group,
             remeasure_rounds=remeasure_rounds,
             remeasure_tokens=remeasure_tokens,
             max_tokens=max_tokens,
@@ -212,7 +214,13 @@ class ParetoAligner:
             ModelError: The model cannot carry a population.
         """
         from pareto_align.discovery.identity import base_facts
-        from pareto_align.discovery.prompts import read_prompts, split_prompts, warn_of_few, warn_of_shared
+        from pareto_align.discovery.prompts import (
+            check_groups,
+            read_prompts,
+            split_prompts,
+            warn_of_few,
+            warn_of_shared,
+        )
         from pareto_align.discovery.run_folder import locked, new_run_folder
 
         plan = self._plan()  # what cannot work says so before anything is loaded
@@ -222,8 +230,10 @@ class ParetoAligner:
             length = self.settings.max_new_tokens
             rows = read_prompts(prompts, base, length)
             held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, length, "eval_prompts")
+            group = self.settings.eval_group
+            check_groups(rows if held_out is None else held_out, group)
             splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
-            warn_of_few(splits, self.settings.eval_prompts)
+            warn_of_few(splits, self.settings.eval_prompts, group)
             warn_of_shared(splits)
             facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
             self._run(plan, base, splits, folder, facts=facts)

@@ -271,6 +271,51 @@ def test_few_held_out_prompts_are_said_where_more_were_asked_for(tmp_path):
     assert said("enough", prompts * 16) == []
 
 
+def topics(count, each):
+    problem = get_problem("contexts", hidden_size=16)
+    texts = list(problem.prompts)
+    return problem, [{"prompt": texts[i % len(texts)], "topic": f"topic {i // each}"} for i in range(count)]
+
+
+def test_few_groups_of_held_out_prompts_are_said(tmp_path):
+    problem, prompts = topics(64, 16)
+    with pytest.warns(ParetoAlignWarning, match="16 prompts held out to select on have only 4 values of 'topic'"):
+        make(
+            problem.objectives(), model=problem.model(), tokenizer=problem.tokenizer(), max_new_tokens=2, steps=1,
+            eval_group="topic", output_dir=tmp_path / "run",
+        ).fit(prompts)  # fmt: skip
+
+
+def test_groups_are_of_a_column_that_the_held_out_prompts_have(tmp_path):
+    problem, prompts = topics(16, 2)
+    parts = {"model": problem.model(), "tokenizer": problem.tokenizer(), "max_new_tokens": 2}
+    aligner = make(problem.objectives(), eval_group="topics", **parts)
+    with pytest.raises(PromptError, match=r"names the column 'topics', which the held-out prompts lack.*'topic'"):
+        aligner.fit(prompts, output_dir=tmp_path / "run")
+    with pytest.raises(PromptError, match="They have none"):
+        aligner.fit(list(problem.prompts) * 4, output_dir=tmp_path / "other")
+    for wrong in (3, ""):
+        with pytest.raises(ConfigError, match="`eval_group` must be the name of a column"):
+            make(eval_group=wrong)
+
+
+def test_a_front_over_groups_says_so(tmp_path):
+    problem, prompts = topics(64, 4)
+    parts = {"model": problem.model(), "tokenizer": problem.tokenizer(), "max_new_tokens": 2, "steps": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        aligner = make(problem.objectives(), eval_group="topic", output_dir=tmp_path / "run", **parts)
+        front = aligner.fit(prompts, eval_prompts=prompts)
+    estimates = [member.estimate for member in front.record.members]
+    assert all(estimate.n < len(estimate.samples) == 32 for estimate in estimates)
+    assert {len(set(estimate.groups)) for estimate in estimates} == {estimates[0].n}
+    assert front.record.config["eval_group"] == "topic"
+    assert f"over {estimates[0].n} groups (topic) of held-out prompts" in front.card()
+    assert events(tmp_path / "run", "start")[0]["units"] <= 16
+    with pytest.raises(ConfigError, match="eval_group was 'topic', is None"):
+        make(problem.objectives(), **parts).resume(tmp_path / "run")
+
+
 def test_a_front_that_is_empty_says_so(tmp_path):
     never = Objective("never", lambda completions, **_: [0.0] * len(completions), role="constrain", at_least=1.0)
     with pytest.warns(ParetoAlignWarning, match="The front is empty: no policy .* meets the constraints on 'never'"):

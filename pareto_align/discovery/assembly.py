@@ -137,7 +137,13 @@ def assemble(
         config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
     params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
     select = Evaluator(
-        population, objectives, splits.select, settings.eval_group_size, params, seed_for(settings.seed, "select")
+        population,
+        objectives,
+        splits.select,
+        settings.eval_group_size,
+        params,
+        seed_for(settings.seed, "select"),
+        group=settings.eval_group,
     )
     if checkpoint is None:
         untrained = select.measure_reference(check=True)
@@ -206,6 +212,7 @@ def assemble(
         reference=objectives.to_user(reference.mean),
         reference_stderr=reference.stderr,
         reference_hypervolume=publisher.hypervolume([reference]),
+        units=reference.n,
         splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
         parameters=population.parameter_count,
         device=str(base.device),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pareto_align.discovery.prompts import groups_of
 from pareto_align.discovery.seeds import seed_for
 from pareto_align.front import Estimate
 from pareto_align.learning.rollouts import PromptRow, score
@@ -27,7 +28,7 @@ class Measurement:
     """What one policy does on a split.
 
     Attributes:
-        estimate: Means of all M objectives with their covariance; one independent unit a prompt.
+        estimate: Means of all M objectives with their covariance; one independent unit a prompt or a group of them.
         rewards: `[n, G, M]` the scores behind it, maximised.
         texts: The first completion of each of the n prompts.
         length: Mean completion length in tokens.
@@ -50,6 +51,7 @@ class Evaluator:
         params: How to sample; the same as in training unless told otherwise.
         seed: The same seed gives every policy the same random numbers.
         rows_at_once: Rows of one decoding batch.
+        group: Column whose values make prompts one unit of the estimates; None: each is its own.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Evaluator:
         seed: int,
         *,
         rows_at_once: int = 256,
+        group: str | None = None,
     ) -> None:
         self.population = population
         self.objectives = objectives
@@ -71,6 +74,7 @@ class Evaluator:
         self.params = params
         self.seed = seed
         self.rows_at_once = rows_at_once
+        self.groups = groups_of(self.rows, group)
         self.tokens = 0
 
     def measure_reference(self, *, check: bool = False) -> Measurement:
@@ -125,7 +129,7 @@ class Evaluator:
         number = range(len(self.rows))
         return [
             Measurement(
-                estimate=Estimate.from_samples(scores[k], prompt_ids=number),
+                estimate=Estimate.from_samples(scores[k], number, self.groups),
                 rewards=scores[k],
                 texts=texts[k][::group],
                 length=float(lengths[k]) / (len(number) * group),

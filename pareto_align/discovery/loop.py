@@ -327,6 +327,7 @@ class FrontDiscovery:
             self.settings.eval_group_size,
             self.params,
             seed_for(self.settings.seed, "report"),
+            group=self.settings.eval_group,
         )
 
     def _done(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pareto_align.errors import ParetoAlignWarning, PromptError
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.policies.base import Base
 
-__all__ = ["Splits", "read_prompts", "split_prompts", "warn_of_few", "warn_of_shared"]
+__all__ = ["Splits", "check_groups", "groups_of", "read_prompts", "split_prompts", "warn_of_few", "warn_of_shared"]
 
 RESERVED = ("prompts", "completions", "completion_ids")
 FEW = 8
@@ -80,13 +80,56 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int, argument: str = 
     return rows
 
 
-def warn_of_few(splits: Splits, wanted: int) -> None:
+def check_groups(rows: Sequence[PromptRow], column: str | None) -> None:
+    """Refuse a column of groups that the prompts to hold out do not have.
+
+    Raises:
+        PromptError: It says which columns there are.
+    """
+    if column is not None and column not in rows[0].columns:
+        found = f"Found the columns {', '.join(map(repr, rows[0].columns))}" if rows[0].columns else "They have none"
+        raise PromptError(f"`eval_group` names the column {column!r}, which the held-out prompts lack. {found}.")
+
+
+def groups_of(rows: Sequence[PromptRow], column: str | None) -> list[int] | None:
+    """Which prompts belong together: one number a row, the same for the same value; None where no column is named.
+
+    A prompt without a value (None or NaN) belongs to no other.
+    """
+    if column is None:
+        return None
+    numbers: dict[Any, int] = {}
+    found = []
+    for position, row in enumerate(rows):
+        value = row.columns[column]
+        # values may be unhashable; equal ones are written alike, and 1 is not the text "1"
+        key = ("alone", position) if value is None or value != value else repr(value)
+        found.append(numbers.setdefault(key, len(numbers)))
+    return found
+
+
+def warn_of_few(splits: Splits, wanted: int, group: str | None = None) -> None:
     """Say so where far fewer prompts are held out than were asked for, and what is measured is mostly noise.
 
+    Args:
+        splits: The prompts.
+        wanted: How many were asked for.
+        group: Column whose values make prompts one unit.
+
     Warns:
-        ParetoAlignWarning: The select split has fewer than FEW prompts, and fewer than `wanted`.
+        ParetoAlignWarning: The select split has fewer than FEW prompts, and fewer than `wanted`, or they are of fewer
+            than FEW groups.
     """
     found = len(splits.select)
+    groups = len(set(groups_of(splits.select, group) or range(found)))
+    if found >= min(FEW, wanted) and groups < FEW and group is not None:
+        warnings.warn(
+            f"The {found} prompts held out to select on have only {groups} value{'' if groups == 1 else 's'} of "
+            f"{group!r}, and each counts as one measurement. Most differences between policies will be noise. Hold out "
+            f"prompts of at least {FEW} groups, or leave `eval_group` out.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
     if found >= min(FEW, wanted):
         return
     if splits.select == splits.train:

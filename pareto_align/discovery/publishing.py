@@ -20,7 +20,7 @@ from pareto_align.front import (
     difference,
     write_front,
 )
-from pareto_align.front.estimates import common_units, student_quantile
+from pareto_align.front.estimates import student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.population import PolicyPopulation
 
@@ -282,13 +282,15 @@ def shortcoming(
     axes = list(objectives.axes)
     for entry in members:
         gain, covariance = difference(entry.estimate, reference)
-        noise = student_quantile(0.05, common_units(entry.estimate, reference, axes)) * np.sqrt(np.diag(covariance))
+        units = np.minimum(entry.estimate.counts, reference.counts)
+        noise = student_quantile(0.05, units) * np.sqrt(np.diag(covariance))
         if ((gain > noise) & (gain > 0))[axes].any():
             return None
+    unit = "prompt" if reference.groups is None else "group"
     return (
         f"No member of the front is better than the untrained model in any objective, as far as {reference.n} "
-        f"{'prompt' if reference.n == 1 else 'prompts'} can tell. Train longer or with a higher learning rate, or "
-        "measure on more prompts (`eval_prompts`)."
+        f"{unit}{'' if reference.n == 1 else 's'} can tell. Train longer or with a higher learning rate, or measure on "
+        "more prompts (`eval_prompts`)."
     )
 
 

@@ -38,7 +38,11 @@ class Settings:
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
     weight_decay: float = _setting(0.0, "of AdamW")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
-    kl_coef: float = _setting(0.0, "price of one nat of KL to the untrained model per completion, in scaled reward")
+    kl_coef: float = _setting(
+        0.0,
+        "price of one nat of KL to the untrained model per completion: in scaled reward with the learners centred, "
+        "dr_grpo and rloo, in standard deviations of it with those that divide by one",
+    )
     kl: str = _setting("k1", "KL estimator: k1 (charged to the advantage) or k3 (a loss term, as GRPO)")
     clip: float = _setting(0.2, "PPO clip range; felt from the second update of a rollout on")
     updates_per_rollout: int = _setting(1, "optimizer steps on each batch of completions")
@@ -46,6 +50,9 @@ class Settings:
     eval_every: int = _setting(10, "steps between measurements of the population on the select split")
     eval_prompts: int = _setting(64, "prompts of the select split, and as many of the report split")
     eval_group_size: int = _setting(1, "completions per held-out prompt")
+    eval_group: str | None = _setting(
+        None, "column of the prompts: held-out ones with the same value there (a topic) are one unit of the intervals"
+    )
     remeasure_rounds: int = _setting(
         2, "times that contested policies are measured again after each evaluation; 0 never"
     )
@@ -100,6 +107,8 @@ class Settings:
                 _require_number(name, getattr(self, name))
         for name in ("remeasure_rounds", "seed"):
             _require_count(name, getattr(self, name), least=0)
+        if self.eval_group is not None and not (isinstance(self.eval_group, str) and self.eval_group):
+            raise ConfigError(f"`eval_group` must be the name of a column or None. Found {self.eval_group!r}.")
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be positive: at 0 nothing varies, nothing is learnt. Found {self.temperature!r}."

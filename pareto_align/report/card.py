@@ -96,6 +96,9 @@ def _introduction(record: FrontRecord) -> str:
 def _reading(record: FrontRecord) -> str:
     counts = sorted({int(member.estimate.n) for member in record.members})
     prompts = "no" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    group = record.config.get("eval_group")
+    if any(member.estimate.groups is not None for member in record.members) and isinstance(group, str):
+        prompts += f" groups ({escape_markdown(group)}) of"
     chosen = (
         "held-out prompts that were read once, at the end; only members confidently dominated there were dropped"
         if record.split == "report"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -98,6 +98,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     start = next((event for event in history if event.get("event") == "start"), {})
     untrained = table_of([{"reference": [start.get("reference")]}], "reference", len(axes)).ravel()
     prompts = _select_prompts(start)
+    units = _count(start.get("units", prompts))  # not the prompts where groups of them, or samples of one, are units
     volume = numbers_of([{"value": value} for value in start.get("reference_hypervolume") or []], "value")
     return HistoryInfo(
         axes=axes,
@@ -109,7 +110,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
         members=numbers_of(measurements, "members"),
         training=Series(np.array([int(event["step"]) for event in steps], dtype=int), training),
         evaluation=Series(
-            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, _reach(prompts) * spread
+            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, _reach(units) * spread
         ),
         first=spanning[0],
         second=spanning[1] if len(spanning) == 2 else None,
@@ -121,16 +122,19 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
 
 def _select_prompts(start: Event) -> int | None:
     splits = start.get("splits")
-    count = splits.get("select") if isinstance(splits, Mapping) else None
+    return _count(splits.get("select") if isinstance(splits, Mapping) else None)
+
+
+def _count(count: Any) -> int | None:
     # a number that a damaged journal made up must not reach scipy
     return count if isinstance(count, int) and 0 < count < 2**31 else None
 
 
-def _reach(prompts: int | None) -> float:
+def _reach(units: int | None) -> float:
     """Standard errors on either side that make a 95 % interval: Student's t, as for members, where n is known."""
-    if prompts is None:
+    if units is None:
         return INTERVAL
-    return student_quantile(0.025, prompts) if prompts > 1 else math.nan
+    return student_quantile(0.025, units) if units > 1 else math.nan
 
 
 def draw_history(info: HistoryInfo) -> Figure:

@@ -122,6 +122,7 @@ def test_every_key_arrives(load, folder):
         trust_remote_code=True,
         output_dir="out",
         learner="rloo",
+        eval_group="topic",
         steps=7,
         learning_rate=1,
         top_p=0.9,
@@ -134,7 +135,9 @@ def test_every_key_arrives(load, folder):
     assert aligner.use_chat_template is False
     assert aligner.output_dir == "out"
     assert type(aligner.learner).name == "rloo"
-    expected = Settings(steps=7, learning_rate=1, top_p=0.9, lr_schedule="cosine", archive_capacity=3)
+    expected = Settings(
+        eval_group="topic", steps=7, learning_rate=1, top_p=0.9, lr_schedule="cosine", archive_capacity=3
+    )
     assert aligner.settings == expected
     assert run.prompts == ["One?", "Two?", "Three?", "Four?"]
     assert run.eval_prompts is None

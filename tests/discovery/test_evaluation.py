@@ -54,6 +54,15 @@ def test_how_many_run_at_once_changes_nothing(population):
         assert np.array_equal(one.rewards, other.rewards)
 
 
+def test_estimates_have_one_unit_a_group(population):
+    topics = [{"prompt": prompt, "topic": ["a", "b", 3, "3", None][i % 5]} for i, prompt in enumerate(PROMPTS)]
+    found = evaluator(population, prompts=topics, group="topic").measure(population.parameters[:1])[0]
+    plain = evaluator(population).measure(population.parameters[:1])[0]
+    assert found.estimate.n == 4 + 4  # prompts without a topic stand alone
+    np.testing.assert_allclose(found.estimate.mean, plain.estimate.mean)
+    assert plain.estimate.groups is None
+
+
 def test_estimates_have_one_unit_a_prompt(population):
     found = evaluator(population, group_size=3).measure(population.parameters[:1])[0]
     assert found.rewards.shape == (20, 3, 2)
