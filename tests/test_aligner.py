@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from aligner_runs import PROBLEM, STEP_CALL, events, fit, lora, make
 from filelock import FileLock
 from peft import PeftModel
 
-from pareto_align import FrontFileError, Objective, ParetoAlignWarning, ParetoFront
+from pareto_align import FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PromptError
 from pareto_align.front import grid
 from pareto_align.objectives import StatefulReward, shared
 from pareto_align.policies import PolicyPopulation, load_base
+from pareto_align.policies.serving import recorded_base
 from pareto_align.testing.problems import get_problem
 
 
@@ -257,6 +259,37 @@ def test_runs_without_a_folder_are_numbered(tmp_path, monkeypatch):
     for number in ("001", "002"):
         fit(None, steps=1)
         assert (tmp_path / "pareto_runs" / number / "run.json").is_file()
+
+
+def test_a_run_folder_may_be_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    front, _ = fit("~/run", steps=1)
+    assert front.path == tmp_path / "home" / "run"
+    assert not (tmp_path / "~").exists()
+    assert len(ParetoFront.load("~/run")) == len(make(steps=1).resume("~/run")) == len(front)
+    assert front.save("~/saved").parent == front.export("~/out").parent == tmp_path / "home"
+    with pytest.raises(FrontFileError, match="already holds a run"):
+        make().fit(list(PROBLEM.prompts), output_dir=Path("~/run"))
+
+
+def test_variables_of_the_chat_template_are_kept_with_the_front_and_served(tmp_path, monkeypatch):
+    front, _ = fit(tmp_path / "run", steps=1, chat_template_kwargs={"enable_thinking": False})
+    assert front.record.base["chat_template_kwargs"] == {"enable_thinking": False}
+    assert ParetoFront.load(tmp_path / "run").record.base == front.record.base
+    loaded = []
+    monkeypatch.setattr("pareto_align.policies.serving.load_base", lambda name, **load: loaded.append(load))
+    recorded_base({**front.record.base, "name": "some/model"})
+    assert loaded[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_prompts_are_looked_at_before_a_folder_is_made_or_a_model_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pareto_align.policies.base.load_base", lambda *_, **__: pytest.fail("loaded"))
+    prompts = [{"prompt": text, "answer": 1} for text in PROBLEM.prompts]
+    for given, held_out in (([*prompts, {"prompt": "", "answer": 1}], None), (prompts, ["a", "b"]), ({"a"}, None)):
+        with pytest.raises(PromptError):
+            make(output_dir=tmp_path / "run").fit(given, eval_prompts=held_out)
+    assert not (tmp_path / "run").exists()
 
 
 def test_given_evaluation_prompts_are_used(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,14 @@ def test_pandas_has_a_row_a_member(front):
     assert table.loc["a", "length_stderr"] == pytest.approx(3.0)
     assert table.loc["b", "preference_tone"] == 0.5
     assert "preference_toxicity" not in table
+
+
+def test_columns_of_one_name_are_refused(front):
+    """A new run cannot have such objectives; a front of an earlier release may."""
+    record = replace(front.record, objectives=[replace(o) for o in front.record.objectives])
+    record.objectives[1] = replace(record.objectives[1], name=f"{record.objectives[0].name}_stderr")
+    with pytest.raises(ConfigError, match=r"Two columns would be called '.*_stderr'"):
+        ParetoFront(record, front.path).to_pandas()
 
 
 def test_without_pandas_the_error_names_the_extra(front, monkeypatch):

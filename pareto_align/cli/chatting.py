@@ -54,7 +54,7 @@ def _loop(talk: _Conversation) -> None:
             line = input(f"{talk.member.id}> " if person else "").strip()
         except EOFError:
             return
-        if line in ("/quit", "/exit"):
+        if line in ("/quit", "/exit", "quit", "exit", ":q"):
             return
         try:
             talk.line(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -55,6 +56,10 @@ def _pair(text: str) -> tuple[str, float]:
     return name, value
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # shells leave the ~ of --out=~/figures alone
+
+
 def _count(text: str) -> int:
     try:
         number = int(text)
@@ -104,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         "print one JSON object instead of text",
     )
     demo.add_argument("--seed", type=int, default=0, help="seeds everything (default 0)")
-    demo.add_argument("--output-dir", type=Path, metavar="DIR", help="the run folder (default: new in pareto_runs/)")
+    demo.add_argument("--output-dir", type=_path, metavar="DIR", help="the run folder (default: new in pareto_runs/)")
     demo.add_argument("--steps", type=_count, metavar="N", help="training steps, fewer for a quick look")
     demo.add_argument("--population", type=_count, metavar="K", help="policies trained side by side")
 
@@ -115,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         "print the front as one JSON object instead of a table",
     )
     fit.epilog_maker = _config_keys
-    fit.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
+    fit.add_argument("config", type=_path, metavar="CONFIG", help="the YAML file")
     fit.add_argument(
         "overrides",
         nargs="*",
@@ -130,10 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
         "one that the run would have found undisturbed.",
         "print the front as one JSON object instead of a table",
     )
-    resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    resume.add_argument("run", type=_path, metavar="RUN", help="the run folder")
     resume.add_argument(
         "--config",
-        type=Path,
+        type=_path,
         metavar="CONFIG",
         help="the YAML file the run was begun with; needed where it names code of your own, which is never imported on "
         "the word of a run folder",
@@ -152,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tune.epilog_maker = _tuning_keys
     tune.add_argument(
-        "config", type=Path, metavar="CONFIG", help="the YAML file, as for fit; its output_dir is the sweep's"
+        "config", type=_path, metavar="CONFIG", help="the YAML file, as for fit; its output_dir is the sweep's"
     )
     tune.add_argument(
         "overrides",
@@ -179,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_run(plot)
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
-    plot.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN)")
+    plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
 
     chat = command(
         "chat",
@@ -210,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
         "print the folder and those of the members as JSON",
     )
     _add_run(export)
-    export.add_argument("--out", type=Path, metavar="DIR", required=True, help="the new folder")
+    export.add_argument("--out", type=_path, metavar="DIR", required=True, help="the new folder")
     export.add_argument(
         "--format", choices=_FORMATS, default="peft", help="vllm adds a lora_modules.json (default: peft)"
     )
@@ -249,14 +254,16 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
     bench.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
     bench.add_argument("--quantization", choices=("4bit", "8bit"), help="keep the frozen base in that many bits")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to this file, as JSON")
+    bench.add_argument(
+        "--json", type=_path, metavar="FILE", help="also write everything measured to this file, as JSON"
+    )
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the front folder in it")
+    parser.add_argument("run", type=_path, metavar="RUN", help="a run folder, or the front folder in it")
 
 
 def _add_preference(parser: argparse.ArgumentParser) -> None:

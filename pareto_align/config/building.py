@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.aligner import ParetoAligner
-from pareto_align.config.keys import SECTIONS, check_keys, check_type, value_types
+from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_types, whole
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
 from pareto_align.discovery.explorers import Explorer, make_explorer
+from pareto_align.discovery.rows import read_rows
 from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective, shared
@@ -53,7 +55,9 @@ class RunConfig:
         """Tune the settings as the section `tuning` says; `output_dir` is the sweep's folder."""
         from pareto_align.tuning import tune
 
-        asked = self.values.get("tuning") or {}
+        asked = dict(self.values.get("tuning") or {})
+        counts = ("trials", "seeds", "confirm_seeds", "search_seed")
+        asked |= {key: whole(asked[key]) for key in counts if key in asked}
         return tune(self.aligner, self.prompts, eval_prompts=self.eval_prompts, **asked)
 
     def resume(self, run: str | Path) -> ParetoFront:
@@ -77,8 +81,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
         ObjectiveError: The objectives do not make a problem.
         PromptError: A prompt file cannot be read.
     """
+    path = Path(os.path.expanduser(path))
     values = read_config(path, overrides)
-    folder = Path(path).absolute().parent
+    folder = path.absolute().parent
     for key in ("model", "prompts", "objectives"):
         if not values.get(key):
             raise ConfigError(f"The config {path} needs `{key}`: {SECTIONS[key]}.")
@@ -167,12 +172,13 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
     if count is not None:
         keywords["eval_prompts"] = count
     types = value_types()
-    for key, value in keywords.items():
-        check_type(key, value, types[key])
+    keywords = {key: checked_value(key, value, types[key]) for key, value in keywords.items()}
     Settings(**{key: value for key, value in keywords.items() if key in settings_help()})  # ranges, before any import
     for key in ("model", "tokenizer"):
         if (keywords.get(key) or "").startswith((".", "~")):
-            keywords[key] = str((folder / Path(keywords[key]).expanduser()).resolve())
+            keywords[key] = str((folder / os.path.expanduser(keywords[key])).resolve())
+    if values.get("chat_template_kwargs") is not None:
+        keywords["chat_template_kwargs"] = values["chat_template_kwargs"]
     objectives = _objectives(values["objectives"], folder)
     if values.get("weighting") is not None:
         keywords["weighting"] = _named("weighting", values["weighting"], folder, make, Weighting)
@@ -196,10 +202,11 @@ def _held_out(value: Any) -> tuple[Any, Any]:
 
 def _prompts(key: str, value: Any, folder: Path) -> list[Any]:
     if isinstance(value, list):
+        read_rows(value, key)
         return value
     if not isinstance(value, str):
         raise ConfigError(f"`{key}` must be the path of a file or a list of prompts. Found {value!r}.")
-    return read_prompt_file(folder / Path(value).expanduser())
+    return read_prompt_file(folder / os.path.expanduser(value))
 
 
 def _objectives(specs: Sequence[Mapping[str, Any]], folder: Path) -> list[Objective]:
@@ -221,6 +228,8 @@ def _objective(number: int, spec: Mapping[str, Any], folder: Path, rewards: Mapp
             raise ConfigError(f"`objectives.{number}` needs a `{key}`, as text. Found {spec.get(key)!r}.")
     reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
     keywords = {key: value for key, value in spec.items() if key not in ("name", "reward", "args")}
+    if "retries" in keywords:
+        keywords["retries"] = whole(keywords["retries"])
     return Objective(spec["name"], reward, **keywords)
 
 
@@ -244,8 +253,7 @@ def _lora(spec: Any) -> Any:
 
     check_keys(spec, [field.name for field in dataclasses.fields(LoraConfig)], "`lora`")
     default = default_lora_config()
-    r = spec.get("r", default.r)
-    check_type("lora.r", r, int)
+    r = checked_value("lora.r", spec.get("r", default.r), int)
     if r < 1:
         raise ConfigError(f"`lora.r` must be at least 1. Found {r}.")
     settings = {
@@ -254,4 +262,4 @@ def _lora(spec: Any) -> Any:
         "target_modules": sorted(default.target_modules),
         "task_type": default.task_type,
     }
-    return build(LoraConfig, settings | spec, "`lora`")
+    return build(LoraConfig, settings | spec | {"r": r}, "`lora`")

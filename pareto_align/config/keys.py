@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import typing
 from collections.abc import Iterable
@@ -10,16 +9,18 @@ from typing import Any
 
 from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
+from pareto_align.spelling import hint
 
 __all__ = [
     "OBJECTIVE_KEYS",
     "SECTIONS",
+    "TRUTH_KEYS",
     "TUNING_KEYS",
     "check_keys",
-    "check_type",
-    "hint",
+    "checked_value",
     "settings_rows",
     "value_types",
+    "whole",
 ]
 
 SECTIONS: dict[str, str] = {
@@ -33,6 +34,7 @@ SECTIONS: dict[str, str] = {
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
     "tokenizer": "hub id or folder, where it does not come with the model",
     "use_chat_template": "whether plain-text prompts become user turns; by default where there is a template",
+    "chat_template_kwargs": "variables of the chat template, such as {enable_thinking: false}",
     "gguf_file": "name of a GGUF file within the repository or folder of the model",
     "quantization": "4bit or 8bit: keep the frozen base in that many bits (bitsandbytes)",
     "device": "auto, cpu, cuda, cuda:1 or mps",
@@ -76,12 +78,6 @@ _VALUE_TYPES: dict[str, Any] = {
     "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
 }  # fmt: skip
 
-MOST_LISTED = 24
-"""Known names that an error lists at most."""
-
-_MEANT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
-"""Keys by what people call them, where spelling does not lead there."""
-
 _WRITTEN = {"None": "null", "True": "true", "False": "false"}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
@@ -99,14 +95,11 @@ def value_types() -> dict[str, Any]:
     return {**_VALUE_TYPES, **typing.get_type_hints(Settings)}
 
 
-def hint(key: Any, known: Iterable[str]) -> str:
-    """A sentence, after a space, on what `key` may have meant; where nothing is like it, on what there is, if short."""
-    known = list(known)
-    near = [name for name in (_MEANT.get(str(key)),) if name in known]
-    near = near or difflib.get_close_matches(str(key), known, n=1)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(known)}." if 0 < len(known) <= MOST_LISTED else ""
+TRUTH_KEYS = frozenset({name for name, kind in value_types().items() if bool in (kind, *typing.get_args(kind))}) | {
+    "maximize",
+    "prune",
+}
+"""The keys that take true or false, of whichever section."""
 
 
 def check_keys(found: Any, known: Iterable[str], where: str) -> None:
@@ -123,16 +116,26 @@ def check_keys(found: Any, known: Iterable[str], where: str) -> None:
             raise ConfigError(f"Unknown key {key!r} in {where}.{hint(key, known)}")
 
 
-def check_type(key: str, value: Any, hint: Any) -> None:
-    """Refuse a value of the wrong kind.
+def checked_value(key: str, value: Any, hint: Any) -> Any:
+    """A value of the right kind; 1e6 and 100.0 are whole numbers where one is wanted.
 
     Raises:
         ConfigError: Naming the key, what it takes, and what was found.
     """
     kinds = typing.get_args(hint) or (hint,)
+    if int in kinds and float not in kinds:
+        value = whole(value)
     if not any(_is_of(value, kind) for kind in kinds):
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise ConfigError(f"`{key}` must be {wanted}. Found {value!r}.")
+    return value
+
+
+def whole(value: Any) -> Any:
+    """A float without a fraction as the whole number that it is; anything else as it is, the entries of a list too."""
+    if isinstance(value, list):
+        return [whole(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_of(value: Any, kind: type) -> bool:

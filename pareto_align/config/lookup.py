@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pareto_align.config.keys import hint
 from pareto_align.errors import ConfigError, ParetoAlignError
+from pareto_align.spelling import hint
 
 __all__ = ["build", "find", "objectives_named", "reward_function"]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pareto_align.discovery.rows import read_row
 from pareto_align.errors import PromptError
 
 __all__ = ["read_prompt_file"]
@@ -24,7 +27,7 @@ def read_prompt_file(path: str | Path) -> list[Any]:
     Raises:
         PromptError: The file cannot be read, is of another kind, or a line holds no prompt.
     """
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     readers: dict[str, Callable[[Path], list[Any]]] = {
         ".txt": _text,
         ".jsonl": _json_lines,
@@ -60,29 +63,41 @@ def _json_lines(file: Path) -> list[Any]:
     prompts = []
     for number, line in _lines(file):
         where = f"{file}, line {number}"
-        try:
-            prompts.append(_prompt(json.loads(line), where))
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{where} is not valid JSON: {error.msg}.") from None
+        item = _loads(line, where)
+        if isinstance(item, list) and any(
+            isinstance(entry, str) or (isinstance(entry, dict) and "prompt" in entry) for entry in item
+        ):
+            raise PromptError(f"{where} holds a list of prompts. Save it as a .json file, or write one prompt a line.")
+        prompts.append(_checked(item, where))
     return prompts
 
 
 def _json(file: Path) -> list[Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise PromptError(f"{file}, line {error.lineno} is not valid JSON: {error.msg}.") from None
+    found = _loads(file.read_text(encoding="utf-8-sig"), str(file))
     if not isinstance(found, list):
         raise PromptError(f"{file} must hold a list of prompts. Found a {type(found).__name__}.")
-    return [_prompt(item, f"{file}, prompt {number}") for number, item in enumerate(found)]
+    return [_checked(item, f"{file}, prompt {number}") for number, item in enumerate(found)]
 
 
-def _prompt(item: Any, where: str) -> Any:
-    if isinstance(item, dict) and "prompt" not in item:
-        raise PromptError(f"{where} has no `prompt`. Its keys: {', '.join(map(str, item)) or 'none'}.")
-    if not isinstance(item, str | dict | list):
-        raise PromptError(f"{where} is neither a text nor an object with a `prompt`. Found {item!r}.")
-    return item
+def _loads(text: str, where: str) -> Any:
+    """A JSON value; a key that is given twice is an error, for json would take the last."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := _twice([key for key, _ in pairs]):
+            raise PromptError(f"{where}: the key {twice[0]!r} is given twice in one object.")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        place = where if "\n" not in text else f"{where}, line {error.lineno}"
+        raise PromptError(f"{place} is not valid JSON: {error.msg}.") from None
+    except PromptError:
+        raise
+    except ValueError:  # Python's own limit on digits
+        raise PromptError(f"{where} holds a whole number with too many digits to be read. Write it as text.") from None
+    except RecursionError:
+        raise PromptError(f"{where}: its values are nested too deeply.") from None
 
 
 def _csv(file: Path) -> list[Any]:
@@ -90,13 +105,24 @@ def _csv(file: Path) -> list[Any]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         try:
-            columns = reader.fieldnames or []
+            columns = list(reader.fieldnames or [])
             if "prompt" not in columns:
                 raise PromptError(f"{file} has no column `prompt`. Its columns: {', '.join(columns) or 'none'}.")
+            if twice := _twice(columns):
+                raise PromptError(f"{file} has two columns {twice[0]!r}. Rename or remove one.")
             for row in reader:
                 if None in row or None in row.values():
                     raise PromptError(f"{file}, line {reader.line_num} does not have {len(columns)} cells.")
-                prompts.append(dict(row))
+                prompts.append(_checked(dict(row), f"{file}, line {reader.line_num}"))
         except csv.Error as error:
             raise PromptError(f"{file}, line {reader.line_num}: {error}.") from None
     return prompts
+
+
+def _twice(names: list[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _checked(item: Any, where: str) -> Any:
+    read_row(item, where)
+    return item

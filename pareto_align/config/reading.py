@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TUNING_KEYS, check_keys
+from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TRUTH_KEYS, TUNING_KEYS, check_keys
 from pareto_align.discovery.settings import settings_help
 from pareto_align.errors import ConfigError
 
@@ -22,24 +23,112 @@ _FILES = (("prompts",), ("eval_prompts",), ("eval_prompts", "path"))
 _PLACES = (("model",), ("tokenizer",))
 
 
+_CORE = "tag:yaml.org,2002:"
+_WORD = "tag:pareto-align,2026:word"
+_MOST_VALUES = 1_000_000
+
+
+class _Refused(yaml.constructor.ConstructorError):
+    """What is valid YAML, and still not taken; said with its line."""
+
+    def __init__(self, problem: str, node: yaml.Node) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number, and a key that is given twice is an error."""
+    """YAML 1.2's core schema (yaml.org/spec/1.2.2, section 10.3.2) and `<<`; no other tags.
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    PyYAML reads YAML 1.1, where 1e-3 is text, but 010 is 8, 12:30 is 750 and 2024-01-01 a date. A number with a leading
+    zero stays text, for it is the name of something.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own declaration
+    yaml_constructors = {  # noqa: RUF012
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (f"{_CORE}map", f"{_CORE}seq", f"{_CORE}str", f"{_CORE}null", None)
+    }
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+for _tag, _pattern, _first in (
+    (f"{_CORE}null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (f"{_CORE}bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    (f"{_CORE}int", r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        f"{_CORE}float",
+        r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    (f"{_CORE}merge", r"<<", ["<"]),
+    # true or false in YAML 1.1, text in 1.2: what is meant depends on the place, see `_settle`
+    (_WORD, r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF", list("yYnNoO")),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), _first)
+
+
+def _scalar(kind: str, read: Callable[[str], Any]) -> None:
+    def construct(loader: Any, node: Any) -> Any:
+        text = str(loader.construct_scalar(node))
+        try:
+            return read(text)
+        except (ValueError, KeyError, OverflowError):
+            raise _Refused(f"{text[:40]!r} cannot be read as {kind}", node) from None
+
+    _Loader.add_constructor(f"{_CORE}{kind}", construct)
+
+
+_scalar("bool", lambda text: _TRUTH[text.lower()])
+_scalar("int", lambda text: int(text, 0))
+_scalar("float", lambda text: float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower())))
+
+
+def _settle(node: Any, path: tuple[Any, ...], sizes: dict[int, int | None]) -> int:
+    """Check a composed document, and decide what its words mean; the number of values it unfolds to.
+
+    Aliases make small files large: they are counted before anything is made of them.
+
+    Raises:
+        _Refused: A key is given twice, a word may mean two things, or there are too many values.
+    """
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise _Refused("an alias stands within what it names", node)
+        return known
+    sizes[id(node)] = None
+    size = 1
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag == _WORD:
+            node.tag = _meaning(node, path)
+        elif path == ("output_dir",) and node.tag != f"{_CORE}null":
+            node.tag = f"{_CORE}str"  # 20261128 is a name here, whatever else it may be
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_settle(entry, (*path, number), sizes) for number, entry in enumerate(node.value))
+    else:
         seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.tag == _WORD:
+                    key.tag = f"{_CORE}str"
+                if key.value in seen and key.tag != f"{_CORE}merge":
+                    raise _Refused(f"the key {key.value!r} is given twice", key)
                 seen.add(key.value)
-        return dict(super().construct_mapping(node, deep=deep))
+            size += 1 + _settle(value, (*path, key.value if isinstance(key, yaml.ScalarNode) else None), sizes)
+    if size > _MOST_VALUES:
+        raise _Refused(f"its aliases unfold to more than {_MOST_VALUES:,} values", node)
+    sizes[id(node)] = size
+    return size
 
 
-# YAML 1.1, which PyYAML reads, wants a dot in it: learning_rate: 1e-3 would be text
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+def _meaning(node: Any, path: tuple[Any, ...]) -> str:
+    """The tag of a word such as no: text among prompts, a truth where one is wanted."""
+    if path == ("output_dir",) or (len(path) > 1 and path[0] in ("prompts", "eval_prompts")):
+        return f"{_CORE}str"
+    if path and path[-1] in TRUTH_KEYS:
+        return f"{_CORE}bool"
+    truth = "true" if _TRUTH[node.value.lower()] else "false"
+    raise _Refused(f'{node.value} may be a truth or a word. Write {truth}, or "{node.value}" in quotation marks', node)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -77,14 +166,23 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     return values
 
 
-def _yaml(text: str, where: str) -> Any:
+def _yaml(text: str, where: str, path: tuple[Any, ...] = ()) -> Any:
+    """The value of a YAML text that stands at `path` in a config."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _settle(node, path, {})
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}{line}: this is not valid YAML: {problem}.") from None
+        kind = "" if isinstance(error, _Refused) else "this is not valid YAML: "
+        raise ConfigError(f"{where}{line}: {kind}{problem}.") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: its values are nested too deeply.") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -93,9 +191,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
         raise ConfigError(f"An override is written key=value, such as steps=20 or lora.r=16. Found {override!r}.")
-    value = _yaml(text, f"Override {override!r}")
+    value = _yaml(text, f"Override {override!r}", parts)
     if isinstance(value, str) and (parts in _FILES or (parts in _PLACES and value.startswith((".", "~")))):
-        value = str(Path.cwd() / Path(value).expanduser())  # what is typed is relative to where one is
+        value = str(Path.cwd() / os.path.expanduser(value))  # what is typed is relative to where one is
     at: Any = values
     for depth, part in enumerate(parts[:-1]):
         slot = _slot(at, part, override, parts[:depth])

@@ -17,7 +17,13 @@ from pareto_align.policies.population import default_lora_config
 __all__ = ["base_facts", "check_same_base", "check_same_run", "plan_facts"]
 
 
-def plan_facts(plan: Plan, *, quantization: Any = None, gguf_file: str | None = None) -> dict[str, Any]:
+def plan_facts(
+    plan: Plan,
+    *,
+    quantization: Any = None,
+    gguf_file: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What is known before the model is loaded, beside names and settings, in JSON's own types."""
     loading = quantization if not hasattr(quantization, "to_dict") else quantization.to_dict()
     return {
@@ -27,7 +33,11 @@ def plan_facts(plan: Plan, *, quantization: Any = None, gguf_file: str | None = 
             "explorer": arguments_of(plan.explorer),
             "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
         },
-        "loading": {"quantization": plain(loading), "gguf_file": gguf_file},
+        "loading": {
+            "quantization": plain(loading),
+            "gguf_file": gguf_file,
+            "chat_template_kwargs": dict(chat_template_kwargs or {}),
+        },
     }
 
 

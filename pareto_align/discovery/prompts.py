@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pareto_align.discovery.rows import Row, read_rows
 from pareto_align.discovery.seeds import seed_for
 from pareto_align.errors import ParetoAlignWarning, PromptError
 from pareto_align.learning.rollouts import PromptRow
 from pareto_align.policies.base import Base
 
-__all__ = ["Splits", "check_groups", "groups_of", "read_prompts", "split_prompts", "warn_of_few", "warn_of_shared"]
+__all__ = [
+    "Splits",
+    "check_groups",
+    "encode_rows",
+    "groups_of",
+    "read_prompts",
+    "split_prompts",
+    "warn_of_few",
+    "warn_of_shared",
+]
 
-RESERVED = ("prompts", "completions", "completion_ids")
 FEW = 8
 """Held-out prompts below which most differences between policies are noise."""
 
@@ -40,8 +49,7 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int, argument: str = 
     """Prompts as token rows.
 
     Args:
-        prompts: Texts, chat messages, or mappings (also the rows of a `datasets.Dataset`) with a `prompt` and any
-            further columns, which are forwarded to the reward functions by name.
+        prompts: As `read_rows` takes them.
         base: The model whose tokenizer and context length count.
         max_new_tokens: T, which must fit into the context behind the prompt.
         argument: What the prompts were given as.
@@ -49,38 +57,47 @@ def read_prompts(prompts: Any, base: Base, max_new_tokens: int, argument: str = 
     Raises:
         PromptError: There are no prompts, one is of the wrong form or too long, or rows differ in their columns.
     """
-    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
-        raise PromptError(f"`{argument}` must be a list of prompts. Found a {type(prompts).__name__}.")
+    return encode_rows(read_rows(prompts, argument), base, max_new_tokens, argument)
+
+
+def encode_rows(given: Sequence[Row], base: Base, max_new_tokens: int, argument: str = "prompts") -> list[PromptRow]:
+    """Rows with their prompts as tokens.
+
+    Raises:
+        PromptError: A prompt is too long, or the chat template refuses it.
+        ModelError: The model has no row for one of the tokens.
+
+    Warns:
+        ParetoAlignWarning: A prompt holds a special token of the chat template as text.
+    """
+    named = "Prompt" if argument == "prompts" else f"`{argument}`, prompt"
     rows: list[PromptRow] = []
-    for number, item in enumerate(prompts):
-        columns: dict[str, Any] = {}
-        if isinstance(item, Mapping):
-            if "prompt" not in item:
-                raise PromptError(f"Prompt {number} is a mapping without a 'prompt'. Its keys: {', '.join(item)}.")
-            columns = {key: value for key, value in item.items() if key != "prompt"}
-            item = item["prompt"]
-        if bad := [name for name in RESERVED if name in columns]:
-            raise PromptError(f"Prompt {number} has a column {bad[0]!r}, a name that reward functions already use.")
-        if rows and columns.keys() != rows[0].columns.keys():
-            raise PromptError(
-                f"Prompt {number} has the columns {sorted(columns)}, the first one has {sorted(rows[0].columns)}."
-            )
+    marked: list[tuple[int, str]] = []
+    for number, row in enumerate(given):
         try:
-            ids = base.encode(item)
+            ids = base.encode(row.prompt, row.columns.get("chat_template_kwargs"))
         except PromptError as error:
-            raise PromptError(f"Prompt {number}: {error}") from None
+            raise PromptError(f"{named} {number}: {error}") from None
         if len(ids) + max_new_tokens > base.context_length:
             raise PromptError(
-                f"Prompt {number} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} it exceeds the model's "
+                f"{named} {number} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} it exceeds the model's "
                 f"context of {base.context_length}."
             )
-        rows.append(PromptRow(item, tuple(ids), columns))
-    if not rows:
-        raise PromptError(f"There are no prompts: `{argument}` is empty.")
+        marked += [(number, token) for token in base.special_tokens_in(row.prompt)[:1]]
+        rows.append(PromptRow(row.prompt, tuple(ids), row.columns))
+    if marked:
+        number, token = marked[0]
+        warnings.warn(
+            f"{named} {number} holds {token!r}, which the policy reads as the chat template's own token and not as text"
+            + (f"; so do {len(marked) - 1} others." if len(marked) > 1 else ".")
+            + " Prompts that are rendered already need use_chat_template=False.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
     return rows
 
 
-def check_groups(rows: Sequence[PromptRow], column: str | None) -> None:
+def check_groups(rows: Sequence[PromptRow | Row], column: str | None) -> None:
     """Refuse a column of groups that the prompts to hold out do not have.
 
     Raises:

@@ -165,6 +165,7 @@ class Publisher:
                 "dtype": str(base.dtype).removeprefix("torch."),
                 "use_chat_template": base.use_chat_template,
                 "quantization": base.quantization,
+                "chat_template_kwargs": dict(base.chat_template_kwargs),
             },
             split=split,
             reference=[0.0] * len(self.objectives.axes),

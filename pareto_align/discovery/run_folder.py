@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def new_run_folder(output_dir: Any) -> Path:
         root = Path(RUNS_FOLDER)
         number = 1 + max((int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit()), default=0)
         output_dir = root / f"{number:03d}"
-    folder = Path(output_dir)
+    folder = Path(os.path.expanduser(output_dir))
     if (folder / RECORD_FILE).exists() or (folder / "front.json").exists():
         raise FrontFileError(
             f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
@@ -215,7 +216,7 @@ def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
     if not all(rows.values()):
         raise FrontFileError(f"{path} has no prompts for {', '.join(name for name in SPLITS if not rows[name])}.")
     for row in (rows[split][0] for split in SPLITS):
-        if tuple(base.encode(row.prompt)) != row.ids:
+        if tuple(base.encode(row.prompt, row.columns.get("chat_template_kwargs"))) != row.ids:
             raise FrontFileError(f"{path} was made with another tokenizer or chat template than the model has now.")
     return Splits(**rows)
 

@@ -211,6 +211,8 @@ def _base(data: Any, at: str) -> dict[str, Any]:
     for key in ("use_chat_template", "chat_template_used"):
         if row.get(key) is not None:
             _truth(row[key], f"{at}.{key}")
+    if row.get("chat_template_kwargs") is not None:
+        _mapping(row["chat_template_kwargs"], f"{at}.chat_template_kwargs")
     return dict(row)
 
 

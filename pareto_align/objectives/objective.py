@@ -204,7 +204,8 @@ class ObjectiveSet(Sequence[Objective]):
         retry_counts: By objective, how often its function raised and was called again so far.
 
     Raises:
-        ObjectiveError: No objectives, something that is no `Objective`, a name twice, or none to optimize.
+        ObjectiveError: No objectives, something that is no `Objective`, a name twice, one that a column of the front's
+            table has, or none to optimize.
     """
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
@@ -220,6 +221,12 @@ class ObjectiveSet(Sequence[Objective]):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ObjectiveError(f"Two objectives are called {twice[0]!r}; names must differ.")
+        columns = [*names, *(f"{name}_stderr" for name in names), *(f"preference_{names[i]}" for i in self.axes)]
+        if taken := sorted({column for column in columns if columns.count(column) > 1}):
+            raise ObjectiveError(
+                f"Two columns of the front's table would be called {taken[0]!r}: beside each objective stand its "
+                "standard error, `NAME_stderr`, and the preference for it, `preference_NAME`. Rename an objective."
+            )
         if not self.axes:
             raise ObjectiveError("At least one objective must have role 'optimize'; otherwise nothing is trained.")
         self.reset_counts()

@@ -12,23 +12,24 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pareto_align.errors import ModelError, PromptError
+from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
+from pareto_align.messages import Prompt, messages_in_parts, read_prompt, template_variables
+from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
 from pareto_align.policies.records import cache_folder, processor, read_record, write_record
 
 __all__ = ["Base", "Prompt", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
 
 logger = logging.getLogger(__name__)
-
-Prompt = str | list[dict[str, str]]
-"""A prompt: plain text, or chat messages as `[{"role": ..., "content": ...}, ...]`."""
 
 PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
@@ -46,6 +47,7 @@ class Base:
         use_chat_template: Whether a plain-text prompt is sent as a user turn of the chat template.
         gguf_file: The GGUF file within `name`, where one was asked for.
         quantization: `"4bit"` or `"8bit"`, where `load_base` quantised the model; None where it did not.
+        chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
     """
 
     model: Any
@@ -56,6 +58,7 @@ class Base:
     use_chat_template: bool
     gguf_file: str | None = None
     quantization: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int:
@@ -80,32 +83,73 @@ class Base:
             ids.append(self.tokenizer.eos_token_id)
         return tuple(sorted({int(i) for i in ids}))
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, variables: Any = None) -> list[int]:
         """Token ids of one prompt, chat template applied where it belongs.
 
+        Args:
+            prompt: Text or chat messages. A conversation that ends with the assistant's turn is gone on with there.
+            variables: Of the chat template, for this prompt alone; they come before `chat_template_kwargs`.
+
         Raises:
-            PromptError: The prompt is neither text nor chat messages, or is empty.
+            PromptError: The prompt is neither text nor chat messages, is empty, is rendered already, or the chat
+                template refuses it.
+            ModelError: The model has no embedding for one of the tokens.
         """
-        if isinstance(prompt, str):
-            if not prompt.strip():
-                raise PromptError("A prompt is empty. Remove it or write something to answer.")
-            if not self.use_chat_template:
-                return list(self.tokenizer(prompt)["input_ids"])
+        read = read_prompt(prompt)
+        text = isinstance(read, str)
+        if isinstance(read, str) and not self.use_chat_template:
+            ids = encode_text(self.tokenizer, read)
+        else:
+            variables = {**self.chat_template_kwargs, **template_variables(variables)}
             if self.tokenizer.chat_template is None:
                 raise PromptError(
                     "`use_chat_template` is on, but the tokenizer has no chat template. Give it one, or leave the "
                     "setting out."
+                    if text
+                    else "A prompt is a list of chat messages, but the tokenizer has no chat template."
                 )
-            prompt = [{"role": "user", "content": prompt}]
-        if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt)):
-            raise PromptError(
-                "A prompt must be a string or a list of chat messages. "
-                f"Found a {type(prompt).__name__}: {prompt!r:.80}."
+            if not self._marks.speaks:
+                raise PromptError(
+                    "the chat template leaves out what a user's message says; it cannot be used with text."
+                )
+            if not (self._marks.takes_parts or isinstance(prompt, str)) and (parts := messages_in_parts(prompt)):
+                raise PromptError(
+                    f"message {parts[0]} has its content in parts, which this chat template does not read. Join them "
+                    "to one text."
+                )
+            if isinstance(read, str):
+                if self._marks.rendered(read):
+                    raise PromptError(
+                        "it begins or ends like a prompt that the chat template has rendered already: set "
+                        "use_chat_template=False. If it is what a user says, give it as a list of messages."
+                    )
+                read = [{"role": "user", "content": read}]
+            ids = encode_messages(self.tokenizer, read, variables)
+        if not ids:
+            raise PromptError("nothing is left of it: it has no tokens.")
+        self._check_known([*ids, self.tokenizer.pad_token_id])
+        return ids
+
+    def special_tokens_in(self, prompt: Prompt) -> list[str]:
+        """The chat template's special tokens that stand in a prompt as text, where it goes through the template."""
+        if isinstance(prompt, str):
+            texts = [prompt] if self.use_chat_template else []
+        else:
+            texts = [str(turn.get("content")) for turn in prompt]
+        return [token for token in self._marks.tokens if any(token in text for text in texts)] if texts else []
+
+    @cached_property
+    def _marks(self) -> Marks:
+        return marks_of(self.tokenizer, self.chat_template_kwargs)
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if (largest := max(ids)) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ModelError(
+                f"The tokenizer has the token {largest} ({token!r}), and the model's embedding {rows} rows. Give the "
+                "model its own tokenizer, or make room first: `model.resize_token_embeddings(len(tokenizer))`."
             )
-        if self.tokenizer.chat_template is None:
-            raise PromptError("A prompt is a list of chat messages, but the tokenizer has no chat template.")
-        ids = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, special tokens removed."""
@@ -122,6 +166,7 @@ def load_base(
     use_chat_template: bool | None = None,
     trust_remote_code: bool = False,
     quantization: Any = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Base:
     """Load a causal LM and freeze it.
 
@@ -137,13 +182,18 @@ def load_base(
         trust_remote_code: Passed on to transformers; off unless asked for.
         quantization: `"4bit"` or `"8bit"` keeps the frozen linear layers in that many bits, by bitsandbytes; a
             quantization config of transformers is passed on as it is. None loads the weights in `dtype`.
+        chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`.
 
     Raises:
         ModelError: The model cannot be found or loaded, or its tokenizer has no token to pad with, or bitsandbytes is
             asked for and missing.
+
+    Warns:
+        ParetoAlignWarning: The chat template has no such variable.
     """
+    variables = template_variables(chat_template_kwargs)
     if isinstance(model, Base):
-        return model
+        return replace(model, chat_template_kwargs=variables) if variables else model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = resolve_device(device)
@@ -209,8 +259,14 @@ def load_base(
     model = model.eval()
     if use_chat_template is None:
         use_chat_template = tokenizer.chat_template is not None
+    for unknown in unknown_variables(tokenizer, variables):
+        warnings.warn(
+            f"`chat_template_kwargs` has {unknown!r}, which the chat template of this model does not read.",
+            ParetoAlignWarning,
+            stacklevel=2,
+        )
     bits = quantization if isinstance(quantization, str) else None
-    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits)
+    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits, variables)
 
 
 def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:

@@ -39,7 +39,7 @@ def recorded_base(described: Mapping[str, Any], **load: Any) -> Base:
             "Pass it: load_model(base=...)."
         )
     options: dict[str, Any] = {"dtype": described.get("dtype") or "auto"}
-    for key in ("gguf_file", "quantization"):
+    for key in ("gguf_file", "quantization", "chat_template_kwargs"):
         if described.get(key):
             options[key] = described[key]
     template = described.get("use_chat_template", described.get("chat_template_used"))

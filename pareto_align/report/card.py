@@ -122,7 +122,10 @@ def _loading(record: FrontRecord, folder: str) -> str:
     ]
     after = "The tokenizer is the base model's."
     if base.get("use_chat_template", base.get("chat_template_used")):
-        after += " Prompts were sent as user turns of its chat template; do the same."
+        after += " Prompts were sent as user turns of its chat template"
+        if variables := base.get("chat_template_kwargs"):
+            after += f", with {escape_markdown(json.dumps(variables))} as its variables"
+        after += "; do the same."
     return fenced("\n".join(code), "python") + "\n\n" + after
 
 

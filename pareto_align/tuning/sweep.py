@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.discovery.rows import list_prompts
 from pareto_align.errors import ConfigError, FrontFileError, TrainingError
 from pareto_align.tuning.comparison import Comparison
 from pareto_align.tuning.fits import Fitter
@@ -92,7 +93,8 @@ def tune(
     searched = Space.read(DEFAULT_SPACE if space is None else space, aligner.settings)
     _check(trials, seeds, confirm_seeds, prune, search_seed)
     resolved = resolve_engine(engine)
-    prompts, eval_prompts = _lasting(prompts), _lasting(eval_prompts)
+    prompts = list_prompts(prompts)
+    eval_prompts = None if eval_prompts is None else list_prompts(eval_prompts, "eval_prompts")
     plan: dict[str, Any] = {
         "space": searched.to_dict(),
         "trials": trials,
@@ -307,16 +309,9 @@ def _check_same(plan: Mapping[str, Any], before: Mapping[str, Any], folder: Swee
         )
 
 
-def _lasting(prompts: Any) -> Any:
-    """Prompts that can be gone through more than once; what is no list of prompts is refused by `fit`."""
-    if prompts is None or isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
-        return prompts
-    return list(prompts)
-
-
 def _place(output_dir: Any) -> Path:
     if output_dir is not None:
-        return Path(output_dir)
+        return Path(os.path.expanduser(output_dir))
     root = Path(SWEEPS_FOLDER)
     return root / f"{1 + max((int(p.name) for p in root.glob('[0-9]*') if p.name.isdigit()), default=0):03d}"
 

@@ -131,6 +131,13 @@ def test_a_seed_makes_answers_repeat(cli, fitted):
     assert len({answer(seed) for seed in range(6)}) > 1, "answers are sampled, as in training"
 
 
+@pytest.mark.parametrize("word", ["quit", "exit", ":q", "/quit", "/exit"])
+def test_chat_ends_at_what_people_type(cli, fitted, typed, word):
+    typed(word, "never asked")
+    found = cli("chat", fitted)
+    assert (found.code, found.out) == (0, "")
+
+
 def test_lines_are_answered_one_by_one(cli, fitted, typed):
     typed("do you like tea", "", "  do you like rain ", "/quit", "never asked")
     found = cli("chat", fitted, "--json", "--temperature", 0)

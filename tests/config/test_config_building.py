@@ -172,7 +172,47 @@ def test_held_out_prompts(load, folder):
 
 
 def test_prompts_may_stand_in_the_config(load):
-    assert load(prompts=["One?", {"prompt": "Two?", "answer": 2}]).prompts[1]["answer"] == 2
+    rows = [{"prompt": "One?", "answer": 1}, {"prompt": "Two?", "answer": 2}]
+    assert load(prompts=rows, eval_prompts=rows).prompts == rows
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["One?", 2], "Prompt 1: A prompt must be a string .* Found a int: 2"),
+        (["One?", None], "Prompt 1: A prompt must be a string"),
+        (["One?", {"Question": "what is rain?"}], "Prompt 1 is a mapping without a 'prompt'. Its keys: Question"),
+        (["One?", [{"role": "user", "content": "Two?"}]], "Prompt 1 is a conversation, the first one is text"),
+        (["One?", {"prompt": "Two?", "answer": 2}], r"Prompt 1 has the columns \['answer'\], the first one has \[\]"),
+        ([{"prompt": "One?", 3: 4}], "Prompt 0 has the column 3; names of columns must be text"),
+    ],
+)
+def test_inline_prompts_are_checked_at_once(load, prompts, message):
+    with pytest.raises(PromptError, match=message):
+        load(prompts=prompts)
+    with pytest.raises(PromptError, match=message.replace("Prompt", "`eval_prompts`, prompt")):
+        load(eval_prompts=prompts)
+
+
+def test_whole_numbers_may_be_written_as_floats(load):
+    run = load(
+        ["steps=1e2", "max_tokens=1e6", "lora.r=4.0", "objectives.0.retries=0.0", "tuning.trials=1e1"],
+        archive_capacity=100.0,
+        tuning={"seeds": [1e1, 11]},
+    )
+    settings = run.aligner.settings
+    found = settings.steps, settings.max_tokens, settings.archive_capacity, run.aligner.lora.r
+    assert found == (100, 1_000_000, 100, 4)
+    assert all(type(number) is int for number in found)
+    assert run.aligner.objectives[0].retries == 0
+    assert load(learning_rate=1).aligner.settings.learning_rate == 1
+
+
+def test_a_folder_may_be_named_like_a_number_or_a_date(load):
+    assert load(["output_dir=20261128"]).aligner.output_dir == "20261128"
+    assert load(["output_dir=2026-11-28"]).aligner.output_dir == "2026-11-28"
+    assert load(["output_dir=no"]).aligner.output_dir == "no"
+    assert load(["output_dir="]).aligner.output_dir is None
 
 
 @pytest.mark.parametrize(
@@ -184,7 +224,8 @@ def test_prompts_may_stand_in_the_config(load):
         ({"objectives": ...}, "needs `objectives`"),
         ({"model": 3}, "`model` must be text. Found 3"),
         ({"steps": "many"}, "`steps` must be a whole number. Found 'many'"),
-        ({"steps": 2.0}, "`steps` must be a whole number. Found 2.0"),
+        ({"steps": 2.5}, "`steps` must be a whole number. Found 2.5"),
+        ({"steps": float("inf")}, "`steps` must be a whole number. Found inf"),
         ({"steps": True}, "`steps` must be a whole number. Found True"),
         ({"steps": 0}, "`steps` must be a whole number of at least 1"),
         ({"population": 0}, "`population` must be a whole number of at least 1"),

@@ -44,6 +44,61 @@ def test_numbers_with_an_exponent_are_numbers(write, text, value):
     assert read_config(write(), [f"learning_rate={text}"])["learning_rate"] == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"), ("-010", "-010"), ("01.50", "01.50"), ("12:30", "12:30"), ("1:30:00.5", "1:30:00.5"),
+        ("2024-01-01", "2024-01-01"), ("2024-13-45", "2024-13-45"), ("2001-12-14t21:59:43.10-05:00",) * 2,
+        ("1_000", "1_000"), ("0b11", "0b11"), ("no", "no"), ("Yes", "Yes"), ("ON", "ON"), ("off", "off"), ("y", "y"),
+        ("!!str 10", "10"), ("=", "="), ("0o17", 15), ("0x1F", 31), ("0", 0), ("-0", 0), ("+12", 12), ("12", 12),
+        ("true", True), ("False", False), ("null", None), ("~", None), ("", None), (".5", 0.5), ("-1.", -1.0),
+        (".inf", float("inf")), ("-.INF", float("-inf")), ("!!int 7", 7), ("!!float 7", 7.0), ("!!bool TRUE", True),
+    ],
+)  # fmt: skip
+def test_columns_of_inline_prompts_have_the_values_of_yaml_1_2(write, text, value):
+    """PyYAML reads YAML 1.1, where no is false (ISO's Norway), 010 is 8, 12:30 is 750 and 2024-01-01 a date."""
+    found = read_config(write(f"prompts:\n- {{prompt: a, column: {text}}}\n"))["prompts"][0]["column"]
+    assert (found, type(found)) == (value, type(value))
+    override = read_config(write(), [f"prompts=[{{prompt: a, column: {text}}}]"])["prompts"][0]["column"]
+    assert (override, type(override)) == (value, type(value))
+
+
+def test_yes_and_no_are_truths_where_one_is_wanted(write):
+    values = read_config(
+        write(
+            "use_chat_template: no\ngradient_checkpointing: Yes\ntuning: {prune: off}\n"
+            "objectives: [{name: a, maximize: on}]\n"
+        ),
+        ["trust_remote_code=yes"],
+    )
+    assert values["use_chat_template"] is False
+    assert values["gradient_checkpointing"] is True
+    assert values["trust_remote_code"] is True
+    assert values["tuning"] == {"prune": False}
+    assert values["objectives"][0]["maximize"] is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "objectives:\n- {name: a, reward: 'x:y', args: {group: no}}\n",
+        "\nlora: {use_rslora: no}\n",
+        "\nlearner: {name: no}\n",
+        "\nmodel: no\n",
+    ],
+)
+def test_a_word_that_may_mean_two_things_is_refused(write, text):
+    with pytest.raises(ConfigError, match=r'line 2: no may be a truth or a word\. Write false, or "no" in'):
+        read_config(write(text))
+
+
+def test_anchors_and_merged_mappings_are_read(write):
+    values = read_config(
+        write("objectives:\n- &a {name: a, reward: 'x:y', role: audit}\n- &b {<<: *a, name: b}\n- {<<: *b, name: c}\n")
+    )
+    assert values["objectives"][2] == {"name": "c", "reward": "x:y", "role": "audit"}
+
+
 def test_a_byte_order_mark_is_passed_over(tmp_path):
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfsteps: 3\n")
     assert read_config(tmp_path / "bom.yaml") == {"steps": 3}
@@ -69,11 +124,33 @@ def test_an_empty_file_has_no_values(write):
         ("eval_prompts: {file: x.txt}\n", r"Unknown key 'file' in `eval_prompts`. Known: path, count"),
         ("!!python/object/apply:os.system [ls]\n", "not valid YAML"),
         ("1: 2\n", "Unknown key 1 in"),
+        ("steps: !!timestamp x\n", "line 1: this is not valid YAML: could not determine a constructor"),
+        ("steps: !!binary ä\n", "could not determine a constructor"),
+        ("prompts: !!set {a, b}\n", "could not determine a constructor"),
+        ("steps: !!int x\n", r"run\.yaml, line 1: 'x' cannot be read as int"),
+        ("steps: !!int 010\n", "'010' cannot be read as int"),
+        ("steps: !!float x\n", "'x' cannot be read as float"),
+        ("trust_remote_code: !!bool x\n", "'x' cannot be read as bool"),
+        ("seed: " + "9" * 5000 + "\n", "'9999.* cannot be read as int"),
+        ("prompts: [{prompt: a, prompt: b}]\n", "the key 'prompt' is given twice"),
+        ("prompts: " + "[" * 5000 + "]" * 5000, r"run\.yaml: its values are nested too deeply"),
+        ("prompts: &a [*a]\n", "an alias stands within what it names"),
+        ("steps: \x00\n", "this is not valid YAML"),
+        ("num_generations: 4\n", r"Unknown key 'num_generations' in .*Did you mean 'group_size'\?"),
+        ("reward_weights: [1, 2]\n", "Unknown key 'reward_weights' in .*every policy has its own"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(write, text, message):
     with pytest.raises(ConfigError, match=message):
         read_config(write(text))
+
+
+@pytest.mark.parametrize("value", ["[*a, *a, *a, *a, *a, *a, *a, *a]", "{<<: [*a, *a, *a, *a, *a, *a, *a, *a]}"])
+def test_a_small_file_that_unfolds_to_a_large_one_is_refused(write, value):
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{level}: &a{level} " + value.replace("*a", f"*a{level - 1}") for level in range(1, 12)]
+    with pytest.raises(ConfigError, match="its aliases unfold to more than 1,000,000 values"):
+        read_config(write("\n".join(lines)))
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

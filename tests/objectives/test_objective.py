@@ -97,6 +97,10 @@ def test_a_set_refuses_nothing_to_optimize_twice_one_name_and_other_things():
         ObjectiveSet([Objective("watched", lengths, role="audit")])
     with pytest.raises(ObjectiveError, match="called 'quality'"):
         ObjectiveSet([Objective("quality", lengths), Objective("quality", returns([1]))])
+    for names in (("a", "a_stderr"), ("a", "preference_a"), ("preference_a", "a_stderr")):
+        with pytest.raises(ObjectiveError, match="Two columns of the front's table would be called"):
+            ObjectiveSet([Objective(name, lengths) for name in names])
+    assert ObjectiveSet([Objective("a", lengths, role="audit"), Objective("preference_a", lengths)]).M == 2
     with pytest.raises(ObjectiveError, match=r"wrap it as Objective\(name, reward_function\)"):
         ObjectiveSet([lengths])
     with pytest.raises(ObjectiveError, match="list of objectives"):

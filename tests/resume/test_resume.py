@@ -232,6 +232,13 @@ def test_another_quantization_is_refused_before_the_model_is_loaded(tmp_path):
         make(quantization="4bit").resume(run)
 
 
+def test_other_variables_of_the_chat_template_are_refused_before_the_model_is_loaded(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    with pytest.raises(ConfigError, match=r"chat_template_kwargs was {}, is {'enable_thinking': False}"):
+        make(chat_template_kwargs={"enable_thinking": False}).resume(run)
+
+
 def test_another_kind_of_device_is_allowed_and_said(tmp_path):
     run = tmp_path / "run"
     fit_and_stop(run)

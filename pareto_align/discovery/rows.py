@@ -1,0 +1,165 @@
+"""From what the user calls prompts to rows: lists, datasets and tables. No model is needed, so this comes first."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pareto_align.errors import PromptError
+from pareto_align.messages import read_prompt
+from pareto_align.objectives.calling import ROLLOUT_NAMES, TRAINER_NAMES
+
+__all__ = ["Row", "list_prompts", "read_row", "read_rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt as the user gave it.
+
+    Attributes:
+        prompt: Text or chat messages, checked, and not yet tokens.
+        columns: What else the row has.
+    """
+
+    prompt: Any
+    columns: Mapping[str, Any]
+
+
+def read_rows(prompts: Any, argument: str = "prompts", *, like: Sequence[Row] | None = None) -> list[Row]:
+    """The rows of a list, a dataset or a table, all of one form.
+
+    Args:
+        prompts: Texts, chat messages, or mappings with a `prompt` and any further columns; a `datasets.Dataset`, a
+            DataFrame of pandas or polars or a pyarrow Table with a column `prompt`.
+        argument: What the prompts were given as.
+        like: Rows that these must be like, in form and columns.
+
+    Raises:
+        PromptError: There are no prompts, one is of the wrong form, or rows differ in form or columns.
+    """
+    rows: list[Row] = []
+    named = "Prompt" if argument == "prompts" else f"`{argument}`, prompt"
+    for number, item in enumerate(list_prompts(prompts, argument)):
+        where = f"{named} {number}"
+        row = read_row(item, where)
+        if rows or like:
+            first = (rows or like or [row])[0]
+            told = "the first one" if rows else "`prompts`"
+            if isinstance(row.prompt, str) != isinstance(first.prompt, str):
+                forms = ("text", "a conversation") if isinstance(row.prompt, str) else ("a conversation", "text")
+                raise PromptError(
+                    f"{where} is {forms[0]}, {told} {'is' if rows else 'are'} {forms[1]}. A reward function is given "
+                    "answers of one form: give all prompts as texts, or all as lists of messages."
+                )
+            if row.columns.keys() != first.columns.keys():
+                raise PromptError(
+                    f"{where} has the columns {sorted(row.columns)}, {told} "
+                    f"{'has' if rows else 'have'} {sorted(first.columns)}."
+                )
+        rows.append(row)
+    if not rows:
+        raise PromptError(f"There are no prompts: `{argument}` is empty.")
+    return rows
+
+
+def read_row(item: Any, where: str) -> Row:
+    """One row, checked.
+
+    Args:
+        item: A prompt, or a mapping with a `prompt` and further columns.
+        where: How the message of an error begins.
+
+    Raises:
+        PromptError: It is none, or has a column that rewards cannot be given.
+    """
+    columns: dict[str, Any] = {}
+    if isinstance(item, Mapping) and not ("prompt" not in item and "role" in item):
+        if "prompt" not in item:
+            raise PromptError(
+                f"{where} is a mapping without a 'prompt'. Its keys: {', '.join(map(str, item)) or 'none'}. Rename the "
+                "one that holds the prompt."
+            )
+        if strange := [key for key in item if not isinstance(key, str)]:
+            raise PromptError(f"{where} has the column {strange[0]!r}; names of columns must be text.")
+        columns = {key: value for key, value in item.items() if key != "prompt"}
+        item = item["prompt"]
+    if bad := [name for name in (*ROLLOUT_NAMES, *TRAINER_NAMES) if name in columns]:
+        raise PromptError(f"{where} has a column {bad[0]!r}, a name that reward functions already use.")
+    try:
+        read_prompt(item)
+    except PromptError as error:
+        raise PromptError(f"{where}: {error}") from None
+    return Row(item if isinstance(item, str) else _plain(item), columns)
+
+
+def _plain(conversation: Any) -> Any:
+    """An array of messages as the list that it stands for; JSON and reward functions know no other."""
+    return list(conversation) if isinstance(conversation, list) else [dict(turn) for turn in conversation]
+
+
+def list_prompts(prompts: Any, argument: str = "prompts") -> list[Any]:
+    """Prompts as they were given, in a list; the rows of a table as mappings, for iterating over it gives columns.
+
+    Raises:
+        PromptError: It is nothing that has rows in an order.
+    """
+    found = f"Found a {type(prompts).__name__}"
+    if isinstance(prompts, str | bytes | bytearray | os.PathLike | io.IOBase):
+        raise PromptError(
+            f"`{argument}` must be a list of prompts. {found}. A file of prompts is read by "
+            "`pareto_align.config.read_prompt_file(path)`."
+        )
+    if isinstance(prompts, Mapping):
+        tables = [str(name) for name, part in prompts.items() if hasattr(part, "column_names") or _is_table(part)]
+        told = (
+            f"Choose one of its splits, such as {argument}[{tables[0]!r}]: it has {', '.join(tables)}."
+            if tables
+            else 'Give a list with one mapping a prompt: [{"prompt": ...}, ...].'
+        )
+        raise PromptError(f"`{argument}` must be a list of prompts. {found}. {told}")
+    if isinstance(prompts, set | frozenset):
+        raise PromptError(
+            f"`{argument}` must have an order, or no run could be repeated. {found}: give `sorted({argument})`."
+        )
+    if _is_table(prompts):
+        return _records(prompts, argument)
+    if hasattr(prompts, "to_pylist"):  # an array of pyarrow, whose entries are no Python values
+        return list(prompts.to_pylist())
+    try:
+        rows = iter(prompts)
+    except TypeError:
+        raise PromptError(f"`{argument}` must be a list of prompts. {found}.") from None
+    return list(rows)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether iterating over it would give columns, or names of columns: frames of any library, Tables of pyarrow."""
+    arrow = hasattr(value, "to_pylist") and hasattr(value, "schema")
+    return arrow or (hasattr(value, "columns") and not isinstance(value, type))
+
+
+def _records(table: Any, argument: str) -> list[Any]:
+    kind = f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__}"
+    names = list(table.schema.names if hasattr(table, "to_pylist") else table.columns)
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise PromptError(f"`{argument}` has the column {strange[0]!r}; names of columns must be text. Found {kind}.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PromptError(f"`{argument}` has the column {twice[0]!r} twice. Found {kind}.")
+    if "prompt" not in names:
+        raise PromptError(
+            f"`{argument}` has no column 'prompt'. Found {kind} with the columns {', '.join(names) or 'none'}: rename "
+            "the one that holds the prompts."
+        )
+    if hasattr(table, "to_pylist"):  # pyarrow
+        return list(table.to_pylist())
+    if hasattr(table, "to_dicts"):  # polars
+        return list(table.to_dicts())
+    if hasattr(table, "iterrows") and hasattr(table, "to_dict") and not hasattr(table, "compute"):  # pandas
+        return list(table.to_dict("records"))
+    raise PromptError(
+        f"`{argument}` must be a list of prompts. Found {kind}, which is not read: turn it into a DataFrame of pandas "
+        "or a list of mappings first."
+    )
