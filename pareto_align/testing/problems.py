@@ -344,8 +344,36 @@ def groups(*, V: int = 16, majority: float = 10.0, shared: float = 0.7) -> Known
     )
 
 
+def tilt(*, V: int = 24, m: int = 2, seed: int = 0) -> KnownFrontProblem:
+    """A straight front that leans, poor symbols beside it: one objective alone prefers some of them to a good symbol.
+
+    Of the m good symbols the i-th is worth .9 (the first) to .7 (the last) in objective i and .2 in the others; the
+    poor ones are worth 0 to .3 in each. Every good symbol is on the front, and so is every mixture of them.
+    """
+    good = np.full((m, m), 0.2)
+    np.fill_diagonal(good, np.linspace(0.9, 0.7, m))
+    return _beside_poor("tilt", good, V, seed)
+
+
+def bow(*, V: int = 30, seed: int = 0) -> KnownFrontProblem:
+    """The poor symbols of "tilt" beside a round front with the same two ends, of eight good symbols."""
+    angle = np.linspace(0.0, np.pi / 2, 8)
+    good = 0.2 + np.stack([0.7 * np.cos(angle), 0.5 * np.sin(angle)], axis=1)
+    return _beside_poor("bow", good, V, seed)
+
+
+def _beside_poor(name: str, good: Array, V: int, seed: int) -> KnownFrontProblem:
+    """The symbols `good` [n, m], and V - n more with worths between 0 and .3."""
+    n, m = good.shape
+    if n > V:
+        raise ConfigError(f"The problem '{name}' needs at least V={n} symbols. Found V={V}.")
+    poor = np.random.default_rng(seed).uniform(0.0, 0.3, size=(V - n, m))
+    return KnownFrontProblem(name, V, 1, np.concatenate([good, poor])[None], np.zeros(m), bounds=_unit(m))
+
+
 PROBLEMS: dict[str, Callable[..., KnownFrontProblem]] = {
-    build.__name__: build for build in (arc, flat, dent, scales, contexts, strings, many, noisy, hacked, groups)
+    build.__name__: build
+    for build in (arc, flat, dent, scales, contexts, strings, many, noisy, hacked, groups, tilt, bow)
 }
 """The ready problems by name. A function's keyword arguments are the problem's parameters."""
 

@@ -22,6 +22,8 @@ SHAPES = {
     "noisy": (32, 1, 1, 2),
     "hacked": (16, 1, 1, 2),
     "groups": (16, 1, 1, 2),
+    "tilt": (24, 1, 1, 2),
+    "bow": (30, 1, 1, 2),
 }
 
 
@@ -215,3 +217,39 @@ def test_groups_the_mean_forgets_the_minority_and_maxmin_does_not():
     shared = int(np.argmax(table.min(axis=1)))
     assert table[shared] == pytest.approx([0.7, 0.7])
     assert answer.x[shared] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_tilt_is_a_straight_front_that_only_a_trade_keeps_clear_of_poor_symbols(m):
+    problem = get_problem("tilt", m=m)
+    table = problem.rewards[0]
+    good, poor = table[:m], table[m:]
+    if m == 2:
+        assert good.tolist() == [[0.9, 0.2], [0.2, 0.7]]
+    assert len(poor) == 24 - m
+    assert (poor <= 0.3).all()
+    # In closed form: the front is what the good symbols' mixtures are, all on one plane, and no poor symbol is near it.
+    normal = np.linalg.solve(good, np.ones(m))
+    assert (normal > 0).all()
+    assert exact.convex_front(problem.rewards) @ normal == pytest.approx(1.0)
+    assert (poor @ normal).max() < 0.75
+    for i in range(m):  # one objective alone: several poor symbols before the other good ones
+        assert (poor[:, i] > 0.2).sum() >= 3
+    level = normal / normal.sum()  # the front's own normal: none
+    assert (poor @ level).max() < (good @ level).min()
+
+
+def test_bow_is_the_same_beside_a_round_front():
+    problem, tilt = get_problem("bow"), get_problem("tilt")
+    good, poor = problem.rewards[0, :8], problem.rewards[0, 8:]
+    assert poor == pytest.approx(tilt.rewards[0, 2:])
+    assert good[[0, -1]] == pytest.approx(tilt.rewards[0, :2])
+    for angle, symbol in zip(np.linspace(0, np.pi / 2, 8), good, strict=True):  # each is best for its own normal
+        assert (problem.rewards[0] @ [np.cos(angle) / 0.7, np.sin(angle) / 0.5]).argmax() == (good == symbol).all(
+            axis=1
+        ).argmax()
+    front = exact.convex_front(problem.rewards)
+    assert front[:, 0].max() == pytest.approx(0.9)
+    assert ((((front - 0.2) / [0.7, 0.5]) ** 2).sum(axis=1) <= 1 + 1e-9).all()
+    with pytest.raises(ConfigError, match="at least V=8"):
+        get_problem("bow", V=7)
