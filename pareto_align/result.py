@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from peft import PeftModel
 
+    from pareto_align.family_member import FamilyMember
     from pareto_align.front.preferences import Preference
     from pareto_align.policies.base import Base, Prompt
 
@@ -255,6 +256,20 @@ class ParetoFront:
         except IndexError:
             raise IndexError(f"This front has {len(self)} members, counted from 0. There is no {key!r}.") from None
 
+    def at(self, preference: Any) -> FamilyMember:
+        """The adapter of a family for any preference, trained for it or not.
+
+        Args:
+            preference: By objective, {"tone": 0.6, "brevity": 0.4}, or one weight an optimized objective in order.
+
+        Raises:
+            ConfigError: The front is one of independent policies; `select` chooses among those.
+            PreferenceError: The preference cannot be read.
+        """
+        from pareto_align.family_member import FamilyMember
+
+        return FamilyMember(self.record, self.folder, preference, self.server)
+
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def to_pandas(self) -> DataFrame:
@@ -400,7 +415,13 @@ class ParetoFront:
             exporting.copy_adapter(sources[member], folder)
 
         journal = exporting.journal_path(self.path)
-        write_front(target, self.record, copy)
+        family = None if self.record.family is None else self.folder / self.record.family.adapter
+        write_front(
+            target,
+            self.record,
+            copy,
+            None if family is None else lambda folder: exporting.copy_adapter(family, folder),
+        )
         (target / "README.md").write_text(self.card(), encoding="utf-8")
         if journal.is_file() and journal.resolve() != (target / "journal.jsonl").resolve():
             shutil.copyfile(journal, target / "journal.jsonl")

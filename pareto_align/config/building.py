@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RunConfig", "load_config", "load_origin"]
 
 OWN_REWARDS = "pareto_align.objectives."
+INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def _code_named(values: Mapping[str, Any]) -> list[str]:
                 look(entry)
 
     look(values.get("objectives"))
-    for section in ("weighting", "explorer", "learner"):
+    for section in ("weighting", "explorer", "learner", "family"):
         spec = values.get(section)
         name = spec.get("name") if isinstance(spec, Mapping) else spec
         if isinstance(name, str) and ":" in name:
@@ -188,6 +189,10 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         from pareto_align.learning.credit import Credit, make_credit
 
         keywords["learner"] = _named("learner", values["learner"], folder, make_credit, Credit)
+    if values.get("family") not in (None, INDEPENDENT, {"name": INDEPENDENT}):
+        from pareto_align.policies.families import Family, families
+
+        keywords["family"] = _named("family", values["family"], folder, families.make, Family)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
     return ParetoAligner(objectives=objectives, **keywords, **more)

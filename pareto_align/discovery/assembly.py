@@ -33,6 +33,7 @@ from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
+from pareto_align.policies.families import Family, FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation, activated_lora_config
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
@@ -57,6 +58,7 @@ class Plan:
     explorer: Explorer
     settings: Settings
     lora: Any = None
+    family: Family | None = None
 
     def __post_init__(self) -> None:
         if self.credit.needs_group and self.settings.group_size < 2:
@@ -64,8 +66,31 @@ class Plan:
                 f"The learner {self.credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
                 f"Found group_size={self.settings.group_size}."
             )
+        self._check_family()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
+
+    def _check_family(self) -> None:
+        """Whether the explorer and the weighting can work with the family, or without one."""
+        if self.family is None:
+            if self.explorer.for_families:
+                raise ConfigError(
+                    f"The explorer {self.explorer.name!r} draws other preferences at every step, which only a family "
+                    "can follow. Give one, such as family='blocks', or choose another explorer, such as 'discover'."
+                )
+            return
+        self.family.lora(self.lora, self.objectives.m)  # says what is wrong with the ranks
+        if self.explorer.moves_slots:
+            raise ConfigError(
+                f"The explorer {self.explorer.name!r} gives slots policies and tasks of their own, and the slots of "
+                f"the family {self.family.name!r} have none. Use explorer='everywhere' (or 'grid'), or "
+                "family='independent'."
+            )
+        if self.weighting.tries_policies:
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} compares slots that train under thresholds of their own, and a "
+                f"family has one policy a preference. Use a Lagrangian weighting, or family='independent'."
+            )
 
     def preferences(self) -> np.ndarray:
         """`[K, m]` what the slots pursue at first; the explorer forgets an earlier run."""
@@ -74,12 +99,13 @@ class Plan:
 
     def names(self) -> dict[str, str]:
         """Of the parts that go by one, and how the weighting reads a preference."""
-        return {
+        names = {
             "weighting": self.weighting.name,
             "reading": self.weighting.reading,
             "learner": self.credit.name,
             "explorer": self.explorer.name,
         }
+        return names if self.family is None else names | {"family": self.family.name}
 
 
 @contextmanager
@@ -91,6 +117,8 @@ def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPo
     """
     settings = plan.settings
     lora = activated_lora_config(base, plan.lora) if settings.activated else plan.lora
+    if plan.family is not None:
+        lora = plan.family.lora(lora, plan.objectives.m)
     population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
     try:
         for row in (*splits.train, *splits.select, *splits.report):
@@ -152,6 +180,13 @@ def assemble(
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
+    optimizer: FamilyAdamW | None = None
+    if plan.family is not None:
+        plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
+        optimizer = FamilyAdamW(
+            plan.family, population, max_norm=settings.max_grad_norm, weight_decay=settings.weight_decay
+        )
+        optimizer.place(preferences)
     learner = Learner(
         population,
         plan.credit,
@@ -165,9 +200,10 @@ def assemble(
         micro_batch_tokens=config["micro_batch_tokens"],
         layout=settings.layout,
         gradient_checkpointing=settings.gradient_checkpointing,
+        optimizer=optimizer,
     )
     plan.weighting.setup(settings.population, objectives.m)
-    publisher = Publisher(folder / "front", population, objectives, scale, config)
+    publisher = Publisher(folder / "front", population, objectives, scale, config, plan.family)
     journal = Journal(folder / "journal.jsonl", callbacks)
     spending = Spending(select, objectives)
     keeper = FrontKeeper(
@@ -194,6 +230,7 @@ def assemble(
         spending=spending,
         settings=settings,
         journal=journal,
+        family=plan.family,
     )
     if checkpoint is not None:
         put_back(loop, checkpoint)

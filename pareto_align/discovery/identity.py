@@ -32,6 +32,7 @@ def plan_facts(
             "learner": arguments_of(plan.credit),
             "explorer": arguments_of(plan.explorer),
             "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
+            **({} if plan.family is None else {"family": arguments_of(plan.family)}),
         },
         "loading": {
             "quantization": plain(loading),

@@ -27,6 +27,7 @@ from pareto_align.discovery.stopping import StopRequest
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import PromptRow, roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.families import Family, FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
@@ -43,13 +44,14 @@ class FrontDiscovery:
         learner: Steps the population.
         weighting: Turns the state of the population into weights `[K, m]`, or `[K, m + c]` if it steers constraints.
         explorer: Decides after every measurement what the slots train next.
-        preferences: `[K, m]` what each slot pursues at first.
+        preferences: `[K, m]` what each slot pursues at first, and where a family is measured.
         splits: Prompts to train on, to select on, to report on.
         scale: The frozen scale of the objectives.
         keeper: Measures policies, and keeps the archive and the front folder.
         spending: What the run has spent.
         settings: How long, how many, how often.
         journal: Records every event.
+        family: What the slots serve, if they have no policies of their own; the learner's optimizer trains it.
 
     Attributes:
         step: Training steps made.
@@ -73,13 +75,16 @@ class FrontDiscovery:
         spending: Spending,
         settings: Settings,
         journal: Journal,
+        family: Family | None = None,
     ) -> None:
         self.population = population
+        self.family = family
         self.objectives = objectives
         self.learner = learner
         self.weighting = weighting
         self.explorer = explorer
         self.preferences = np.array(preferences, dtype=float)
+        self.grid = self.preferences.copy()
         self.floors = FloorKeeper(population.size, objectives.m, explorer.floor_weighting)
         self.splits = splits
         self.scale = scale
@@ -94,7 +99,7 @@ class FrontDiscovery:
             settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
         )
         self.stalls = StallMonitor(population.size, settings.stall_patience)
-        self.recovery = Recovery(population.parameters)
+        self.recovery = Recovery(learner.optimizer.parameters)
         self.measured: np.ndarray | None = None
         self.step = 0
         self.trained = False
@@ -149,11 +154,14 @@ class FrontDiscovery:
         if self._measured_now():
             self._measure()
             self.trained = self._done()  # measuring costs as well: no step is made that nothing is left for
+            if self.trained and self.family is not None:
+                self._measure_further(self.family)
         if not self.trained:
             if self._measured_now():
                 self._explore(self.step)
                 self.trained = self._done()
-            self._restart_stalled(self.step, self.spread)
+            if self.family is None:
+                self._restart_stalled(self.step, self.spread)
 
     def _measured_now(self) -> bool:
         """Whether the population is measured after this step."""
@@ -165,6 +173,9 @@ class FrontDiscovery:
         started = time.monotonic()
         settings = self.settings
         tokens = self.spending.tokens  # before this step: the first one has all of its budget ahead
+        if self.family is not None:
+            drawn = self.explorer.draw(seed_for(settings.seed, "preferences", step))
+            self._serve(self.grid if drawn is None else drawn)
         seeds = [seed_for(settings.seed, "rollout", step, k) for k in range(self.population.size)]
         rollouts = roll_out(
             self.population, self.objectives, self._batch(step), settings.group_size, self.params, seeds
@@ -244,16 +255,25 @@ class FrontDiscovery:
             self.journal.write("stalled", step=step, policy=slot, action="started again", parent=parent.id)
 
     def _roll_back(self, report: StepReport) -> None:
-        """A policy whose numbers went wrong goes back to where it was when last measured; the others go on."""
-        for slot in self.recovery.note(report):
-            self.population.load(slot, self.recovery.good[slot])
-            self.learner.optimizer.reset(slot)
-            self.weighting.reset(slot)
+        """A policy whose numbers went wrong goes back to where it was when last measured; the others go on.
+
+        A family goes back as a whole.
+        """
+        for row in self.recovery.note(report if self.family is None else report.pooled()):
+            self.learner.optimizer.put_back(row, self.recovery.good[row])
+            for slot in range(self.population.size) if self.family is not None else [row]:
+                self.weighting.reset(slot)
             self.journal.write(
-                "rolled back", step=self.step, policy=slot, reason="its gradient or its probabilities were not finite"
+                "rolled back", step=self.step, policy=row, reason="its gradient or its probabilities were not finite"
             )
         if self._measured_now():
-            self.recovery.keep(self.population.parameters)
+            self.recovery.keep(self.learner.optimizer.parameters)
+
+    def _serve(self, preferences: np.ndarray) -> None:
+        """Let the slots serve a family at other preferences `[K, m]`."""
+        assert isinstance(self.learner.optimizer, FamilyAdamW)
+        self.preferences = preferences
+        self.learner.optimizer.place(preferences)
 
     def _adopt(self, slot: int, adapter: torch.Tensor) -> None:
         """A slot goes on from another policy's adapter; nothing that belonged to the old tenant is kept."""
@@ -268,8 +288,15 @@ class FrontDiscovery:
 
     def _explore(self, step: int) -> None:
         """Let the explorer decide what the slots train next, and measure the candidates that need no training."""
+        state = self._exploration(step)
+        self.keeper.measure_mixtures(step, list(self.explorer.mixtures(state)))
+        for slot, task in enumerate(self.explorer.propose(state)):
+            if task is not None:
+                self._assign(step, slot, task)
+
+    def _exploration(self, step: int) -> Exploration:
         assert self.measured is not None
-        state = Exploration(
+        return Exploration(
             step=step,
             steps=self.settings.steps,
             spent=self.budget.spent(self.spending.tokens),
@@ -281,10 +308,6 @@ class FrontDiscovery:
             frame_stderr=self.keeper.frame_stderr,
             seed=seed_for(self.settings.seed, "explorer", step),
         )
-        self.keeper.measure_mixtures(step, list(self.explorer.mixtures(state)))
-        for slot, task in enumerate(self.explorer.propose(state)):
-            if task is not None:
-                self._assign(step, slot, task)
 
     def _assign(self, step: int, slot: int, task: Task) -> None:
         adapter = None if task.parent is None else self.keeper.archive.entries[task.parent].adapter
@@ -312,12 +335,23 @@ class FrontDiscovery:
     # -- measuring -----------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
+        if self.family is not None:
+            self._serve(self.grid)
         provenances = []
         for preference, spread, floors in zip(self.preferences, self.spread, self.floors.floors, strict=True):
             provenances.append({"preference": preference.tolist(), "spread": float(spread)})
             if np.isfinite(floors).any():
                 provenances[-1]["floors"] = [None if np.isnan(v) else float(v) for v in floors]
         self.measured = self.keeper.measure_population(self.step, provenances)
+
+    def _measure_further(self, family: Family) -> None:
+        """Measure the trained family at further preferences, which needs no training: twice, the second time between
+        what the first found."""
+        for _ in range(2):
+            asked = self.explorer.further(self._exploration(self.step))
+            if len(asked):
+                origins = [{"preference": p.tolist(), "between": self.step} for p in asked]
+                self.keeper.measure_further(self.step, family.rows(asked), origins)
 
     def _report_evaluator(self) -> Evaluator:
         return Evaluator(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pareto_align.discovery.budget import Spending
-from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.evaluation import Evaluator, Measurement
 from pareto_align.discovery.explorers import Mixture
 from pareto_align.discovery.journal import Journal
 from pareto_align.discovery.plateau import PlateauMonitor
@@ -94,13 +94,32 @@ class FrontKeeper:
         Returns:
             `[K, m]` framed means.
         """
+        found, (value, low, high) = self._measure(
+            "evaluation",
+            step,
+            self.population.parameters,
+            [{"policy": slot, **more} for slot, more in enumerate(provenances)],
+        )
+        self.plateau.note(value, low, high)
+        if self.plateau.reached:
+            self.journal.write("settled", step=step, hypervolume=value, interval=self.plateau.interval)
+        return np.stack([self.frame(m.estimate) for m in found])
+
+    def measure_further(self, step: int, policies: torch.Tensor, provenances: Sequence[Mapping[str, Any]]) -> None:
+        """Measure policies `[k, P]` of a trained family that no slot holds, in the same way."""
+        self._measure("further", step, policies, provenances)
+
+    def _measure(
+        self, event: str, step: int, policies: torch.Tensor, provenances: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Measurement], tuple[float, float, float]]:
+        """Measure policies `[k, P]`, offer and race them, publish; what was found, and the front's hypervolume."""
         before = self.select.tokens
-        found = self.select.measure(self.population.parameters)
+        found = self.select.measure(policies)
         names = []
-        for slot, (measurement, more) in enumerate(zip(found, provenances, strict=True)):
+        for measurement, more, row in zip(found, provenances, policies, strict=True):
             names.append(self._new_name())
-            provenance = {"step": step, "policy": slot, **more, "length": round(measurement.length, 2)}
-            self.archive.offer(names[-1], measurement.estimate, provenance, self.population.snapshot(slot))
+            provenance = {"step": step, **more, "length": round(measurement.length, 2)}
+            self.archive.offer(names[-1], measurement.estimate, provenance, row.detach().to("cpu", copy=True))
         budget = self.settings.remeasure_tokens
         raced = race(
             self.archive,
@@ -114,7 +133,7 @@ class FrontKeeper:
             [[entry.estimate for entry in group] for group in self.archive.rivals()],
         )
         self.journal.write(
-            "evaluation",
+            event,
             step=step,
             values=self.objectives.to_user(np.stack([m.estimate.mean for m in found])),
             stderr=np.stack([m.estimate.stderr for m in found]),
@@ -126,11 +145,9 @@ class FrontKeeper:
             remeasured=raced.batches,
             remeasure_tokens=raced.tokens,
             open_verdicts=raced.open,
+            **({} if event == "evaluation" else {"preferences": [more.get("preference") for more in provenances]}),
         )
-        self.plateau.note(value, low, high)
-        if self.plateau.reached:
-            self.journal.write("settled", step=step, hypervolume=value, interval=self.plateau.interval)
-        return np.stack([self.frame(m.estimate) for m in found])
+        return found, (value, low, high)
 
     def measure_mixtures(self, step: int, mixtures: Sequence[Mixture]) -> None:
         """Measure mixtures of archived adapters and offer them to the archive."""

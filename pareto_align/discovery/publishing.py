@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pareto_align.arguments import arguments_of
 from pareto_align.front import (
     Entry,
     Estimate,
+    FamilyRecord,
     FrontRecord,
     MemberRecord,
     ObjectiveRecord,
@@ -22,6 +24,7 @@ from pareto_align.front import (
 )
 from pareto_align.front.estimates import student_quantile
 from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.families import Family
 from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["Publisher", "confirm", "shortcoming"]
@@ -38,6 +41,7 @@ class Publisher:
         objectives: Names, roles and directions.
         scale: The frozen frame of the objectives.
         config: The run's settings, kept in the record.
+        family: What the run trains, where it is a family.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class Publisher:
         objectives: ObjectiveSet,
         scale: RewardScale,
         config: Mapping[str, Any],
+        family: Family | None = None,
     ) -> None:
+        self.family = family
         self.path = path
         self.population = population
         self.objectives = objectives
@@ -100,7 +106,7 @@ class Publisher:
             prompts: n prompts of the split.
             texts: One completion of each prompt, by member.
         """
-        self._write(archive.members(), split, fallen, fallen_before, reference, cost, prompts, texts or {})
+        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost, prompts, texts or {})
 
     def publish_report(
         self,
@@ -127,11 +133,12 @@ class Publisher:
         """
         kept, fallen = confirm(archive, estimates)
         before = [entry for entry in archive.entries.values() if entry.id not in estimates]
-        self._write(kept, "report", fallen, before, reference, cost, prompts, texts or {})
+        self._write(archive, kept, "report", fallen, before, reference, cost, prompts, texts or {})
         return kept
 
     def _write(
         self,
+        archive: ParetoArchive,
         members: Sequence[Entry],
         split: str,
         fallen: Sequence[Entry],
@@ -185,8 +192,28 @@ class Publisher:
             ],
             cost=dict(cost),
             config=self.config,
+            family=None if self.family is None else self._family_record(self.family, archive, int(cost["steps"])),
         )
-        write_front(self.path, record, lambda name, folder: self.population.save_adapter(adapters[name], folder))
+        write_front(
+            self.path,
+            record,
+            lambda name, folder: self.population.save_adapter(adapters[name], folder),
+            None if self.family is None else self.family.save,
+        )
+
+    def _family_record(self, family: Family, archive: ParetoArchive, step: int) -> FamilyRecord:
+        """The family as it stands, with everything that was measured of it as it stands: nothing chosen."""
+        measured = [entry for entry in archive.entries.values() if entry.provenance.get("step") == step]
+        return FamilyRecord(
+            name=family.name,
+            settings=arguments_of(family),
+            ranks=list(family.ranks),
+            step=step,
+            preferences=[list(entry.provenance["preference"]) for entry in measured],
+            values=[self.objectives.to_user(entry.estimate.mean).tolist() for entry in measured],
+            stderr=[entry.estimate.stderr.tolist() for entry in measured],
+            n=min((entry.estimate.n for entry in measured), default=0),
+        )
 
     def _objective_records(self) -> list[ObjectiveRecord]:
         return [

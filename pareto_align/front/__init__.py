@@ -21,11 +21,12 @@ from pareto_align.front.indicators import (
 )
 from pareto_align.front.preferences import Preference, grid, interior, lattice, random
 from pareto_align.front.selection import Selection, select
-from pareto_align.front.storage import FrontRecord, MemberRecord, ObjectiveRecord, read_front, write_front
+from pareto_align.front.storage import FamilyRecord, FrontRecord, MemberRecord, ObjectiveRecord, read_front, write_front
 
 __all__ = [
     "Entry",
     "Estimate",
+    "FamilyRecord",
     "FrontRecord",
     "MemberRecord",
     "ObjectiveRecord",

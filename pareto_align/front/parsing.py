@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pareto_align.front.estimates import Estimate
-from pareto_align.front.records import FrontRecord, MemberRecord, ObjectiveRecord
+from pareto_align.front.records import FamilyRecord, FrontRecord, MemberRecord, ObjectiveRecord
 
 __all__ = ["DamagedRecord", "check_plain", "parse_front", "shown", "turned"]
 
@@ -29,7 +29,7 @@ SPLITS = ("select", "report")
 READINGS = ("place", "rate")
 
 Reader = Callable[[Any, str], Any]
-Record = TypeVar("Record", FrontRecord, MemberRecord, ObjectiveRecord)
+Record = TypeVar("Record", FrontRecord, FamilyRecord, MemberRecord, ObjectiveRecord)
 
 
 class DamagedRecord(ValueError):
@@ -90,6 +90,7 @@ def parse_front(data: Mapping[str, Any]) -> FrontRecord:
             "fallen": lambda v, at: [_fallen(row, where, len(signs)) for row, where in _items(v, at)],
             "cost": _mapping,
             "config": _config,
+            "family": lambda v, at: None if v is None else _family(v, at, m, len(signs)),
             "created": _text,
         },
     )
@@ -138,6 +139,31 @@ def _member(data: Any, at: str, signs: NDArray[np.float64], m: int) -> MemberRec
         "sample": lambda v, where: [dict(_mapping(row, inner)) for row, inner in _items(v, where)],
     }
     return _made(MemberRecord, data, at, readers)
+
+
+def _family(data: Any, at: str, m: int, count: int) -> FamilyRecord:
+    family = _made(
+        FamilyRecord,
+        data,
+        at,
+        {
+            "name": _name,
+            "settings": _mapping,
+            "ranks": lambda v, where: [_integer(row, inner, 0, 1 << 20) for row, inner in _items(v, where)],
+            "step": lambda v, where: _integer(v, where, 0, 1 << 53),
+            "preferences": lambda v, where: [_weights(row, m, inner) for row, inner in _items(v, where)],
+            "values": lambda v, where: [_numbers(row, count, inner, missing=True) for row, inner in _items(v, where)],
+            "stderr": lambda v, where: [_numbers(row, count, inner, missing=True) for row, inner in _items(v, where)],
+            "n": lambda v, where: _integer(v, where, 0, 1 << 53),
+            "adapter": _text,
+            "files": _files,
+        },
+    )
+    if len(family.ranks) != 2:
+        raise DamagedRecord(f"{at}.ranks has {len(family.ranks)} numbers, not 2")
+    if not len(family.preferences) == len(family.values) == len(family.stderr):
+        raise DamagedRecord(f"{at} has not as many values as preferences")
+    return family
 
 
 def _estimate(data: Any, at: str, signs: NDArray[np.float64]) -> Estimate:

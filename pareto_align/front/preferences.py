@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError, PreferenceError
 
-__all__ = ["Preference", "grid", "interior", "lattice", "random"]
+__all__ = ["Preference", "grid", "interior", "lattice", "random", "simplex_plane"]
 
 Floats = NDArray[np.float64]
 
@@ -140,6 +140,19 @@ def interior(weights: ArrayLike, margin: float) -> Floats:
     if not 0 <= margin * m <= 1:
         raise ConfigError(f"The margin must be between 0 and 1/m = {1 / m:.4g}. Found {margin}.")
     return np.asarray(w * (1 - m * margin) + margin, dtype=float)
+
+
+def simplex_plane(m: int) -> Floats:
+    """An orthonormal basis `[m, m - 1]` of the plane that the simplex lies in.
+
+    `p @ simplex_plane(m)` are m - 1 free coordinates in which distances are those on the simplex, so that no objective
+    is treated differently, as dropping the last weight would.
+    """
+    basis = np.zeros((m, m - 1))
+    for j in range(1, m):  # Helmert's contrasts
+        basis[:j, j - 1] = 1.0
+        basis[j, j - 1] = -float(j)
+    return np.asarray(basis / np.linalg.norm(basis, axis=0), dtype=float)
 
 
 def _at_least_one(**numbers: int) -> None:

@@ -21,9 +21,10 @@ from typing import Any
 
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
 from pareto_align.front.parsing import DamagedRecord, check_plain, parse_front, shown
-from pareto_align.front.records import SCHEMA_VERSION, FrontRecord, MemberRecord
+from pareto_align.front.records import SCHEMA_VERSION, FamilyRecord, FrontRecord, MemberRecord
 
 __all__ = [
+    "adapter_damage",
     "content_digest",
     "front_folder",
     "member_damage",
@@ -70,9 +71,13 @@ def read_front(path: str | Path, *, verify: bool = True) -> tuple[FrontRecord, l
             problems.append(f"Member {member.id!r} was left out: {damage}")
         else:
             members.append(member)
+    family = record.family
+    if family is not None and (damage := adapter_damage(root, family, "family", verify=verify)):
+        problems.append(f"The family was left out: {damage}")
+        family = None
     for problem in problems:
         warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
-    return replace(record, members=members), problems
+    return replace(record, members=members, family=family), problems
 
 
 def front_folder(path: str | Path) -> Path:
@@ -145,14 +150,19 @@ def content_digest(content: Mapping[str, Any]) -> str:
 
 
 def member_damage(root: Path, member: MemberRecord, *, verify: bool) -> str | None:
-    """What is wrong with a member's files, or None.
+    """What is wrong with a member's files, or None; see `adapter_damage`."""
+    return adapter_damage(root, member, "members", verify=verify)
+
+
+def adapter_damage(root: Path, member: MemberRecord | FamilyRecord, room: str, *, verify: bool) -> str | None:
+    """What is wrong with the files of a member, or of the family, whose folder lies in the folder `room`; or None.
 
     Raises:
         FrontFileError: If a path or a link leaves the folder.
     """
     folder = inside(root, member.adapter)
-    if PurePosixPath(member.adapter).parts[:-1] != ("members",):
-        return f"{shown(member.adapter)} is no folder in members/."
+    if PurePosixPath(member.adapter).parts[:-1] != (room,):
+        return f"{shown(member.adapter)} is no folder in {room}/."
     for name in member.files:
         inside(folder, name)
     if not os.path.isdir(folder):

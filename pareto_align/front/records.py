@@ -7,7 +7,7 @@ from typing import Any
 
 from pareto_align.front.estimates import Estimate
 
-__all__ = ["SCHEMA_VERSION", "FrontRecord", "MemberRecord", "ObjectiveRecord"]
+__all__ = ["SCHEMA_VERSION", "FamilyRecord", "FrontRecord", "MemberRecord", "ObjectiveRecord"]
 
 SCHEMA_VERSION = 1
 
@@ -65,6 +65,35 @@ class MemberRecord:
 
 
 @dataclass
+class FamilyRecord:
+    """A family that serves every preference, and what was measured of it at some.
+
+    Attributes:
+        name: The name that its kind is registered under.
+        settings: What it was built with.
+        ranks: Ranks that all preferences share, and ranks of each block.
+        step: Training steps behind it.
+        preferences: n preferences over the m optimised objectives.
+        values: Means over the M objectives at each, on the select split, in the user's units.
+        stderr: Their standard errors, same units.
+        n: Prompts behind them.
+        adapter: Its folder, relative to the front folder; set by `write_front`.
+        files: SHA-256 of each file in that folder, by relative name; set by `write_front`.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    ranks: list[int] = field(default_factory=list)
+    step: int = 0
+    preferences: list[list[float]] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)
+    stderr: list[list[float]] = field(default_factory=list)
+    n: int = 0
+    adapter: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class FrontRecord:
     """Everything about a front but the weights.
 
@@ -79,6 +108,7 @@ class FrontRecord:
         fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split.
         cost: What the run used.
         config: Settings of the run.
+        family: The family that the run trained, if it trained one.
         created: Time stamp, ISO 8601, of the first fronts; "" in those that carry none.
         schema_version: Version of the file format.
     """
@@ -92,5 +122,6 @@ class FrontRecord:
     fallen: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    family: FamilyRecord | None = None
     created: str = ""
     schema_version: int = SCHEMA_VERSION

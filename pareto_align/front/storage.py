@@ -2,6 +2,7 @@
 
     <front>/front.json            everything but the weights, in the user's units
     <front>/members/<id>/...      one adapter folder a member, as its writer made it
+    <front>/family/<digest>/...   the family, where one was trained; named for what is in it
 
 front.json is the only source of truth and its replacement is the only moment at which anything changes for a reader.
 Adapters reach their final name complete and synced *before* it, under names that the old front.json does not use, and
@@ -27,6 +28,7 @@ from pareto_align.errors import FrontFileError
 from pareto_align.front.files import beside, sync, write_whole
 from pareto_align.front.parsing import DamagedRecord, check_plain, parse_front, turned
 from pareto_align.front.reading import (
+    adapter_damage,
     content_digest,
     front_folder,
     member_damage,
@@ -35,10 +37,11 @@ from pareto_align.front.reading import (
     read_front_json,
     sha256,
 )
-from pareto_align.front.records import SCHEMA_VERSION, FrontRecord, MemberRecord, ObjectiveRecord
+from pareto_align.front.records import SCHEMA_VERSION, FamilyRecord, FrontRecord, MemberRecord, ObjectiveRecord
 
 __all__ = [
     "SCHEMA_VERSION",
+    "FamilyRecord",
     "FrontRecord",
     "MemberRecord",
     "ObjectiveRecord",
@@ -48,7 +51,12 @@ __all__ = [
 ]
 
 
-def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[str, Path], None]) -> FrontRecord:
+def write_front(
+    path: str | Path,
+    record: FrontRecord,
+    write_adapter: Callable[[str, Path], None],
+    write_family: Callable[[Path], None] | None = None,
+) -> FrontRecord:
     """Write a front folder, or bring an existing one up to date.
 
     An adapter that is already there is left alone if it is intact and belongs to the same run (equal base and config)
@@ -59,9 +67,11 @@ def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[
         record: What to write; not changed.
         write_adapter: Called with a member's id and an empty folder that it fills with files, adapter_config.json and
             adapter_model.safetensors among them.
+        write_family: Called with an empty folder for the family, where the record has one; without it the record is
+            written without the family.
 
     Returns:
-        The record as written, with `adapter` and `files` of every member.
+        The record as written, with `adapter` and `files` of every member and of the family.
 
     Raises:
         FrontFileError: If the record is not what `read_front` reads (two members share an id, say), the folder holds a
@@ -69,7 +79,9 @@ def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[
             refuses. What was there before still loads.
     """
     root = Path(path)
-    content = _checked(replace(record, members=[replace(m, adapter="", files={}) for m in record.members]))
+    family = None if record.family is None or write_family is None else replace(record.family, adapter="", files={})
+    bare = [replace(m, adapter="", files={}) for m in record.members]
+    content = _checked(replace(record, members=bare, family=family))
     try:
         previous = read_front_json(root) if (root / "front.json").exists() else None
         folder = root / "members"
@@ -92,7 +104,11 @@ def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[
                 members.append(replace(member, adapter=f"members/{name}", files=files))
             else:
                 members.append(replace(member, adapter=old.adapter, files=old.files))
-        written = replace(record, members=members, schema_version=SCHEMA_VERSION)
+        if family is not None and write_family is not None:
+            family = _write_family(root / "family", family, write_family)
+            if previous is None or previous.family is None or previous.family.adapter != family.adapter:
+                fresh.append(root / family.adapter)
+        written = replace(record, members=members, family=family, schema_version=SCHEMA_VERSION)
         content = _checked(written)
         text = json.dumps({**content, "sha256": content_digest(content)}, allow_nan=False, indent=1)
         write_whole(root / "front.json", text.encode())
@@ -108,6 +124,8 @@ def write_front(path: str | Path, record: FrontRecord, write_adapter: Callable[[
         raise _unwritable(root, error) from error
     names = {Path(m.adapter).name for m in members}
     _remove_quietly(p for p in folder.iterdir() if p.name not in names)  # what stays goes with the next front
+    if (room := root / "family").is_dir():
+        _remove_quietly(p for p in room.iterdir() if family is None or p.name != Path(family.adapter).name)
     return written
 
 
@@ -154,6 +172,21 @@ def _write_member(folder: Path, name: str, id: str, write_adapter: Callable[[str
     return files
 
 
+def _write_family(folder: Path, family: FamilyRecord, write_family: Callable[[Path], None]) -> FamilyRecord:
+    """Write the family under a name that says what is in it, so that a run that was resumed gives it the same one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = _write_member(folder, "new", "the family", lambda _, empty: write_family(empty))
+    name = content_digest(files)[:16]
+    written = replace(family, adapter=f"family/{name}", files=files)
+    if (folder / name).is_dir() and adapter_damage(folder.parent, written, "family", verify=True) is None:
+        _remove_quietly([folder / "new"])  # the same family as before
+        return written
+    _remove(folder / name)
+    (folder / "new").rename(folder / name)
+    sync(folder)
+    return written
+
+
 def _free_name(id: str, taken: set[str]) -> str:
     """A folder name like the id that is safe on every file system and, ignoring case, not taken."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", id).strip("._-")[:80].rstrip("._-") or "member"
@@ -173,15 +206,19 @@ def _to_json(record: FrontRecord) -> dict[str, Any]:
         row["worst"], row["best"] = (turned(row.pop(end), objective.maximize) for end in ("lower", "upper"))
         objectives.append(row)
     members = [{**_shallow(m), "estimate": m.estimate.scaled(signs).to_dict()} for m in record.members]
+    family = None if record.family is None else _shallow(record.family)
     reference = None if record.reference_policy is None else record.reference_policy.scaled(signs).to_dict()
     content = {**_shallow(record), "objectives": objectives, "members": members, "reference_policy": reference}
+    content["family"] = family
+    if family is None:  # fronts of independent policies say nothing of it
+        del content["family"]
     if not record.created:  # the first fronts carried a time stamp; without one, equal runs give equal bytes
         del content["created"]
     plain: dict[str, Any] = _plain({"schema_version": content.pop("schema_version"), **content})
     return plain
 
 
-def _shallow(record: FrontRecord | MemberRecord) -> dict[str, Any]:
+def _shallow(record: FrontRecord | MemberRecord | FamilyRecord) -> dict[str, Any]:
     """Fields of a record, without descending into them as `asdict` does."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 

@@ -16,6 +16,7 @@ from pareto_align.learning.layout import Batch, RowLayout, checkpointing
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import RewardScale
+from pareto_align.policies.families import FamilyAdamW
 from pareto_align.policies.logprobs import TokenLoss, completion_logprobs, fused_loss, lay_out, predicting_states
 from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
@@ -40,6 +41,12 @@ class StepReport:
     entropy: np.ndarray
     spread: np.ndarray
 
+    def pooled(self) -> StepReport:
+        """The report of a family as of one policy: its gradient is finite where that of any preference was."""
+        finite = self.grad_norm[np.isfinite(self.grad_norm)]
+        norm = np.array([finite.mean() if len(finite) else np.nan])
+        return StepReport(norm, *(np.array([part.mean()]) for part in (self.kl, self.entropy, self.spread)))
+
 
 class Learner:
     """Steps all K policies of a population at once; each one's update equals the one it would get alone.
@@ -59,6 +66,7 @@ class Learner:
             A sequence longer than the model's sliding window falls back to dense rows in any case.
         gradient_checkpointing: Keep only the layers' inputs and run each layer again on the way back: less memory, more
             time.
+        optimizer: What the policies' gradients `[K, P]` are handed to; by default AdamW on the policies themselves.
     """
 
     def __init__(
@@ -76,6 +84,7 @@ class Learner:
         micro_batch_tokens: int = 4096,
         layout: str = "auto",
         gradient_checkpointing: bool = False,
+        optimizer: PopulationAdamW | FamilyAdamW | None = None,
     ) -> None:
         if updates < 1:
             raise ConfigError(f"`updates` must be at least 1. Found updates={updates}.")
@@ -89,7 +98,9 @@ class Learner:
         self.gradient_checkpointing = gradient_checkpointing
         self.layout = RowLayout(population, layout, micro_batch_tokens, temperature)
         self.head = population.head
-        self.optimizer = PopulationAdamW(population.parameters, max_norm=max_norm, weight_decay=weight_decay)
+        if optimizer is None:
+            optimizer = PopulationAdamW(population.parameters, max_norm=max_norm, weight_decay=weight_decay)
+        self.optimizer = optimizer
 
     def vector_credit(self, rollouts: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""

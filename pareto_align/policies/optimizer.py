@@ -76,6 +76,12 @@ class PopulationAdamW:
         self.square[slot].zero_()
         self.steps[slot].zero_()
 
+    @torch.no_grad()
+    def put_back(self, slot: int, policy: Tensor) -> None:
+        """Let a slot go on from a policy `[M]` of before, as freshly made."""
+        self.parameters[slot].copy_(policy)
+        self.reset(slot)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Moments `[K, M]` and step counts `[K, 1]`."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}

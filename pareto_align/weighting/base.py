@@ -130,6 +130,8 @@ class Weighting(KeepsArguments, ABC):
             choice from a finished front reads a preference in the same way.
         applies_to: "advantage" multiplies normalised advantages, so the row sum scales the step; "reward" mixes the
             rewards before advantages are normalised, where a common factor may cancel.
+        tries_policies: True where slots try out thresholds of their own and are compared: a family, whose slots have
+            no policies of their own, cannot serve it.
         state_names: Attributes (arrays or numbers) that make up the state.
     """
 
@@ -137,6 +139,7 @@ class Weighting(KeepsArguments, ABC):
     # Not ClassVar: a weighting that is built of others takes these from its parts.
     requires: frozenset[str] = frozenset()
     signed: bool = False
+    tries_policies: bool = False
     applies_to: Literal["advantage", "reward"] = "advantage"
     reading: Literal["place", "rate"] = "rate"
     state_names: ClassVar[tuple[str, ...]] = ()

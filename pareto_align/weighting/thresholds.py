@@ -42,6 +42,7 @@ class _MovingThresholds(NestedWeighting):
     """
 
     requires = frozenset({"audits"})
+    tries_policies = True
     state_names: ClassVar[tuple[str, ...]] = ("offsets",)
 
     offsets: FloatArray

@@ -12,6 +12,7 @@ from pareto_align.discovery.explorers import (
     Adaptive,
     Bayesian,
     Discover,
+    Everywhere,
     Evolution,
     Explorer,
     Grid,
@@ -115,6 +116,13 @@ class TestEvolutionMeZO(ExplorerContract):
 class TestDiscover(ExplorerContract):
     def make(self) -> Explorer:
         return Discover(patience=1, least=0.01)
+
+
+class TestEverywhere(ExplorerContract):
+    reacts = False
+
+    def make(self) -> Explorer:
+        return Everywhere()
 
 
 def test_every_shipped_explorer_is_held_to_the_contract():

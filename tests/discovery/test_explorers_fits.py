@@ -25,6 +25,7 @@ EXPLORERS = {
     "bayesian": Bayesian(**EAGER, observations=8, candidates=8, samples=4),
     "cmorl": CMORL(share=0.3, rounds=2),
     "discover": Discover(**EAGER, resolution=0.0),
+    "everywhere": "everywhere",
     "evolution": Evolution(after=0.0, children=2),
     "grid": "grid",
     "random": RandomPreferences(every=1, freeze=1.0),
@@ -41,7 +42,8 @@ def test_every_explorer_has_a_fit():
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_a_whole_fit(name, tmp_path):
-    front, _ = fit(tmp_path / "run", explorer=EXPLORERS[name], **SHORT)
+    family = "blocks" if make_explorer(EXPLORERS[name]).for_families else "independent"
+    front, _ = fit(tmp_path / "run", explorer=EXPLORERS[name], family=family, **SHORT)
     assert len(front) >= 1
     tasks, mixtures = events(tmp_path / "run", "task"), events(tmp_path / "run", "mixtures")
     assert bool(mixtures) == (name in MIXING)

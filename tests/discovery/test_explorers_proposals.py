@@ -23,9 +23,10 @@ from pareto_align.discovery.explorers.adaptive import spread_apart
 from pareto_align.discovery.explorers.cmorl import isolation, thresholds
 from pareto_align.discovery.explorers.discover import floors_towards
 from pareto_align.discovery.explorers.evolution import utilities
-from pareto_align.discovery.explorers.surrogate import PreferenceModel, simplex_plane
+from pareto_align.discovery.explorers.surrogate import PreferenceModel
 from pareto_align.errors import ConfigError
 from pareto_align.front import hypervolume, lattice
+from pareto_align.front.preferences import simplex_plane
 from pareto_align.testing.explorer import exploration, names_of, simulate, sphere
 
 # eight policies at the two ends of an arc, nothing between .85 and .15

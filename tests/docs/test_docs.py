@@ -200,20 +200,25 @@ def test_the_front_folder_page_names_what_is_on_disk(tmp_path):
     from pareto_align.testing.problems import get_problem
 
     problem = get_problem("arc", V=8)
-    ParetoAligner(
-        problem.model(), problem.objectives(), tokenizer=problem.tokenizer(), max_new_tokens=problem.T, population=2,
-        steps=2, group_size=2, prompts_per_step=1, eval_group_size=4, output_dir=tmp_path / "run", progress=False,
-    ).fit(problem.prompts)  # fmt: skip
-    front = json.loads((tmp_path / "run/front/front.json").read_text())
-    events = [json.loads(line) for line in (tmp_path / "run/journal.jsonl").read_text().splitlines()]
+    keys: set[str] = set()
+    for family in ("blocks", "independent"):
+        run = tmp_path / family
+        ParetoAligner(
+            problem.model(), problem.objectives(), tokenizer=problem.tokenizer(), max_new_tokens=problem.T,
+            family=family, population=2, steps=2, group_size=2, prompts_per_step=1, eval_group_size=4, output_dir=run,
+            progress=False,
+        ).fit(problem.prompts)  # fmt: skip
+        front = json.loads((run / "front/front.json").read_text())
+        events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+        keys |= {*front, *front["objectives"][0], *front["base"], *front.get("family", {})}
+        for member in front["members"]:
+            keys |= {*member, *member["estimate"], *member["provenance"]}
+        keys |= {key for event in events for key in event} | {event["event"] for event in events}
+        keys |= {key for fallen in front["fallen"] for key in (*fallen, *fallen["provenance"])}
     page = (DOCS / "front-folder.md").read_text(encoding="utf-8")
-    member = front["members"][0]
-    keys = {*front, *front["objectives"][0], *front["base"], *member, *member["estimate"], *member["provenance"]}
-    keys |= {key for event in events for key in event} | {event["event"] for event in events}
-    keys |= {key for fallen in front["fallen"] for key in fallen}
     keys = {re.sub(r"^(reference_)?hypervolume_(low|high)$", r"_\2", key) for key in keys}
     assert sorted(key for key in keys if f"`{key}`" not in page) == []
-    shown = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    shown = {path.as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     shown = {re.sub(r"m\d{4}", "m0012", path) for path in shown}
     assert {path.rpartition("/")[2] for path in shown} <= set(re.findall(r"[\w.]+", page))
     cost = (DOCS / "concepts.md").read_text(encoding="utf-8")
@@ -387,11 +392,13 @@ def test_the_readme_shows_commands_and_make_targets_that_exist():
         ("weighting", "pareto_align.weighting.base"),
         ("learner", "pareto_align.learning.credit"),
         ("explorer", "pareto_align.discovery.explorers.base"),
+        ("family", "pareto_align.policies.families"),
     ],
 )
 def test_the_configuration_page_names_all_that_can_be_chosen(section, package):
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{section}` \|(.*)\|$", text, flags=re.MULTILINE)
-    registry = importlib.import_module(package)._REGISTRY
+    module = importlib.import_module(package)
+    registry = module.families._classes if section == "family" else module._REGISTRY
     ours = [name for name, cls in registry.items() if cls.__module__.startswith("pareto_align.")]  # others: of tests
     assert re.findall(r"`([^`]+)`", row.split("Names: ")[1]) == sorted(ours)

@@ -312,3 +312,25 @@ def test_prompts_that_cannot_be_kept_are_said_at_the_start(tmp_path):
     prompts = [{"prompt": prompt, "when": {1, 2}} for prompt in PROBLEM.prompts]
     with pytest.warns(ParetoAlignWarning, match="cannot be resumed"):
         make(output_dir=tmp_path / "run", steps=1).fit(prompts)
+
+
+@pytest.mark.parametrize("place", [("step", 3), ("evaluation", 4), ("further", 6)])
+def test_a_family_is_the_same_after_a_resume(place, tmp_path):
+    """Its parameters, their moments and the preferences drawn; the folder of the family included."""
+    settings = {"family": "pblora", "weighting": "chebyshev", "steps": 6, "eval_every": 2, "resolution": 0.0}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+
+    def stop(event):
+        if (event["event"], event.get("step")) == place:
+            raise RuntimeError("enough")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=whole, **settings).fit(list(PROBLEM.prompts))
+        with pytest.raises(RuntimeError, match="enough"):
+            make(output_dir=run, callbacks=[stop], **settings).fit(list(PROBLEM.prompts))
+        with pytest.raises(ConfigError, match="family was 'pblora'"):
+            make(**{**settings, "family": "blocks"}).resume(run)
+        make(**settings).resume(run)
+    assert any(name.startswith("family/") for name in contents(run))
+    assert contents(run) == contents(whole)

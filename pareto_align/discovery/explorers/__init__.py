@@ -13,6 +13,7 @@ from pareto_align.discovery.explorers.base import (
 from pareto_align.discovery.explorers.bayesian import Bayesian
 from pareto_align.discovery.explorers.cmorl import CMORL
 from pareto_align.discovery.explorers.discover import Discover
+from pareto_align.discovery.explorers.everywhere import Everywhere
 from pareto_align.discovery.explorers.evolution import Evolution
 from pareto_align.discovery.explorers.grid import Grid
 from pareto_align.discovery.explorers.random import RandomPreferences
@@ -23,6 +24,7 @@ __all__ = [
     "Adaptive",
     "Bayesian",
     "Discover",
+    "Everywhere",
     "Evolution",
     "Exploration",
     "Explorer",

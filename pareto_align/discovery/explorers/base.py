@@ -111,10 +111,15 @@ class Explorer(KeepsArguments, ABC):
 
     Attributes:
         floor_weighting: Name of the weighting that keeps the floors of its tasks.
+        moves_slots: False for one that gives no slot another task and mixes no adapters, so that a family can be
+            trained under it: the slots of a family have no policies of their own.
+        for_families: True for one that draws preferences, which only a family can follow.
     """
 
     name: ClassVar[str] = ""
     floor_weighting: str = "lagrangian"
+    moves_slots: ClassVar[bool] = True
+    for_families: ClassVar[bool] = False
 
     @abstractmethod
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
@@ -136,6 +141,22 @@ class Explorer(KeepsArguments, ABC):
     def mixtures(self, state: Exploration) -> Sequence[Mixture]:
         """Candidates to be measured now without training."""
         return ()
+
+    def draw(self, seed: int) -> np.ndarray | None:
+        """Preferences `[K, m]` that a family is trained on in one step; None: those of `preferences`, at every step.
+
+        Args:
+            seed: Another one at every step; nothing else decides, so that there is nothing to be saved.
+        """
+        return None
+
+    def further(self, state: Exploration) -> np.ndarray:
+        """Preferences `[j, m]` at which a family is measured once it is trained, beside those of `preferences`.
+
+        Asked twice: the second time the policies that were asked for first are in the archive, with `state.step` as
+        their provenance's `between`.
+        """
+        return np.zeros((0, len(state.names)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on where it stopped, in JSON's own types."""

@@ -28,6 +28,8 @@ class Grid(Explorer):
         ConfigError: The margin leaves no room, or the number of preferences is not the population's.
     """
 
+    moves_slots = False
+
     def __init__(self, preferences: Sequence[Any] | None = None, *, margin: float = 0.0) -> None:
         self.margin = check_number(self.name, "margin", margin, 0.0)
         if self.margin >= 1:

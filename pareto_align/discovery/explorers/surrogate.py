@@ -22,20 +22,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PreferenceModel", "simplex_plane"]
+from pareto_align.front.preferences import simplex_plane
 
-
-def simplex_plane(m: int) -> np.ndarray:
-    """An orthonormal basis `[m, m - 1]` of the plane that the simplex lies in.
-
-    `p @ simplex_plane(m)` are m - 1 free coordinates in which distances are those on the simplex, so that no objective
-    is treated differently, as dropping the last weight would.
-    """
-    basis = np.zeros((m, m - 1))
-    for j in range(1, m):  # Helmert's contrasts
-        basis[:j, j - 1] = 1.0
-        basis[j, j - 1] = -float(j)
-    return basis / np.linalg.norm(basis, axis=0)
+__all__ = ["PreferenceModel"]
 
 
 class PreferenceModel:

@@ -1,0 +1,134 @@
+"""The adapter that a family has for one preference."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.interpolation import predict
+from pareto_align.front.preferences import Preference
+from pareto_align.report.units import decimals, interval_text, optimized
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from pareto_align.front.storage import FrontRecord
+    from pareto_align.policies.base import Prompt
+
+__all__ = ["FamilyMember"]
+
+
+class FamilyMember:
+    """One adapter of a family, for a preference that need not have been trained or measured.
+
+    Args:
+        record: The front that the family was trained for.
+        folder: Its folder.
+        preference: Whatever `Preference.of` reads.
+        server: Gives the base model that `generate` answers with.
+
+    Attributes:
+        preference: `[m]` weights over the optimized objectives.
+        predicted: `[M]` means over the front's `names`, in the user's units, read off between the preferences that were
+            measured on the select split once the family was trained.
+        halfwidth: `[M]` half the widths of their 95 % intervals: what the prompts leave open, and what leaving out a
+            measured preference has missed. NaN where too few were measured to know.
+    """
+
+    def __init__(self, record: FrontRecord, folder: Path, preference: Any, server: Callable[[], Any]) -> None:
+        family = record.family
+        if family is None:
+            raise ConfigError(
+                "This front was trained as independent policies, which have an adapter for the preferences that they "
+                "were trained for and for no others. Choose one with `front.select(preference)`, or fit with "
+                "family='blocks' to have an adapter for any preference."
+            )
+        self._record, self._family, self._server = record, family, server
+        self._source = folder / family.adapter
+        self._names = [objective.name for objective in record.objectives]
+        self.preference = Preference.of(preference, self._spanning).weights
+        if family.preferences:
+            self.predicted, self.halfwidth = predict(
+                family.preferences, family.values, family.stderr, family.n, self.preference
+            )
+        else:
+            self.predicted = self.halfwidth = np.full(len(self._names), np.nan)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the adapter to a new folder, a stock PEFT adapter that loads without this package.
+
+        Raises:
+            FrontFileError: The folder has something in it, or the family cannot be read.
+        """
+        target = Path(path).expanduser()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
+        self._write(target)
+        return target
+
+    @property
+    def _spanning(self) -> list[str]:
+        return [self._names[i] for i in optimized(self._record)]
+
+    def _write(self, target: Path) -> None:
+        from pareto_align.policies.families import make_family, write_policy
+
+        family = make_family({**self._family.settings, "name": self._family.name})
+        if family is None:
+            raise FrontFileError(f"The front's family is called {self._family.name!r}, which is no family.")
+        family.ranks = (self._family.ranks[0], self._family.ranks[1])
+        write_policy(family, self._source, self.preference, target)
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        folder = tempfile.TemporaryDirectory(prefix="pareto-align-")
+        self._write(Path(folder.name) / self.name)
+        return folder
+
+    @property
+    def name(self) -> str:
+        """A name for the adapter, the same for the same preference of the same family."""
+        asked = f"{self._family.adapter} {self.preference.tolist()}"
+        return f"at-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+
+    @property
+    def adapter_path(self) -> Path:
+        """A stock PEFT folder of the adapter; a temporary one, which goes with this object."""
+        return Path(self._folder.name) / self.name
+
+    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
+        """The base model with this adapter on it; see `Member.load_model`."""
+        from pareto_align.policies.serving import load_adapter
+
+        return load_adapter(self._record.base, self.adapter_path, self.name, base, **load)
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
+        """Answer prompts with this adapter; see `Member.generate`."""
+        return self._server().generate(self.adapter_path, prompts, batch_size=batch_size, **kw)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names to numbers: {"preference", "predicted", "halfwidth"}, ready for JSON; None where nothing is known."""
+
+        def named(numbers: np.ndarray) -> dict[str, float | None]:
+            return {k: float(v) if np.isfinite(v) else None for k, v in zip(self._names, numbers, strict=True)}
+
+        return {
+            "preference": dict(zip(self._spanning, map(float, self.preference), strict=True)),
+            "predicted": named(self.predicted),
+            "halfwidth": named(self.halfwidth),
+        }
+
+    def __repr__(self) -> str:
+        weights = " / ".join(f"{weight:.2f}" for weight in self.preference)
+        parts = [
+            f"{name} {interval_text(value, half, decimals(np.array([half]), np.array([value])))}"
+            for name, value, half in zip(self._names, self.predicted, self.halfwidth, strict=True)
+        ]
+        return f"<{type(self).__name__} {weights}: {', '.join(parts)}>"

@@ -1,0 +1,457 @@
+"""Families: one set of parameters that says, for every preference, which policy serves it.
+
+All policies of a family share their LoRA factors A `[R, in]` and B `[out, R]`; a preference w decides only a small core
+C(w) between them, layer by layer:
+
+    update of a layer = scaling * B C(w) A
+
+Folded into B, a family at any w is a stock LoRA adapter of rank R. So nothing else has to know: the population serves
+the family at K preferences as K ordinary policies, and the gradients that they collect are pulled back through the fold
+to the one set of parameters. What is learnt for one preference teaches its neighbours.
+
+References:
+    Wang et al., "Conditional Language Policy: A General Framework for Steerable Multi-Objective Finetuning", arXiv
+        2407.15762 (blocks of parameters weighted by the preference, trained jointly).
+    Zhong et al., "Panacea: Pareto Alignment via Preference Adaptation for LLMs", arXiv 2402.02030 (singular values that
+        are the preference).
+    Lin et al., "PARM: Multi-Objective Test-Time Alignment via Preference-Aware Autoregressive Reward Model", arXiv
+        2505.06274 (a full core, linear in the preference).
+    Jain et al., "Multi-Objective GFlowNets", arXiv 2210.12765 (thermometer features of a preference).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pareto_align.arguments import KeepsArguments
+from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.policies.population import WEIGHTS_FILE, PolicyPopulation, default_lora_config
+from pareto_align.registry import Registry
+
+__all__ = [
+    "Blocks",
+    "Family",
+    "FamilyAdamW",
+    "Gates",
+    "PBLoRA",
+    "Panacea",
+    "available_families",
+    "make_family",
+    "register_family",
+    "write_policy",
+]
+
+EXTRAS_FILE = "family.safetensors"
+INDEPENDENT = "independent"
+"""The name for no family at all: every policy has parameters of its own."""
+
+
+class Family(KeepsArguments, ABC):
+    """A map from preferences to policies, trained as a whole.
+
+    A subclass says how many ranks it needs (`rank`), how many further numbers it learns a layer (`extras`, and
+    `initial_extras`), and what core they make (`cores`), in differentiable torch. `pareto_align.testing.family` has the
+    tests that prove one.
+
+    Args:
+        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
+        each: Ranks of each block that the preference weighs; by default the LoRA config's `r`.
+
+    Attributes:
+        ranks: What `shared` and `each` are in this run. Set by `lora`.
+        parameters: `[1, D]` float32: A and B of every layer as in a policy's row, then the extras `[L, E]` of L layers.
+            Made by `setup`.
+
+    Raises:
+        ConfigError: A setting is out of range, or no rank is left.
+    """
+
+    name: ClassVar[str] = ""
+    ranks: tuple[int, int]
+    parameters: Tensor
+
+    def __init__(self, *, shared: int | None = None, each: int | None = None) -> None:
+        self.shared = _count(self.name, "shared", shared, least=0)
+        self.each = _count(self.name, "each", each, least=1)
+
+    # -- what a family is ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rank(self, m: int) -> int:
+        """R, the rank of the adapters, for m objectives; `ranks` are known by then."""
+
+    @abstractmethod
+    def cores(self, preferences: Tensor, extras: Tensor) -> Tensor:
+        """The cores of all layers, differentiable in `extras`.
+
+        Args:
+            preferences: `[k, m]` on the simplex.
+            extras: `[L, E]` learnt numbers of each of L layers.
+
+        Returns:
+            `[k, L, R]` the diagonals, or `[k, L, R, R]` the whole cores. L may be 1 where all layers have the same.
+        """
+
+    def extras(self, m: int) -> int:
+        """E, how many further numbers a layer learns."""
+        return 0
+
+    def initial_extras(self, m: int, generator: torch.Generator) -> Tensor:
+        """`[E]` what a layer's further numbers are at the beginning."""
+        return torch.zeros(self.extras(m))
+
+    # -- how it is trained and served ---------------------------------------------------------------------------
+
+    def lora(self, config: Any, m: int) -> Any:
+        """A LoRA config as a user gives it, at the family's rank and with the same scaling of the update.
+
+        Args:
+            config: `peft.LoraConfig`, whose `r` is the rank of a block; None for `default_lora_config()`.
+            m: Objectives that the preference weighs.
+
+        Raises:
+            ConfigError: There is only one objective.
+        """
+        if m < 2:
+            raise ConfigError(
+                f"The family {self.name!r} needs at least two objectives to optimize, so that there is a preference to "
+                f"condition on. Found {m}. With one objective use family='independent'."
+            )
+        given = default_lora_config() if config is None else copy.copy(config)
+        r = int(given.r)
+        self.ranks = (r if self.shared is None else self.shared, r if self.each is None else self.each)
+        R = self.rank(m)
+        # alpha / r (rsLoRA: alpha / sqrt(r)) is what a step of the learning rate means
+        given.lora_alpha = given.lora_alpha * (math.sqrt(R / r) if given.use_rslora else R / r)
+        if float(given.lora_alpha).is_integer():
+            given.lora_alpha = int(given.lora_alpha)
+        given.r = R
+        return given
+
+    def setup(self, population: PolicyPopulation, m: int, seed: int) -> None:
+        """Allocate the parameters: A as a fresh policy's, B zero, hence exactly the reference policy everywhere."""
+        self.population, self.m = population, m
+        generator = torch.Generator().manual_seed(seed)
+        count, device = len(population.blocks), population.parameters.device
+        extras = torch.stack([self.initial_extras(m, generator) for _ in range(count)])
+        self.parameters = torch.cat([population.fresh(seed), extras.flatten().to(device)])[None]
+
+    def policies(self, parameters: Tensor, preferences: Tensor) -> Tensor:
+        """The policies `[k, P]` for preferences `[k, m]`, differentiable in the family's parameters `[1, D]`."""
+        k, P = len(preferences), self.population.parameter_count
+        cores = self.cores(preferences, parameters[0, P:].view(len(self.population.blocks), self.extras(self.m)))
+        parts: list[Tensor] = []
+        for layer, block in enumerate(self.population.blocks):
+            a, b = block.split(parameters[:, :P])  # [1, R, in], [1, out, R]
+            core = cores[:, layer if cores.shape[1] > 1 else 0]
+            parts += [a.expand(k, -1, -1).flatten(1), fold(b, core).flatten(1)]
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def rows(self, preferences: Any) -> Tensor:
+        """The policies `[k, P]` for preferences `[k, m]`, to be served, measured or written."""
+        return self.policies(self.parameters, self._on_device(preferences))
+
+    def pull(self, preferences: Any, grad: Tensor) -> Tensor:
+        """The gradient `[1, D]` of the mean loss over k preferences `[k, m]`, from the policies' own `[k, P]`."""
+        with torch.enable_grad():
+            parameters = self.parameters.detach().requires_grad_()
+            policies = self.policies(parameters, self._on_device(preferences))
+            (found,) = torch.autograd.grad(policies, parameters, grad_outputs=grad / len(grad))
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the family as a PEFT folder with all blocks open, and beside it the extras of each layer.
+
+        `write_policy` makes the adapter of a preference of it, without the model.
+        """
+        from safetensors.torch import save_file
+
+        P = self.population.parameter_count
+        self.population.save_adapter(self.parameters[0, :P], folder)
+        extras = self.parameters[0, P:].detach().cpu().view(len(self.population.blocks), -1)
+        named = {block.name: row.clone() for block, row in zip(self.population.blocks, extras, strict=True)}
+        save_file(named, folder / EXTRAS_FILE)
+
+    def _on_device(self, preferences: Any) -> Tensor:
+        return torch.as_tensor(preferences, dtype=torch.float32).to(self.parameters.device)
+
+
+def fold(b: Tensor, core: Tensor) -> Tensor:
+    """B C: factors `[.., out, R]` with cores `[k, R]` (diagonals) or `[k, R, R]` folded in, `[k, out, R]`."""
+    return b * core[:, None, :] if core.dim() == 2 else b @ core
+
+
+def write_policy(family: Family, source: Path, preference: Any, target: Path) -> None:
+    """Write the policy of one preference as a stock PEFT folder.
+
+    Args:
+        family: Of the kind, with the settings and the ranks, that wrote `source`.
+        source: The folder that `Family.save` wrote.
+        preference: `[m]` on the simplex.
+        target: The new folder.
+
+    Raises:
+        FrontFileError: The source cannot be read, or does not fit the family.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    try:
+        tensors, extras = load_file(source / WEIGHTS_FILE), load_file(source / EXTRAS_FILE)
+        asked = torch.tensor(preference, dtype=torch.float32)[None]
+        for name, numbers in extras.items():
+            key = f"base_model.model.{name}.lora_B.weight"
+            tensors[key] = fold(tensors[key][None], family.cores(asked, numbers[None])[:, 0])[0].contiguous()
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise FrontFileError(f"The family in {source} cannot be read: {type(error).__name__}: {error}") from error
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+    shutil.copyfile(source / "adapter_config.json", target / "adapter_config.json")
+
+
+families: Registry[Family] = Registry("family", Family)  # type: ignore[type-abstract]
+register_family = families.register
+
+
+def available_families() -> list[str]:
+    """Names of all registered families, "independent" among them."""
+    return sorted([INDEPENDENT, *families.names()])
+
+
+def make_family(family: str | Mapping[str, Any] | Family | None) -> Family | None:
+    """A family by name, by a mapping with `name` and settings, or the instance given; None for independent policies.
+
+    Raises:
+        ConfigError: The name or a setting is unknown.
+    """
+    if (
+        family is None
+        or family == INDEPENDENT
+        or (isinstance(family, Mapping) and dict(family) == {"name": INDEPENDENT})
+    ):
+        return None
+    return families.make(family)
+
+
+@register_family("gates")
+class Gates(Family):
+    """A diagonal core: shared ranks, and a block of ranks for each feature of the preference, scaled by it.
+
+    Args:
+        features: "linear": the weights w_i. "quadratic": these and the products w_i w_j, which let the middle of the
+            front differ from a blend of its ends. "thermometer": `bins` steps a weight, of which as many are full as
+            the weight is large.
+        bins: Steps of a thermometer.
+        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
+        each: Ranks of each feature's block; by default the LoRA config's `r`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    FEATURES: ClassVar[tuple[str, ...]] = ("linear", "quadratic", "thermometer")
+
+    def __init__(
+        self, *, features: str = "linear", bins: int = 4, shared: int | None = None, each: int | None = None
+    ) -> None:
+        super().__init__(shared=shared, each=each)
+        if features not in self.FEATURES:
+            raise ConfigError(
+                f"Family {self.name!r}: `features` must be one of {', '.join(self.FEATURES)}. Found {features!r}."
+            )
+        self.features = features
+        self.bins = _count(self.name, "bins", bins, least=1)
+
+    def rank(self, m: int) -> int:
+        """See `Family.rank`."""
+        shared, each = self.ranks
+        return shared + each * self.featured(torch.full((1, m), 1 / m)).shape[1]
+
+    def featured(self, preferences: Tensor) -> Tensor:
+        """The features `[k, F]` of preferences `[k, m]`."""
+        if self.features == "thermometer":
+            assert self.bins is not None
+            steps = torch.arange(self.bins, device=preferences.device, dtype=preferences.dtype)
+            return (preferences[..., None] * self.bins - steps).clamp(0, 1).flatten(1)
+        if self.features == "quadratic":
+            first, second = torch.triu_indices(preferences.shape[1], preferences.shape[1], offset=1)
+            return torch.cat([preferences, preferences[:, first] * preferences[:, second]], 1)
+        return preferences
+
+    def cores(self, preferences: Tensor, extras: Tensor) -> Tensor:
+        """See `Family.cores`."""
+        shared, each = self.ranks
+        weighed = self._scaled(self.featured(preferences), extras).repeat_interleave(each, -1)
+        return torch.cat([weighed.new_ones(*weighed.shape[:2], shared), weighed], 2)
+
+    def _scaled(self, features: Tensor, extras: Tensor) -> Tensor:
+        """`[k, L, F]` the features as the layers see them."""
+        return features[:, None]
+
+
+@register_family("blocks")
+class Blocks(Gates):
+    """A shared block of ranks, and one block an objective that is scaled by the objective's weight.
+
+    `Gates` with linear features; conditional language policies without their extras.
+
+    Args:
+        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
+        each: Ranks of each objective's block; by default the LoRA config's `r`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(self, *, shared: int | None = None, each: int | None = None) -> None:
+        super().__init__(features="linear", shared=shared, each=each)
+
+
+@register_family("panacea")
+class Panacea(Gates):
+    """One rank an objective, whose singular value is the objective's weight times a number that each layer learns.
+
+    The paper's singular values of the shared ranks are here part of B.
+
+    Args:
+        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
+        each: Ranks an objective, 1 in the paper.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(self, *, shared: int | None = None, each: int = 1) -> None:
+        super().__init__(features="linear", shared=shared, each=each)
+
+    def extras(self, m: int) -> int:
+        """See `Family.extras`: the scale of the preference."""
+        return 1
+
+    def initial_extras(self, m: int, generator: torch.Generator) -> Tensor:
+        """See `Family.initial_extras`."""
+        return torch.ones(1)
+
+    def _scaled(self, features: Tensor, extras: Tensor) -> Tensor:
+        return features[:, None] * extras[None]
+
+
+@register_family("pblora")
+class PBLoRA(Family):
+    """A shared block of ranks, and one block whose full core is the weighted sum of m learnt matrices.
+
+    The paper's core of the shared block is here part of B.
+
+    Args:
+        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
+        each: Ranks of the block with the core; by default the LoRA config's `r`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def rank(self, m: int) -> int:
+        """See `Family.rank`."""
+        return sum(self.ranks)
+
+    def extras(self, m: int) -> int:
+        """See `Family.extras`: m matrices."""
+        return m * self.ranks[1] ** 2
+
+    def initial_extras(self, m: int, generator: torch.Generator) -> Tensor:
+        """See `Family.initial_extras`: uniform, with Kaiming's bound for a matrix of so many columns."""
+        return (torch.rand(self.extras(m), generator=generator) * 2 - 1) / math.sqrt(self.ranks[1])
+
+    def cores(self, preferences: Tensor, extras: Tensor) -> Tensor:
+        """See `Family.cores`."""
+        (k, m), (shared, each) = preferences.shape, self.ranks
+        inner = torch.einsum("km,lmrs->klrs", preferences, extras.view(-1, m, each, each))
+        core = torch.eye(shared + each, device=inner.device, dtype=inner.dtype).repeat(k, len(extras), 1, 1)
+        core[..., shared:, shared:] = inner
+        return core
+
+
+class FamilyAdamW:
+    """AdamW on a family's parameters, with the face of `PopulationAdamW`: it is handed the policies' gradients.
+
+    Args:
+        family: Set up on `population`.
+        population: Serves the family's policies, one a slot.
+        **adam: Of `PopulationAdamW`.
+
+    Attributes:
+        preferences: `[K, m]` what the slots serve now.
+    """
+
+    def __init__(self, family: Family, population: PolicyPopulation, **adam: Any) -> None:
+        self.family = family
+        self.population = population
+        self.inner = PopulationAdamW(family.parameters, **adam)
+        self.preferences = torch.full((population.size, family.m), 1 / family.m)
+
+    @torch.no_grad()
+    def place(self, preferences: Any) -> None:
+        """Let slot k serve the preference of row k of `[K, m]` from now on."""
+        self.preferences = torch.as_tensor(preferences, dtype=torch.float32)
+        self.population.parameters.copy_(self.family.rows(self.preferences))
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, learning_rate: float) -> Tensor:
+        """Take one step along the mean of the policies' gradients; those that are not finite are left out.
+
+        Args:
+            grad: `[K, P]` gradient of each policy's loss.
+            learning_rate: As for a single policy.
+
+        Returns:
+            `[K]` norms of the policies' gradients; not finite where one was left out.
+        """
+        norms = grad.norm(dim=1)
+        sound = torch.isfinite(norms)
+        if sound.any():
+            kept = sound.cpu()
+            self.inner.step(self.family.pull(self.preferences[kept], grad[sound]), learning_rate)
+            self.place(self.preferences)
+        return norms
+
+    def reset(self, slot: int) -> None:
+        """Nothing: a slot of a family has no moments of its own."""
+
+    @property
+    def parameters(self) -> Tensor:
+        """`[1, D]` what is trained."""
+        return self.family.parameters
+
+    @torch.no_grad()
+    def put_back(self, row: int, parameters: Tensor) -> None:
+        """Let the family go on from parameters `[D]` of before, with a fresh optimizer."""
+        self.inner.put_back(row, parameters)
+        self.place(self.preferences)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments `[1, D]`, step count `[1, 1]` and the family's parameters `[1, D]`."""
+        return {**self.inner.state_dict(), "family": self.family.parameters}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy a saved state into this optimizer and the family."""
+        state = dict(state)
+        self.family.parameters.copy_(state.pop("family"))
+        self.inner.load_state_dict(state)
+
+
+def _count(family: str, name: str, value: Any, *, least: int) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ConfigError(f"Family {family!r}: `{name}` must be a whole number of at least {least}. Found {value!r}.")
+    return value

@@ -1,0 +1,95 @@
+"""Names to classes, once: how a part of a run is registered, listed and built from what a user wrote.
+
+A part is given by its registered name, by a mapping with `name` and settings, or as an instance.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pareto_align.errors import ConfigError
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
+
+
+class Registry(Generic[T]):
+    """The classes of one kind of part.
+
+    Args:
+        kind: What a part is called in errors, such as "family".
+        base: The class that every part extends.
+    """
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator: make a class available by `name`, which it then carries.
+
+        Raises:
+            ConfigError: Another class has the name. The same class defined again, as a notebook cell that runs twice
+                does, is no other.
+        """
+
+        def add(cls: C) -> C:
+            known = self._classes.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ConfigError(
+                    f"There is a {self.kind} {name!r} already: {known.__module__}.{known.__qualname__}. "
+                    "Register yours under another name."
+                )
+            cls.name = name
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._classes)
+
+    def make(self, part: str | Mapping[str, Any] | T) -> T:
+        """The part that a user described.
+
+        Raises:
+            ConfigError: The name or a setting is unknown, or a setting is of the wrong kind.
+        """
+        if isinstance(part, self.base):
+            return part
+        settings: dict[str, Any] = {}
+        name: Any = part
+        if isinstance(part, Mapping):
+            settings = dict(part)
+            if "name" not in settings:
+                raise ConfigError(f"A {self.kind} given as a mapping needs `name`. Found {sorted(settings, key=str)}.")
+            name = settings.pop("name")
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"A {self.kind} is a name, a mapping with `name`, or an instance of {self.base.__name__}. "
+                f"Found {name!r}."
+            )
+        cls = self._classes.get(name)
+        if cls is None:
+            raise ConfigError(f"Unknown {self.kind} {name!r}.{_hint(name, self.names())}")
+        known = list(inspect.signature(cls).parameters)
+        if unknown := sorted(set(settings) - set(known), key=str):
+            raise ConfigError(
+                f"The {self.kind} {name!r} has no setting {unknown[0]!r}.{_hint(str(unknown[0]), known or ['none'])}"
+            )
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"The {self.kind} {name!r} cannot be made with {settings}: {error}.") from error
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(known)}."
