@@ -46,7 +46,11 @@ class Member:
         id: Its name within the front.
         values: [M] means over the front's `names`, in the user's units.
         stderr: [M] standard errors, same units; NaN where fewer than two prompts were measured.
-        halfwidth: [M] half the widths of the 95 % intervals, by Student's t, same units.
+        low: [M] lower ends of the 95 % intervals, same units: for rewards with bounds ends that hold for any such
+            rewards, for others by Student's t; NaN where fewer than two prompts were measured.
+        high: [M] upper ends, likewise.
+        halfwidth: [M] half the widths of those intervals, which need not have the mean in their middle.
+        doubts: [M] why an interval is not to be trusted: "few", "rare" or "skewed"; "" where it is.
         preference: [m] weights it was trained for, or None if it was trained for none.
         provenance: Where it comes from: step, policy, parents.
         adapter_path: Its folder, a stock PEFT adapter.
@@ -58,7 +62,9 @@ class Member:
         self.id = self._record.id
         self.values = front.values[index]
         self.stderr = front.stderr[index]
+        self.low, self.high = front.low[index], front.high[index]
         self.halfwidth = front.halfwidth[index]
+        self.doubts = front.doubts[index]
         self.preference = None if self._record.preference is None else np.asarray(self._record.preference, dtype=float)
         self.provenance: dict[str, Any] = dict(self._record.provenance)
         self.adapter_path = front.folder / self._record.adapter
@@ -188,7 +194,10 @@ class ParetoFront:
         names: The M objectives in the user's order, audited ones included.
         values: [n, M] means in the user's units, a row a member.
         stderr: [n, M] standard errors of those means.
-        halfwidth: [n, M] half the widths of their 95 % intervals, by Student's t.
+        low: [n, M] lower ends of their 95 % intervals; see `Member`.
+        high: [n, M] upper ends.
+        halfwidth: [n, M] half the widths of those intervals.
+        doubts: [n][M] why an interval is not to be trusted, "" where it is.
         base: The base model in memory, if `generate` should use that one; by default it is loaded by its name.
     """
 
@@ -208,7 +217,8 @@ class ParetoFront:
         self.names = tuple(axis.name for axis in axes_of(record))
         table = measured(record)
         self.values = table.values
-        self.halfwidth = table.halfwidth
+        self.low, self.high, self.halfwidth = table.low, table.high, table.halfwidth
+        self.doubts = table.doubts
         self.stderr = np.array([m.estimate.stderr for m in record.members]).reshape(-1, len(self.names))
         self._members = [Member(self, i) for i in range(len(record.members))]
         self.base: Base | None = None

@@ -6,8 +6,9 @@ Everything is maximised; numpy and moocore only, never torch.
 from __future__ import annotations
 
 from pareto_align.front.archive import Entry, ParetoArchive, Status
+from pareto_align.front.bootstrap import bootstrap_hypervolume
 from pareto_align.front.dominance import dominates, nondominated_mask, oriented, pareto_ranks, probability_dominates
-from pareto_align.front.estimates import Estimate, bootstrap_hypervolume, difference, paired_difference, pool
+from pareto_align.front.estimates import Estimate, difference, paired_difference, pool
 from pareto_align.front.indicators import (
     contributions,
     crowding_distance,

@@ -78,7 +78,7 @@ def front_hypervolume(
         confidence: Share of resamples the interval covers, in (0, 1).
         seed: Of the resampling.
     """
-    from pareto_align.front.estimates import bootstrap_hypervolume
+    from pareto_align.front.bootstrap import bootstrap_hypervolume
 
     if not 0 < confidence < 1:
         raise ConfigError(f"`confidence` must lie between 0 and 1, such as 0.95. Found {confidence!r}.")

@@ -104,7 +104,10 @@ def _reading(record: FrontRecord) -> str:
         if record.split == "report"
         else "held-out prompts on which the members were also chosen, so that the best values are a little flattering"
     )
-    return f"Means with 95 % intervals (Student's t) over {prompts} {chosen}. ↑ more is better, ↓ less is better."
+    return (
+        f"Means with 95 % intervals over {prompts} {chosen}: for rewards with bounds intervals that hold for any such "
+        "rewards, for others Student's t. ↑ more is better, ↓ less is better."
+    )
 
 
 def _loading(record: FrontRecord, folder: str) -> str:

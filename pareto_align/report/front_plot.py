@@ -42,12 +42,13 @@ class FrontInfo:
         axes: The m objectives that span the front.
         ids: The n members.
         values: [n, m] means.
-        halfwidth: [n, m] half-widths of 95 % intervals, NaN where the spread is not known.
+        low: [n, m] lower ends of 95 % intervals, NaN where the spread is not known.
+        high: [n, m] upper ends, likewise.
         preferences: [n, m], rows of NaN for members without one.
         fallen_ids: What was measured and did not stay.
         fallen: [f, m] its means.
         untrained: [m] means of the untrained model, or None.
-        untrained_halfwidth: [m] its half-widths, or None.
+        untrained_ends: [2, m] the ends of its intervals, or None.
         boundary: Corners of the attained boundary, [2k - 1, 2]; None unless m = 2.
         hypervolume: With its interval, or None if it cannot be computed.
         prompts: How many prompts each mean is over: (fewest, most).
@@ -58,17 +59,23 @@ class FrontInfo:
     axes: tuple[Axis, ...]
     ids: tuple[str, ...]
     values: np.ndarray
-    halfwidth: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     preferences: np.ndarray
     fallen_ids: tuple[str, ...]
     fallen: np.ndarray
     untrained: np.ndarray | None
-    untrained_halfwidth: np.ndarray | None
+    untrained_ends: np.ndarray | None
     boundary: np.ndarray | None
     hypervolume: Hypervolume | None
     prompts: tuple[int, int]
     split: str
     base: str
+
+    @property
+    def halfwidth(self) -> np.ndarray:
+        """[n, m] half the widths of the intervals."""
+        return np.asarray((self.high - self.low) / 2)
 
     @property
     def title(self) -> str:
@@ -104,12 +111,13 @@ def front_info(record: FrontRecord) -> FrontInfo:
         axes=axes,
         ids=members.ids,
         values=values,
-        halfwidth=members.halfwidth[:, columns],
+        low=members.low[:, columns],
+        high=members.high[:, columns],
         preferences=preferences_of(record),
         fallen_ids=fallen.ids,
         fallen=fallen.values[:, columns],
         untrained=None if reference is None else reference.values[0, columns],
-        untrained_halfwidth=None if reference is None else reference.halfwidth[0, columns],
+        untrained_ends=None if reference is None else np.stack([reference.low[0, columns], reference.high[0, columns]]),
         boundary=attained_boundary(values, axes) if len(axes) == 2 else None,
         hypervolume=front_hypervolume(record) if record.members else None,
         prompts=(min(members.n, default=0), max(members.n, default=0)),
@@ -164,19 +172,24 @@ def _draw_pair(ax: Axes, info: FrontInfo, i: int, j: int) -> None:
     boundary = attained_boundary(info.values[:, [i, j]], pair)
     if len(info.fallen):
         ax.plot(info.fallen[:, i], info.fallen[:, j], "o", ms=4.2, mfc="#c3c7cd", mec="white", mew=0.5, zorder=2)
-    if info.untrained is not None and info.untrained_halfwidth is not None:
-        across, up = np.nan_to_num(info.untrained_halfwidth[[i, j]])
-        ax.errorbar(info.untrained[i], info.untrained[j], xerr=across, yerr=up, fmt="D", ms=6.5, mfc="white",
-                    mec=style.INK, mew=1.3, ecolor=style.INK, elinewidth=1.0, zorder=5)  # fmt: skip
+    if info.untrained is not None and info.untrained_ends is not None:
+        arms = _arms(info.untrained, *info.untrained_ends)
+        ax.errorbar(info.untrained[i], info.untrained[j], xerr=arms[:, [i]], yerr=arms[:, [j]], fmt="D", ms=6.5,
+                    mfc="white", mec=style.INK, mew=1.3, ecolor=style.INK, elinewidth=1.0, zorder=5)  # fmt: skip
     colors = style.preference_colors(info.preferences)
-    spread = np.nan_to_num(info.halfwidth)
+    arms = _arms(info.values, info.low, info.high)
     for k, color in enumerate(colors):
-        ax.errorbar(info.values[k, i], info.values[k, j], xerr=spread[k, i], yerr=spread[k, j], fmt="none",
+        ax.errorbar(info.values[k, i], info.values[k, j], xerr=arms[:, k, [i]], yerr=arms[:, k, [j]], fmt="none",
                     ecolor=color, elinewidth=1.3, alpha=0.55, zorder=3)  # fmt: skip
     ax.scatter(info.values[:, i], info.values[:, j], s=52, c=colors, edgecolors="white", linewidths=0.9, zorder=4)
     ax.autoscale_view()
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     _draw_boundary(ax, boundary, pair)
+
+
+def _arms(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[2, ...] how far the intervals reach below and above the values; 0 where they are not known."""
+    return np.nan_to_num(np.maximum([values - low, high - values], 0.0))
 
 
 def _draw_boundary(ax: Axes, boundary: np.ndarray, pair: tuple[Axis, Axis]) -> None:
@@ -193,11 +206,12 @@ def _draw_boundary(ax: Axes, boundary: np.ndarray, pair: tuple[Axis, Axis]) -> N
 
 
 def _label(ax: Axes, info: FrontInfo, i: int, j: int) -> None:
-    points, bars, names = info.values[:, [i, j]], info.halfwidth[:, [i, j]], list(info.ids)
-    if info.untrained is not None and info.untrained_halfwidth is not None:
+    points, names = info.values[:, [i, j]], list(info.ids)
+    bars = _arms(info.values, info.low, info.high).max(axis=0)[:, [i, j]]
+    if info.untrained is not None and info.untrained_ends is not None:
         # first, so that it finds a place even where members are many
         points = np.vstack([info.untrained[[i, j]], points])
-        bars = np.vstack([info.untrained_halfwidth[[i, j]], bars])
+        bars = np.vstack([_arms(info.untrained, *info.untrained_ends).max(axis=0)[[i, j]], bars])
         names.insert(0, "untrained")
     away = np.array([info.axes[i].sign, info.axes[j].sign])
     style.place_labels(ax, points, names, away=away, obstacles=[info.fallen[:, [i, j]]], halfwidth=bars)
@@ -211,11 +225,11 @@ def _draw_list(info: FrontInfo) -> Figure:
     style.header(figure, info.title, info.remarks)
     style.plain_axes(ax, grid="x")
     names = [info.ids[k] for k in order]
-    spread = np.nan_to_num(info.halfwidth[order, 0])
+    arms = _arms(info.values, info.low, info.high)[:, order, 0]
     rows = np.arange(len(order))
-    ax.errorbar(info.values[order, 0], rows, xerr=spread, fmt="o", ms=7, color=style.ACCENT, elinewidth=1.4)
-    if info.untrained is not None and info.untrained_halfwidth is not None:
-        ax.errorbar(info.untrained[0], -1, xerr=np.nan_to_num(info.untrained_halfwidth[0]), fmt="D", ms=6.5,
+    ax.errorbar(info.values[order, 0], rows, xerr=arms, fmt="o", ms=7, color=style.ACCENT, elinewidth=1.4)
+    if info.untrained is not None and info.untrained_ends is not None:
+        ax.errorbar(info.untrained[0], -1, xerr=_arms(info.untrained, *info.untrained_ends)[:, [0]], fmt="D", ms=6.5,
                     mfc="white", mec=style.INK, ecolor=style.INK)  # fmt: skip
         names, rows = ["untrained", *names], np.arange(-1, len(order))
     ax.set_yticks(rows, names)
@@ -231,8 +245,7 @@ def _draw_parallel(info: FrontInfo) -> Figure:
     style.header(figure, info.title, info.remarks)
     stacks = [info.values, info.fallen] + ([] if info.untrained is None else [info.untrained[None]])
     seen = np.vstack(stacks)
-    spread = np.nan_to_num(info.halfwidth)
-    with_bars = np.vstack([seen, info.values - spread, info.values + spread])
+    with_bars = np.vstack([seen, np.fmin(info.low, info.values), np.fmax(info.high, info.values)])
     known = with_bars if len(with_bars) else np.zeros((1, m))  # an empty front still has its scales
     low, high = np.nanmin(known, axis=0), np.nanmax(known, axis=0)
     high = np.where(high > low, high, low + 1.0)
@@ -248,9 +261,11 @@ def _draw_parallel(info: FrontInfo) -> Figure:
     if info.untrained is not None:
         ax.plot(at, height(info.untrained), color=style.INK, lw=1.4, ls=(0, (4, 2)), marker="D", ms=5.5, mfc="white",
                 zorder=4)  # fmt: skip
+    arms = _arms(info.values, info.low, info.high)
+    arms = np.where(sign > 0, arms, arms[::-1])  # a scale that is turned round has its lower end on top
     for k, color in enumerate(style.preference_colors(info.preferences)):
         y = height(info.values[k])
-        bar = spread[k] / (high - low)
+        bar = arms[:, k] / (high - low)
         # a small sideways shift, so that bars of several members on one scale can be told apart
         x = at + 0.012 * (k - (len(info.ids) - 1) / 2)
         ax.plot(x, y, color=color, lw=1.8, marker="o", ms=5.5, mec="white", mew=0.7, zorder=3)

@@ -56,10 +56,10 @@ class Limit:
         # at the limit up to rounding is at the limit
         return np.where(np.abs(missed) <= ROUNDING * np.maximum(np.abs(found), abs(self.bound)), 0.0, missed)
 
-    def surely(self, estimate: Estimate) -> bool:
-        """Whether the whole 95 % interval of a mean keeps the limit; not where its noise is not known."""
-        worst = (estimate.mean - estimate.halfwidth()) * self.axis.sign
-        return bool(self.excess(worst) <= 0)
+    def surely(self, members: Measured, row: int) -> bool:
+        """Whether the whole 95 % interval of a member's mean keeps the limit; not where its noise is not known."""
+        worst = members.low if self.axis.maximize else members.high
+        return bool(self.excess(worst[row]) <= 0)
 
 
 def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapping[str, float]) -> tuple[Limit, ...]:
@@ -182,7 +182,7 @@ def answer(
     asked = recorded_rule(record) if rule is None else rule
     found = select(means, stderr, weights, rule=asked, samples=_shared_samples(estimates), **known)
     row = rows[found.index]
-    unsure = [limit for limit in limits if not limit.surely(record.members[row].estimate)]
+    unsure = [limit for limit in limits if not limit.surely(table, row)]
     reason = f"{table.ids[row]} is best for {_wish(weights, objectives)}"
     if asked in _WORDS and len(axes) > 1:
         reason += f", read as {_WORDS[asked]}" + (" like the run did" if asked == recorded_rule(record) else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from pareto_align.report.units import (
     Measured,
     axes_of,
     decimals,
+    ends_text,
     interval_text,
     measured,
     number,
@@ -37,16 +38,32 @@ class FrontTable:
         notes: One short remark a column, such as "↑" or "↓ audit"; "" where there is none.
         rows: One a member, in the front's order, then the untrained model if it was measured.
         reference_row: Whether the last row is the untrained model.
+        remarks: Sentences that belong under the table: which intervals are not to be trusted, and why.
     """
 
     header: tuple[str, ...]
     notes: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     reference_row: bool
+    remarks: tuple[str, ...] = ()
+
+
+DOUBTFUL = "†"
+DOUBTS = {
+    "few": "with so few prompts nothing shows whether the rewards are near normal",
+    "rare": "almost all rewards are the same, and what is rare may not be among them",
+    "skewed": "the rewards are skewed, and a few of them make the mean",
+}
+
+
+def doubts_told(name: str, reasons: Collection[str]) -> str:
+    """Why the intervals of an objective are not to be trusted, and what would help."""
+    told = "; ".join(f"{reason}: {DOUBTS[reason]}" for reason in DOUBTS if reason in reasons)
+    return f"{name}: do not trust the intervals marked {DOUBTFUL} ({told}). Declared `bounds` or more prompts help."
 
 
 def front_table(record: FrontRecord) -> FrontTable:
-    """Member, preference, and each objective as mean and 95 % interval (Student's t) in the user's units."""
+    """Member, preference, and each objective as mean and 95 % interval in the user's units."""
     axes = axes_of(record)
     members = measured(record)
     reference = reference_measured(record)
@@ -70,7 +87,12 @@ def front_table(record: FrontRecord) -> FrontTable:
         if show_preference:
             columns[1].append("-")
     rows = tuple(zip(*columns, strict=True))
-    return FrontTable(tuple(header), tuple(notes), rows, reference is not None)
+    marked = [*members.doubts, *(() if reference is None else reference.doubts)]
+    remarks = []
+    for j, axis in enumerate(axes):
+        if reasons := {doubts[j] for doubts in marked} - {""}:
+            remarks.append(doubts_told(axis.name, reasons))
+    return FrontTable(tuple(header), tuple(notes), rows, reference is not None, tuple(remarks))
 
 
 def _preference_text(weights: np.ndarray) -> str:
@@ -78,12 +100,17 @@ def _preference_text(weights: np.ndarray) -> str:
 
 
 def _column(members: Measured, reference: Measured | None, j: int) -> list[str]:
-    values, spread = list(members.values[:, j]), list(members.halfwidth[:, j])
-    digits = decimals(spread, values)
-    if reference is not None:
-        values.append(reference.values[0, j])
-        spread.append(reference.halfwidth[0, j])
-    return [interval_text(v, h, digits) for v, h in zip(values, spread, strict=True)]
+    digits = decimals(members.halfwidth[:, j], members.values[:, j])
+    rows = [members] if reference is None else [members, reference]
+    values, low, high = (np.concatenate([getattr(r, name)[:, j] for r in rows]) for name in ("values", "low", "high"))
+    doubts = [row[j] for r in rows for row in r.doubts]
+    # one way of writing for the whole column
+    lopsided = bool((np.abs(low + high - 2 * values) > 10.0**-digits).any())
+    cells = []
+    for v, a, b, doubted in zip(values, low, high, doubts, strict=True):
+        text = ends_text(v, a, b, digits) if lopsided else interval_text(v, (b - a) / 2, digits)
+        cells.append(f"{text} {DOUBTFUL}" if doubted else text)
+    return cells
 
 
 def text_table(table: FrontTable, *, unicode: bool = True) -> str:
@@ -93,7 +120,7 @@ def text_table(table: FrontTable, *, unicode: bool = True) -> str:
         table: What `front_table` made.
         unicode: False writes ±, arrows and rules in ASCII, for terminals that cannot print them.
     """
-    marks = {} if unicode else {"±": "+/-", "↑": "^", "↓": "v", "─": "-"}
+    marks = {} if unicode else {"±": "+/-", "↑": "^", "↓": "v", "─": "-", DOUBTFUL: "*"}
 
     def shown(text: str) -> str:
         text = _printable(text)
@@ -102,20 +129,22 @@ def text_table(table: FrontTable, *, unicode: bool = True) -> str:
         return text if unicode else text.encode("ascii", "replace").decode()
 
     cells = [[shown(cell) for cell in row] for row in (table.header, table.notes, *table.rows)]
-    sign = f" {marks.get('±', '±')} "
-    columns = [_aligned(column, sign, left=i == 0) for i, column in enumerate(zip(*cells, strict=True))]
+    signs = (f" {marks.get('±', '±')} ", " (")
+    columns = [_aligned(column, signs, left=i == 0) for i, column in enumerate(zip(*cells, strict=True))]
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     width = max(map(len, lines))
     rules = [2, len(lines) - 1] if table.reference_row and len(lines) > 3 else [2]
     for at in reversed(rules):
         lines.insert(at, marks.get("─", "─") * width)
+    lines += ["", *map(shown, table.remarks)] if table.remarks else []
     return "\n".join(lines)
 
 
-def _aligned(column: Sequence[str], sign: str, *, left: bool) -> list[str]:
-    """Pad the cells of one column (header, note, body): names left, numbers so that their plus-minus signs line up."""
+def _aligned(column: Sequence[str], signs: Sequence[str], *, left: bool) -> list[str]:
+    """Pad the cells of one column (header, note, body): names left, numbers so that what follows the means lines up."""
     body = list(column[2:])
-    if any(sign in cell for cell in body):
+    sign = next((sign for sign in signs if not left and any(sign in cell for cell in body)), None)
+    if sign is not None:
         parts = [cell.partition(sign) for cell in body]
         before = max(len(p[0]) for p in parts)
         after = max(len(p[2]) for p in parts)
@@ -133,6 +162,7 @@ def markdown_table(table: FrontTable) -> str:
     ]
     lines = ["| " + " | ".join(names) + " |", "|" + "|".join([":--"] + ["--:"] * (len(names) - 1)) + "|"]
     lines += ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in table.rows]
+    lines += ["", "\n".join(f"- {escape_markdown(remark)}" for remark in table.remarks)] if table.remarks else []
     return "\n".join(lines)
 
 
@@ -144,7 +174,8 @@ def html_table(table: FrontTable, caption: str = "") -> str:
     )
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    remarks = "".join(f"<p><small>{html.escape(remark)}</small></p>" for remark in table.remarks)
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{remarks}"
 
 
 def _printable(text: str) -> str:

@@ -22,7 +22,9 @@ __all__ = [
     "Axis",
     "Measured",
     "axes_of",
+    "bounds_of",
     "decimals",
+    "ends_text",
     "fallen_of",
     "interval_text",
     "measured",
@@ -69,19 +71,28 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Means in the user's units with the half-widths of their 95 % intervals.
+    """Means in the user's units with their 95 % intervals, which need not have the mean in the middle.
 
     Attributes:
         ids: Whose means these are, one name a row.
         values: [n, M], user's units.
-        halfwidth: [n, M] of the 95 % intervals, by Student's t; NaN where the spread is not known.
-        n: [n], prompts behind each row.
+        low: [n, M] lower ends; NaN where the spread is not known.
+        high: [n, M] upper ends, likewise.
+        n: [n], prompts behind each row, or groups of them.
+        doubts: [n][M] why an interval is not to be trusted: "few", "rare" or "skewed", see `front.intervals.doubt`.
     """
 
     ids: tuple[str, ...]
     values: np.ndarray
-    halfwidth: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     n: tuple[int, ...]
+    doubts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def halfwidth(self) -> np.ndarray:
+        """[n, M] half the widths of the intervals; NaN where the spread is not known."""
+        return np.asarray((self.high - self.low) / 2)
 
 
 def axes_of(record: FrontRecord) -> tuple[Axis, ...]:
@@ -112,12 +123,41 @@ def reference_measured(record: FrontRecord) -> Measured | None:
     return _measured(record, ["untrained"], [record.reference_policy])
 
 
+def bounds_of(record: FrontRecord) -> tuple[tuple[float, float] | None, ...]:
+    """For each objective what its rewards cannot leave, in maximised units; None where that is not known.
+
+    That is what was declared, unless a reward was outside of it, or 0 and 1 where no reward was anything else.
+    """
+    estimates = [*(member.estimate for member in record.members), record.reference_policy]
+    seen = [e.samples for e in estimates if e is not None and e.samples is not None]
+    rewards = np.concatenate(seen) if seen else np.empty((0, len(record.objectives)))
+    found: list[tuple[float, float] | None] = []
+    for objective, column, sign in zip(record.objectives, rewards.T, signs(record), strict=True):
+        column = column[~np.isnan(column)]
+        bounds = objective.bounds
+        if bounds is None and column.size and np.isin(column * sign, (0.0, 1.0)).all():
+            bounds = (0.0, 1.0)
+        if bounds is not None:
+            low, high = sorted(sign * end for end in bounds)
+            slack = 1e-9 * (high - low)
+            bounds = (low, high) if ((low - slack <= column) & (column <= high + slack)).all() else None
+        found.append(bounds)
+    return tuple(found)
+
+
 def _measured(record: FrontRecord, ids: Sequence[str], estimates: Sequence[Estimate]) -> Measured:
-    count = len(record.objectives)
+    count, sign, bounds = len(record.objectives), signs(record), bounds_of(record)
     means = np.array([np.asarray(e.mean, dtype=float) for e in estimates]).reshape(-1, count)
-    half = np.array([e.halfwidth() for e in estimates]).reshape(-1, count)
+    ends = np.array([e.interval(bounds=bounds) for e in estimates]).reshape(-1, 2, count) * sign
     # 0 * -1 would print as -0
-    return Measured(tuple(ids), means * signs(record) + 0.0, half, tuple(int(e.n) for e in estimates))
+    return Measured(
+        ids=tuple(ids),
+        values=means * sign + 0.0,
+        low=ends.min(axis=1) + 0.0,
+        high=ends.max(axis=1) + 0.0,
+        n=tuple(int(e.n) for e in estimates),
+        doubts=tuple(e.doubts(bounds) for e in estimates),
+    )
 
 
 def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:
@@ -134,7 +174,8 @@ def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:
     spread = np.array([_floats(entry.get("stderr"), count) for entry in fallen]).reshape(-1, count)
     ids = tuple(str(entry.get("id", "?")) for entry in fallen)
     reasons = tuple(str(entry.get("reason", "")) for entry in fallen)
-    return Measured(ids, values, INTERVAL * spread, tuple(0 for _ in ids)), reasons
+    reach = INTERVAL * spread
+    return Measured(ids, values, values - reach, values + reach, tuple(0 for _ in ids)), reasons
 
 
 def _floats(values: Any, count: int) -> list[float]:
@@ -178,3 +219,10 @@ def interval_text(value: float, halfwidth: float, digits: int, plus_minus: str =
     if not math.isfinite(halfwidth) or not math.isfinite(value):
         return number(value, digits)
     return f"{number(value, digits)} {plus_minus} {number(halfwidth, digits)}"
+
+
+def ends_text(value: float, low: float, high: float, digits: int) -> str:
+    """A mean with its 95 % interval's ends, such as "0.02 (0.00 to 0.11)"; the mean alone where they are not known."""
+    if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(value)):
+        return number(value, digits)
+    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"

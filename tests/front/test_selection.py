@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import Preference, select
@@ -145,3 +146,69 @@ def test_bad_input_is_refused() -> None:
         select(FRONT, EXACT, [1, 1], **UNIT, samples=np.zeros((4, 2)))
     with pytest.raises(PreferenceError, match="not negative"):
         select(FRONT, EXACT, [1, -1], **UNIT)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 32])
+def test_few_prompts_make_nobody_sure_who_is_best(n: int) -> None:
+    # a paired t-test: flat prior, Student's t with n - 1 degrees of freedom
+    rng = np.random.default_rng(n)
+    samples = rng.normal(size=(1, n, 2)) + 0.1 * rng.normal(size=(2, n, 2)) + np.array([[[0.1, 0.1]], [[0.0, 0.0]]])
+    values, noise = samples.mean(axis=1), samples.std(axis=1, ddof=1) / np.sqrt(n)
+    found = select(values, noise, [1, 1], **UNIT, samples=samples, draws=20_000)
+    utility = samples.mean(axis=2)
+    expected = stats.ttest_rel(utility[found.index], utility[1 - found.index], alternative="greater").pvalue
+    assert found.probability_best == pytest.approx(1 - expected, abs=0.012)
+
+
+def test_what_is_said_to_be_sure_is_wrong_as_often_as_said() -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 4, 16):
+        said, wrong = [], []
+        for _ in range(500):
+            truth = 3 * rng.normal(size=3)
+            samples = truth[:, None, None] + rng.normal(size=(3, n, 1)) + rng.normal(size=(1, n, 1))
+            noise = samples.std(axis=1, ddof=1) / np.sqrt(n)
+            found = select(samples.mean(axis=1), noise, [1], lower=[-9], upper=[9], samples=samples, draws=400)
+            if found.probability_best >= 0.95:
+                said.append(1 - found.probability_best)
+                wrong.append(found.index != truth.argmax())
+        assert np.mean(wrong) <= np.mean(said) + 3 * np.sqrt(np.mean(said) / len(said))
+
+
+def test_members_on_prompts_of_their_own_are_students_as_well() -> None:
+    values, noise = np.array([[0.6], [0.5]]), np.array([[0.05], [0.0]])
+    for n in (2, 5):
+        found = select(values, noise, [1], lower=[0], upper=[1], n=n, draws=40_000)
+        assert found.probability_best == pytest.approx(stats.t.cdf(2, n - 1), abs=0.01)
+
+
+@pytest.mark.parametrize("rule", ["linear", "chebyshev", "knee"])
+def test_the_regret_of_few_prompts_is_a_utility(rule: str) -> None:
+    # with one degree of freedom a mean error does not exist; the true values lie between the bounds, though
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        samples = rng.random((4, 2, 2))
+        noise = samples.std(axis=1, ddof=1) / np.sqrt(2)
+        found = select(samples.mean(axis=1), noise, [1, 1], rule=rule, samples=samples, bounded=True, **UNIT)
+        assert 0 <= found.regret <= (2 if rule == "knee" else 1)
+
+
+def test_where_the_noise_is_not_known_nothing_is_said_of_it() -> None:
+    unknown = np.array([[np.nan, 0.1]] * 4)
+    found = select(FRONT, unknown, [1, 1], at_least={0: 0.3}, **UNIT)
+    assert np.isnan([found.regret, found.probability_best]).all()
+    assert not found.feasible
+    alone = select(FRONT, unknown, [0, 1], **UNIT)  # what does not count need not be known
+    assert alone.index == 3
+    assert 0.5 < alone.probability_best <= 1
+    assert select(FRONT[:1], unknown[:1], [1, 1], **UNIT).probability_best == 1
+
+
+@pytest.mark.parametrize("rule", ["linear", "chebyshev", "knee"])
+def test_a_tie_up_to_rounding_is_a_tie(rule: str) -> None:
+    # the first two are equal, the second by a sum in another order; the first is taken, and the third never
+    values = np.array([[0.3, 0.7], [0.1 + 0.2, 0.7 - 1e-16], [0.2, 0.6]])
+    found = select(values, np.zeros((3, 2)), [1, 1], rule=rule, **UNIT)
+    assert (found.index, found.runner_up) == (0, 1)
+    assert found.regret == pytest.approx(0, abs=1e-12)
+    assert found.probability_best == 1

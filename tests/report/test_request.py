@@ -57,16 +57,24 @@ def test_unknown_names_and_numbers():
 def test_sure_only_beyond_the_noise():
     (limit,) = limits_of(AXES, {}, {"length": 30})
     for n, reach in ((1000, 1.962), (3, 4.303), (2, 12.706)):  # Student's
-        assert not limit.surely(estimate([0.6, -30 + 1.99 * reach, 0.0], [0.0, 2.0, 0.0], n))
-        assert limit.surely(estimate([0.6, -30 + 2.01 * reach, 0.0], [0.0, 2.0, 0.0], n))
-    assert not limit.surely(estimate([0.6, -1.0, 0.0], 0.0, n=1))
+        assert not limit.surely(table_of(estimate([0.6, -30 + 1.99 * reach, 0.0], [0.0, 2.0, 0.0], n)), 0)
+        assert limit.surely(table_of(estimate([0.6, -30 + 2.01 * reach, 0.0], [0.0, 2.0, 0.0], n)), 0)
+    assert not limit.surely(table_of(estimate([0.6, -1.0, 0.0], 0.0, n=1)), 0)
+
+
+def table_of(*estimates):
+    """What `measured` makes of members of the same objectives."""
+    record = tone_and_length()
+    record.members = [replace(record.members[0], id=f"m{k}", estimate=e) for k, e in enumerate(estimates)]
+    return measured(record)
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_surely_is_said_at_the_limit_in_one_of_forty_cases(n):
     (limit,) = limits_of(AXES, {"tone": 0.0}, {})
     drawn = np.random.default_rng(n).normal(size=(2000, n, 3))
-    assert np.mean([limit.surely(Estimate.from_samples(rows)) for rows in drawn]) == pytest.approx(0.025, abs=0.012)
+    table = table_of(*(Estimate.from_samples(rows) for rows in drawn))
+    assert np.mean([limit.surely(table, row) for row in range(2000)]) == pytest.approx(0.025, abs=0.012)
 
 
 def test_a_mean_at_the_limit_up_to_rounding_is_at_the_limit():
