@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ class ParetoAligner:
         trust_remote_code: Off unless asked for.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
         callbacks: Callables, each handed every event of the run as a mapping.
-        progress: Show a progress bar (only on a terminal).
+        progress: Show how far the run is: a bar on a terminal, a picture in a notebook, and anywhere else a line on
+            stderr for each stage and each evaluation. False shows nothing, not even how the model is loaded.
         population, steps, ...: See `pareto_align.discovery.settings.Settings`.
 
     Attributes:
@@ -231,33 +233,39 @@ class ParetoAligner:
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
         """
-        from pareto_align.discovery.identity import base_facts
-        from pareto_align.discovery.prompts import (
-            check_groups,
-            encode_rows,
-            split_prompts,
-            warn_of_few,
-            warn_of_shared,
-        )
-        from pareto_align.discovery.rows import read_rows
-        from pareto_align.discovery.run_folder import locked, new_run_folder
+        from pareto_align.discovery.run_folder import locked, new_run_folder, refuse_taken
 
-        plan = self._plan()  # what cannot work says so before anything is loaded
-        given = read_rows(prompts)
-        kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
-        group = self.settings.eval_group
-        check_groups(given if kept_back is None else kept_back, group)
-        folder = new_run_folder(output_dir if output_dir is not None else self.output_dir)
-        with locked(folder):
-            base = self._load_base()
-            length = self.settings.max_new_tokens
-            rows = encode_rows(given, base, length)
-            held_out = None if kept_back is None else encode_rows(kept_back, base, length, "eval_prompts")
-            splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
-            warn_of_few(splits, self.settings.eval_prompts, group)
-            warn_of_shared(splits)
-            facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
-            self._run(plan, base, splits, folder, facts=facts)
+        where = output_dir if output_dir is not None else self.output_dir
+        if where is not None:
+            refuse_taken(Path(os.path.expanduser(where)))  # before torch is imported, which takes seconds
+        with self._followed() as callbacks:
+            from pareto_align.discovery.identity import base_facts, machine_facts
+            from pareto_align.discovery.prompts import (
+                check_groups,
+                encode_rows,
+                split_prompts,
+                warn_of_few,
+                warn_of_shared,
+            )
+            from pareto_align.discovery.rows import read_rows
+
+            plan = self._plan()  # what cannot work says so before anything is loaded
+            given = read_rows(prompts)
+            kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
+            group = self.settings.eval_group
+            check_groups(given if kept_back is None else kept_back, group)
+            folder = new_run_folder(where)
+            with locked(folder):
+                base = self._load_base()
+                length = self.settings.max_new_tokens
+                rows = encode_rows(given, base, length)
+                held_out = None if kept_back is None else encode_rows(kept_back, base, length, "eval_prompts")
+                splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
+                warn_of_few(splits, self.settings.eval_prompts, group)
+                warn_of_shared(splits)
+                facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
+                facts["machine"] = machine_facts(base)
+                self._run(plan, base, splits, folder, callbacks, facts=facts)
         return self._finished(folder, base)
 
     def resume(self, output_dir: Any) -> ParetoFront:
@@ -278,17 +286,27 @@ class ParetoAligner:
             ConfigError: This aligner differs from the one that began the run; it says in what.
         """
         from pareto_align.discovery.checkpoint import has_checkpoint, read_checkpoint
-        from pareto_align.discovery.identity import check_same_base, check_same_run
-        from pareto_align.discovery.run_folder import ended, locked, read_run_record, read_splits
+        from pareto_align.discovery.run_folder import (
+            check_prompts_kept,
+            ended,
+            locked,
+            read_run_record,
+            read_splits,
+        )
         from pareto_align.front import read_front
 
         folder = Path(os.path.expanduser(output_dir))
         record = read_run_record(folder)
+        if not (done := ended(folder)):
+            with locked(folder):  # one that is in use says so before torch is imported, which takes seconds
+                check_prompts_kept(folder, record)
+        from pareto_align.discovery.identity import check_same_base, check_same_run, warn_of_other_machine
+
         plan = self._plan()
         check_same_run(record, plan, self._facts(plan), self.model if isinstance(self.model, str) else None)
-        if ended(folder):
+        if done:
             return self._finished(folder)
-        with locked(folder):
+        with self._followed() as callbacks, locked(folder):
             checkpoint = read_checkpoint(folder) if has_checkpoint(folder) else None  # none: before the first step
             members = folder / "front" / "members"
             if checkpoint is None and members.is_dir() and any(members.iterdir()):
@@ -299,18 +317,30 @@ class ParetoAligner:
                 read_front(folder / "front")  # one that cannot be read could not be written anew: better now than later
             base = self._load_base()
             check_same_base(record, base)
+            warn_of_other_machine(record, base)
             splits = read_splits(folder, base, record.get("prompts"))
-            self._run(plan, base, splits, folder, record=record, checkpoint=checkpoint)
+            self._run(plan, base, splits, folder, callbacks, record=record, checkpoint=checkpoint)
         return self._finished(folder, base)
 
-    def _run(self, plan: Plan, base: Base, splits: Splits, folder: Path, **more: Any) -> None:
+    @contextmanager
+    def _followed(self) -> Iterator[list[Callable[[Mapping[str, Any]], None]]]:
+        """The callbacks of a run, which are told that it begins; what shows it is closed whatever happens."""
+        from pareto_align.discovery.journal import announce
+        from pareto_align.discovery.progress import follow
+
+        shown = follow(self.settings.steps, self.objectives.names, self.objectives.axes) if self.progress else None
+        callbacks = [*self.callbacks, *([] if shown is None else [shown])]
+        try:
+            announce(callbacks, "loading the model")
+            yield callbacks
+        finally:
+            if shown is not None:
+                shown.close()
+
+    def _run(self, plan: Plan, base: Base, splits: Splits, folder: Path, callbacks: list[Any], **more: Any) -> None:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
         from pareto_align.discovery.assembly import assemble, open_population
-        from pareto_align.discovery.progress import ProgressBar
 
-        callbacks = list(self.callbacks)
-        if self.progress:
-            callbacks.append(ProgressBar(self.settings.steps))
         with open_population(plan, base, splits) as population:
             try:
                 assemble(plan, population, splits, folder, callbacks=callbacks, **more).run()
@@ -329,19 +359,28 @@ class ParetoAligner:
         return front
 
     def _load_base(self) -> Base:
+        from transformers.utils import logging
+
         from pareto_align.policies.base import load_base
 
-        return load_base(
-            self.model,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            dtype=self.dtype,
-            gguf_file=self.gguf_file,
-            quantization=self.quantization,
-            use_chat_template=self.use_chat_template,
-            chat_template_kwargs=self.chat_template_kwargs,
-            trust_remote_code=self.trust_remote_code,
-        )
+        silenced = not self.progress and logging.is_progress_bar_enabled()
+        if silenced:
+            logging.disable_progress_bar()
+        try:
+            return load_base(
+                self.model,
+                tokenizer=self.tokenizer,
+                device=self.device,
+                dtype=self.dtype,
+                gguf_file=self.gguf_file,
+                quantization=self.quantization,
+                use_chat_template=self.use_chat_template,
+                chat_template_kwargs=self.chat_template_kwargs,
+                trust_remote_code=self.trust_remote_code,
+            )
+        finally:
+            if silenced:
+                logging.enable_progress_bar()
 
     def _check_loading(self) -> None:
         """Whether what decides how the model is loaded is of the right kind, before anything is."""

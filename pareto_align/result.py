@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from pareto_align.discovery.checkpoint import remove_checkpoint
 from pareto_align.discovery.journal import scan_journal
+from pareto_align.discovery.run_folder import in_use
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
@@ -241,12 +243,19 @@ class ParetoFront:
         folder = Path(os.path.expanduser(path))
         if folder.name == "front.json":
             folder = folder.parent
+        if not exporting.front_folder(folder).joinpath("front.json").exists() and in_use(folder):
+            raise FrontFileError(
+                f"The run in {folder} goes on, and has measured nothing yet: it loads the model, or measures it "
+                "untrained. There is a front after that."
+            )
         record, problems = read_front(folder, verify=verify)
         journal = exporting.journal_path(folder)
         # `save` copies the journal: one that is a link would publish what it leads to
         history, damage = scan_journal(inside(journal.parent, journal.name))
         for problem in damage:
             warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
+        if any(event.get("event") == "end" for event in history):
+            remove_checkpoint(journal.parent)  # a run killed right after its end leaves one, which nothing needs
         return cls(record, folder, history=history, problems=[*problems, *damage])
 
     def __len__(self) -> int:

@@ -48,7 +48,11 @@ def test_the_run_folder_holds_the_settings_the_journal_and_the_front(finished):
 def test_the_journal_tells_the_story(finished):
     told = [event["event"] for event in events(finished["folder"]) if event["event"] != "stalled"]
     assert told == ["start", "step", "step", "evaluation", "step", "step", "evaluation", "report", "end"]
-    assert finished["seen"] == events(finished["folder"])
+    stages = [event["stage"] for event in finished["seen"] if event["event"] == "stage"]
+    assert stages == [
+        "loading the model", "measuring the untrained model", "measuring the front on the report prompts",
+    ]  # fmt: skip
+    assert [event for event in finished["seen"] if event["event"] != "stage"] == events(finished["folder"])
     start = events(finished["folder"], "start")[0]
     assert start["objectives"] == ["r1", "r2"]
     assert np.allclose(start["preferences"], grid(2, 3))
@@ -340,6 +344,34 @@ def test_a_folder_in_which_another_process_runs_is_refused(tmp_path):
         fit(tmp_path / "run", model=model)
     assert list(model.state_dict()) == list(PROBLEM.model().state_dict())  # given back here too
     assert len(fit(tmp_path / "run", steps=1)[0]) >= 1
+
+
+def test_a_run_that_has_measured_nothing_yet_says_so(tmp_path):
+    seen = []
+
+    def look(event):
+        if event["event"] == "stage" and event["stage"] == "measuring the untrained model":
+            with pytest.raises(FrontFileError) as caught:
+                ParetoFront.load(tmp_path / "run")
+            seen.append(str(caught.value))
+        if event["event"] == "step" and event["step"] == 1:
+            seen.append(len(ParetoFront.load(tmp_path / "run")))
+
+    fit(tmp_path / "run", callbacks=[look], steps=1)
+    assert seen == [
+        f"The run in {tmp_path / 'run'} goes on, and has measured nothing yet: it loads the model, or measures it "
+        "untrained. There is a front after that.",
+        0,
+    ]
+    with pytest.raises(FrontFileError, match=r"There is no front\.json"):
+        ParetoFront.load(tmp_path)  # nobody works there
+
+
+def test_nothing_that_we_call_is_deprecated(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=tmp_path / "run", steps=2, kl_coef=0.1).fit(list(PROBLEM.prompts))
 
 
 def test_a_damaged_member_is_named_and_the_rest_loads(finished, tmp_path):

@@ -43,6 +43,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "query_pre_attn_scalar": 8,
             "attn_logit_softcapping": 3.0,
             "final_logit_softcapping": 4.0,
+            "attn_implementation": "eager",  # transformers before 5.20 took sdpa, which leaves out the cap
         },
     ),
     "granite": ("Granite", {**GROUPED, "logits_scaling": 0.5, "attention_multiplier": 0.6}),

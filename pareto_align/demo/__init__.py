@@ -121,7 +121,7 @@ def run_demo(
     overrides |= {k: v for k, v in (("steps", steps), ("population", population)) if v is not None}
     started = time.monotonic()
     say("Loading SmolLM2-135M-Instruct and measuring it untrained (the first start converts it, about a minute) ...")
-    aligner = demo_aligner(callbacks=[_Narrator(say)], progress=False, **overrides)
+    aligner = demo_aligner(callbacks=[_Narrator(say)], progress=json, **overrides)
     aligner.origin = {"command": "demo", "seed": seed, "steps": steps, "population": population}
     front = aligner.resume(output_dir) if resume else aligner.fit(demo_prompts())
     front.plot().savefig(front.path / "front.png", dpi=160)

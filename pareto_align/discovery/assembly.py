@@ -15,7 +15,7 @@ from pareto_align.discovery.budget import Spending
 from pareto_align.discovery.checkpoint import Checkpoint
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Explorer
-from pareto_align.discovery.journal import Callback, Journal
+from pareto_align.discovery.journal import Callback, Journal, announce
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.prompts import Splits
@@ -173,7 +173,9 @@ def assemble(
         seed_for(settings.seed, "select"),
         group=settings.eval_group,
     )
+    callbacks = list(callbacks)
     if checkpoint is None:
+        announce(callbacks, "measuring the untrained model")
         untrained = select.measure_reference(check=True)
         scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
         reference = untrained.estimate
@@ -237,7 +239,8 @@ def assemble(
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
     if record is None:
-        write_run_record(folder, config, base.name, objectives, write_splits(folder, splits), facts or {})
+        prompts, not_kept = write_splits(folder, splits)
+        write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)
     else:
         journal.resume(0, step=0)
     journal.write(

@@ -16,12 +16,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pareto_align.errors import FrontFileError
 from pareto_align.front.files import sync, write_synced, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Checkpoint", "CheckpointWriter", "has_checkpoint", "read_checkpoint", "remove_checkpoint"]
 
@@ -146,8 +147,9 @@ def read_checkpoint(run: Path) -> Checkpoint:
 
 
 def remove_checkpoint(run: Path) -> None:
-    """Remove the state of a run that has ended."""
-    shutil.rmtree(run / "checkpoint", ignore_errors=True)
+    """Remove the state of a run that has ended; of a folder that holds no run, nothing."""
+    if (run / "run.json").is_file():
+        shutil.rmtree(run / "checkpoint", ignore_errors=True)
 
 
 def _read(root: Path, folder: Path) -> Checkpoint:

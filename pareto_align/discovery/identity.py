@@ -9,12 +9,13 @@ from typing import Any
 
 from pareto_align.arguments import arguments_of, plain
 from pareto_align.discovery.assembly import Plan
-from pareto_align.discovery.run_folder import objective_records
+from pareto_align.discovery.run_folder import objective_records, versions
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.base import Base
 from pareto_align.policies.population import default_lora_config
+from pareto_align.policies.records import processor
 
-__all__ = ["base_facts", "check_same_base", "check_same_run", "plan_facts"]
+__all__ = ["base_facts", "check_same_base", "check_same_run", "machine_facts", "plan_facts", "warn_of_other_machine"]
 
 
 def plan_facts(
@@ -52,6 +53,14 @@ def _lora_facts(lora: Any) -> Any:
 def base_facts(base: Base) -> dict[str, Any]:
     """What is known of the model once it is loaded."""
     return {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
+
+
+def machine_facts(base: Base) -> dict[str, Any]:
+    """What decides the last bits of what is computed, beside the versions of what computes it."""
+    import torch
+
+    accelerator = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else None
+    return {"processor": processor(), "accelerator": accelerator, "threads": torch.get_num_threads()}
 
 
 def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, Any], model: str | None) -> None:
@@ -102,6 +111,27 @@ def check_same_base(record: Mapping[str, Any], base: Base) -> None:
         warnings.warn(
             f"The run was begun on the device {then['device']!r} and goes on on {now['device']!r}: what it finds from "
             "here on is as good, but not the same bytes.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_other_machine(record: Mapping[str, Any], base: Base) -> None:
+    """Say in what the machine, or what is installed there, is not as it was when the run began.
+
+    Records of earlier releases lack some of it; what was not taken down is not compared.
+
+    Warns:
+        ParetoAlignWarning: Something differs, so that the rest of the run is not the same, byte for byte.
+    """
+    told = []
+    for then, now in ((record.get("versions"), versions()), (record.get("machine"), machine_facts(base))):
+        then = _mapping(then)
+        told += _differences(then, now, [name for name in now if name in then])
+    if told:
+        warnings.warn(
+            f"The run goes on under other conditions than it began under: {'; '.join(told)}. What it finds from here "
+            "on is as good, but not the same bytes.",
             ParetoAlignWarning,
             stacklevel=3,
         )

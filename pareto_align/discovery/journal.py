@@ -17,7 +17,7 @@ import numpy as np
 from pareto_align.errors import FrontFileError
 from pareto_align.front.parsing import MAX_NUMBER, check_plain
 
-__all__ = ["Callback", "Journal", "read_journal", "scan_journal"]
+__all__ = ["Callback", "Journal", "announce", "read_journal", "scan_journal"]
 
 Callback = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run: `{"event": "step", "step": 3, ...}`."""
@@ -91,6 +91,12 @@ class Journal:
         self.events += 1
         for callback in self.callbacks:
             callback(record)
+
+
+def announce(callbacks: Iterable[Callback], stage: str) -> None:
+    """Tell callbacks what a run does before there is anything to record; the journal holds what was found, not this."""
+    for callback in callbacks:
+        callback({"event": "stage", "time": round(time.time(), 3), "stage": stage})
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

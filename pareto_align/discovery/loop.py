@@ -14,7 +14,7 @@ from pareto_align.discovery.checkpoint import CheckpointWriter, remove_checkpoin
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
-from pareto_align.discovery.journal import Journal
+from pareto_align.discovery.journal import Journal, announce
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.prompts import Splits
 from pareto_align.discovery.recovery import Recovery
@@ -123,6 +123,7 @@ class FrontDiscovery:
                     if self._measured_now() or stop.signal is not None:
                         self.checkpoints.write(take_down(self))
                     stop.leave()
+            announce(self.journal.callbacks, "measuring the front on the report prompts")
             self.keeper.report(self.step, self._report_evaluator())
         except BaseException as error:
             found = len(self.keeper.archive.members())

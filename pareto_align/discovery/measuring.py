@@ -141,6 +141,7 @@ class FrontKeeper:
             hypervolume_low=low,
             hypervolume_high=high,
             members=len(self.archive.members()),
+            front=[self.objectives.to_user(entry.estimate.mean) for entry in self.archive.members()],
             statuses=[str(self.archive.entries[name].status) for name in names],
             remeasured=raced.batches,
             remeasure_tokens=raced.tokens,

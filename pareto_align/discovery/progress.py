@@ -1,18 +1,151 @@
-"""A progress bar for a run: on a terminal only."""
+"""What a run shows while it goes on: a bar on a terminal, a picture in a notebook, plain lines anywhere else.
+
+All on stderr, or in the notebook's cell: stdout is for results.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["ProgressBar"]
+__all__ = ["PlainLines", "ProgressBar", "duration", "follow"]
+
+
+def follow(steps: int, names: Sequence[str], axes: Sequence[int]) -> Any:
+    """The callback that shows a run in the way that fits where it runs; its `close` ends it.
+
+    Args:
+        steps: Training steps of the run.
+        names: Of the M objectives.
+        axes: The m of them that are optimized.
+    """
+    if sys.stderr is None:  # pythonw, for instance
+        return Silent()
+    if (display := _notebook_display()) is not None:
+        from pareto_align.discovery.notebook import NotebookView
+
+        return NotebookView(steps, names, axes, display)
+    return ProgressBar(steps) if sys.stderr.isatty() else PlainLines(steps)
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display` where a notebook shows what it is given; None in a terminal, IPython's or not."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    found: Callable[..., Any] = display
+    return found
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Pass over one event."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Pace:
+    """How far a run is, and when it will be done at the pace that it has had since it began or went on.
+
+    Args:
+        steps: Training steps of the run.
+
+    Attributes:
+        step: Steps made so far.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.step = 0
+        self._begun = self._trained = time.monotonic()
+        self._first = 0
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Follow one event."""
+        if event["event"] in ("start", "resumed"):
+            self.step = self._first = int(event.get("step") or 0)
+            self._trained = time.monotonic()
+        elif event["event"] == "step":
+            self.step = int(event["step"])
+
+    def told(self) -> str:
+        """Seconds so far, and the time that is left."""
+        now = time.monotonic()
+        text = duration(now - self._begun)
+        if self._first < self.step < self.steps:
+            each = (now - self._trained) / (self.step - self._first)
+            text += f", about {duration(each * (self.steps - self.step))} left"
+        return text
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def hypervolume_text(event: Mapping[str, Any]) -> str:
+    """The hypervolume of an event with its 95 % interval; in a journal, NaN is None."""
+    value, low, high = (event.get(f"hypervolume{part}") for part in ("", "_low", "_high"))
+    if value is None:
+        return "hypervolume not known"
+    return f"hypervolume {value:.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
+
+
+def members_text(count: int) -> str:
+    """How many members."""
+    return f"{count} {'member' if count == 1 else 'members'}"
+
+
+class PlainLines:
+    """A line on stderr for each stage of a run and each evaluation, for logs and pipes.
+
+    Args:
+        steps: Training steps of the run.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.pace = Pace(steps)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        self.pace.note(event)
+        kind = event["event"]
+        if kind == "stage":
+            self._say(event["stage"])
+        elif kind == "resumed" and event.get("step"):
+            self._say(f"going on from step {event['step']} of {self.pace.steps}")
+        elif kind == "evaluation":
+            self._say(
+                f"step {event['step']} of {self.pace.steps}: {hypervolume_text(event)}, "
+                f"{members_text(event['members'])}, {self.pace.told()}"
+            )
+        elif kind == "stalled":
+            self._say(f"policy {event['policy']} stalled at step {event['step']}: {event['action']}")
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _say(self, text: str) -> None:
+        print(f"pareto-align: {text}", file=sys.stderr, flush=True)
 
 
 class ProgressBar:
-    """Follows the events of a run on stderr; silent where stderr is no terminal.
+    """A bar on a terminal's stderr, from the loading of the model on.
 
     Args:
         steps: Training steps of the run.
@@ -25,17 +158,28 @@ class ProgressBar:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event."""
         kind = event["event"]
-        if kind in ("start", "resumed") and self.bar is None:
-            made = event.get("step", 0)  # of a resumed run
-            self.bar = tqdm(total=self.steps, initial=made, desc="fitting the front", unit="step", disable=None)
+        if kind in ("stage", "start", "resumed") and self.bar is None:
+            self.bar = tqdm(total=self.steps, unit="step", file=sys.stderr)
         if self.bar is None:
             return
-        if kind == "step":
+        if kind == "stage":
+            self.bar.set_description(event["stage"])
+        elif kind in ("start", "resumed"):
+            self.bar.reset(self.steps)  # loading was no step
+            self.bar.initial = self.bar.n = int(event.get("step") or 0)  # of a resumed run
+            self.bar.set_description("fitting the front")
+        elif kind == "step":
             self.bar.update()
         elif kind == "evaluation":
-            self.bar.set_postfix(hypervolume=f"{event['hypervolume']:.3f}", members=event["members"])
-        elif kind == "stalled" and not self.bar.disable:
+            self.bar.set_postfix_str(f"{hypervolume_text(event)}, {members_text(event['members'])}")
+        elif kind == "stalled":
             text = f"policy {event['policy']} stalled at step {event['step']}: {event['action']}"
             self.bar.write(text, file=sys.stderr)  # stdout is for results
         elif kind in ("end", "stopped"):
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
             self.bar.close()
+            self.bar = None

@@ -5,36 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from pareto_align.discovery.journal import read_journal
-from pareto_align.discovery.prompts import Splits
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
 from pareto_align.front.files import write_whole
-from pareto_align.learning.rollouts import PromptRow
 from pareto_align.objectives import ObjectiveSet
-from pareto_align.policies.base import Base
+
+if TYPE_CHECKING:  # torch is not imported here: a folder that is in use says so at once
+    from pareto_align.discovery.prompts import Splits
+    from pareto_align.learning.rollouts import PromptRow
+    from pareto_align.policies.base import Base
 
 __all__ = [
+    "check_prompts_kept",
     "ended",
+    "in_use",
     "locked",
     "new_run_folder",
     "objective_records",
     "read_run_record",
     "read_splits",
+    "refuse_taken",
+    "versions",
     "write_run_record",
     "write_splits",
 ]
 
 SCHEMA_VERSION = 1
 RUNS_FOLDER = "pareto_runs"
-RECORD_FILE, PROMPTS_FILE = "run.json", "prompts.jsonl"
+RECORD_FILE, PROMPTS_FILE, LOCK_FILE = "run.json", "prompts.jsonl", ".lock"
 SPLITS = ("train", "select", "report")
 MAX_BYTES = {RECORD_FILE: 1 << 24, PROMPTS_FILE: 1 << 31}
 
@@ -53,17 +60,41 @@ def new_run_folder(output_dir: Any) -> Path:
         number = 1 + max((int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit()), default=0)
         output_dir = root / f"{number:03d}"
     folder = Path(os.path.expanduser(output_dir))
-    if (folder / RECORD_FILE).exists() or (folder / "front.json").exists():
-        raise FrontFileError(
-            f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise FrontFileError(f"{folder} is a file; output_dir must be a folder.")
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FrontFileError(f"The run folder {folder} cannot be made: {error}") from error
     return folder
+
+
+def refuse_taken(folder: Path) -> None:
+    """Say whether a run cannot begin in a folder, before anything large is imported for it.
+
+    Raises:
+        FrontFileError: It holds a run already, another process works in it, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FrontFileError(f"{folder} is a file; output_dir must be a folder.")
+    if in_use(folder):
+        raise FrontFileError(f"Another process is running in {folder}.")
+    if (folder / RECORD_FILE).exists() or (folder / "front.json").exists():
+        raise FrontFileError(
+            f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
+        )
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in a run folder now."""
+    if not (folder / LOCK_FILE).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # it cannot be told: `locked` says why
+        return False
 
 
 @contextmanager
@@ -73,7 +104,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         FrontFileError: Another process works in it, or the lock cannot be made.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -93,6 +124,7 @@ def write_run_record(
     objectives: ObjectiveSet,
     prompts: str | None,
     facts: Mapping[str, Any],
+    not_kept: str | None = None,
 ) -> None:
     """Write `run.json`: the settings, the versions that matter, how the command line began the run, and which prompts.
 
@@ -101,12 +133,9 @@ def write_run_record(
         config: Names of weighting, learner and explorer, and all settings as used.
         model: The model's name.
         objectives: All objectives.
-        prompts: What `write_splits` returned.
+        prompts, not_kept: What `write_splits` returned.
         facts: What else tells this run from another, see `identity`, and its `origin`, see `ParetoAligner.origin`.
     """
-    from importlib import metadata
-
-    versions = {name: metadata.version(name) for name in ("pareto-align", "torch", "transformers", "peft", "numpy")}
     record = {
         "schema_version": SCHEMA_VERSION,
         "model": model,
@@ -115,9 +144,18 @@ def write_run_record(
         **facts,
         "origin": _plain_or_none(facts.get("origin")),
         "prompts": prompts,
-        "versions": versions,
+        **({} if not_kept is None else {"prompts_not_kept": not_kept}),
+        "versions": versions(),
     }
     _put(folder / RECORD_FILE, json.dumps(record, indent=1))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that decide what a run computes."""
+    from importlib import metadata
+
+    packages = ("pareto-align", "torch", "transformers", "peft", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
@@ -158,11 +196,11 @@ def objective_records(objectives: ObjectiveSet) -> list[dict[str, Any]]:
     ]
 
 
-def write_splits(folder: Path, splits: Splits) -> str | None:
+def write_splits(folder: Path, splits: Splits) -> tuple[str | None, str | None]:
     """Write `prompts.jsonl`: every prompt with its tokens and columns, so that a run can be resumed without being told.
 
     Returns:
-        The file's SHA-256; None where it was not written.
+        The file's SHA-256; None where it was not written, and then why not.
 
     Warns:
         ParetoAlignWarning: A column is nothing that JSON can hold; the run then cannot be resumed.
@@ -173,20 +211,51 @@ def write_splits(folder: Path, splits: Splits) -> str | None:
             fields = {"split": split, "prompt": row.prompt, "ids": list(row.ids), "columns": dict(row.columns)}
             try:
                 lines.append(json.dumps(fields) + "\n")
-                kept = json.loads(lines[-1]) == fields
-            except (TypeError, ValueError):
+                kept = _same(fields, json.loads(lines[-1]))
+            except (TypeError, ValueError, RecursionError):
                 kept = False
             if not kept:
+                why = (
+                    "their columns must be text, numbers, lists, or mappings with text as keys. "
+                    f"Found {dict(row.columns)!r:.200}."
+                )
                 warnings.warn(
-                    "The prompts cannot be kept with the run, so it cannot be resumed: their columns must be text, "
-                    f"numbers, lists, or mappings with text as keys. Found {dict(row.columns)!r:.200}.",
+                    f"The prompts cannot be kept with the run, so it cannot be resumed: {why}",
                     ParetoAlignWarning,
                     stacklevel=2,
                 )
-                return None
+                return None, why
     text = "".join(lines)
     _put(folder / PROMPTS_FILE, text)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest(), None
+
+
+def _same(value: Any, read: Any) -> bool:
+    """Whether JSON gave back what it was given; a number that is none (NaN) is the same as itself."""
+    if isinstance(value, dict) and isinstance(read, dict):
+        return value.keys() == read.keys() and all(_same(value[key], read[key]) for key in value)
+    if isinstance(value, list) and isinstance(read, list):
+        return len(value) == len(read) and all(map(_same, value, read))
+    return bool(value == read or (value != value and read != read))
+
+
+def check_prompts_kept(folder: Path, record: Mapping[str, Any]) -> None:
+    """Say whether a run cannot go on for want of its prompts, before its model is loaded.
+
+    Raises:
+        FrontFileError: They were not kept when it began, or are gone; it says why.
+    """
+    path = folder / PROMPTS_FILE
+    if record.get("prompts") is None:
+        why = record.get("prompts_not_kept") or "a column of them was nothing that JSON can hold."
+        raise FrontFileError(
+            f"The run in {folder} cannot be resumed: its prompts could not be kept with it when it began; {why}"
+        )
+    if not path.is_file():
+        raise FrontFileError(
+            f"The run in {folder} cannot be resumed: {PROMPTS_FILE}, in which its prompts and their columns were kept, "
+            "is missing. Put it back."
+        )
 
 
 def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
@@ -200,6 +269,9 @@ def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
     Raises:
         FrontFileError: They are missing, damaged or not the run's own, or the model's tokenizer reads them otherwise.
     """
+    from pareto_align.discovery.prompts import Splits
+    from pareto_align.learning.rollouts import PromptRow
+
     path = folder / PROMPTS_FILE
     rows: dict[str, list[PromptRow]] = {split: [] for split in SPLITS}
     try:

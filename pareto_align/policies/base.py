@@ -198,6 +198,7 @@ def load_base(
 
     target = resolve_device(device)
     name: str | None = None
+    in_memory = not isinstance(model, str | os.PathLike)
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         source: str | Path = name
@@ -257,6 +258,16 @@ def load_base(
     else:
         model = model.to(device=target, dtype=load_as)
     model = model.eval()
+    if _leaves_out_soft_cap(model):
+        if in_memory:
+            warnings.warn(
+                f"This {type(model).__name__} runs with an attention that leaves out its soft cap, and is trained with "
+                "it. Load it with attn_implementation='eager'.",
+                ParetoAlignWarning,
+                stacklevel=4,  # the caller of fit or resume
+            )
+        else:
+            model.set_attn_implementation("eager")
     if use_chat_template is None:
         use_chat_template = tokenizer.chat_template is not None
     for unknown in unknown_variables(tokenizer, variables):
@@ -267,6 +278,16 @@ def load_base(
         )
     bits = quantization if isinstance(quantization, str) else None
     return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits, variables)
+
+
+def _leaves_out_soft_cap(model: Any) -> bool:
+    """Whether attention scores that the config says are to be squashed are not: sdpa has no cap.
+
+    Before 5.20 transformers took it for such models all the same, where nobody asked for another.
+    """
+    config = model.config.get_text_config()
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return capped and getattr(model.config, "_attn_implementation", None) == "sdpa"
 
 
 def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:

@@ -7,8 +7,10 @@ vocabulary by many rows is neither, and what is done to each logit is done while
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ class Head:
         self.factor = float(getattr(config, "logit_scale", None) or 1.0)
         self.factor /= float(getattr(config, "logits_scaling", None) or 1.0)
         self.decoder = base.model.get_decoder()
+        # renamed in transformers; the old name is deprecated in the new releases
+        named = inspect.signature(self.decoder.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
         probe = torch.arange(1, 5, device=base.device)[None] % self.module.weight.shape[0]
         with torch.no_grad():
             hidden = self.decoder(input_ids=probe, use_cache=False).last_hidden_state
@@ -59,6 +64,11 @@ class Head:
             raise ModelError(
                 f"{type(base.model).__name__} computes its logits in a way that training does not support."
             )
+
+    def read(self, cache: Any, **inputs: Any) -> Tensor:
+        """The decoder's last hidden states `[rows, T, d]` of tokens whose keys and values join those in `cache`."""
+        read: Tensor = self.decoder(**inputs, **{self._cache_argument: cache}, use_cache=True).last_hidden_state
+        return read
 
     def logits(self, hidden: Tensor, tokens: slice = EVERY) -> Tensor:
         """Logits `[n, V]` in float32 of hidden states `[n, d]`, or those of some tokens."""

@@ -158,13 +158,12 @@ class _Decoding:
     def advance(self, token: Tensor) -> None:
         """Append one token `[rows]` to every row and compute the next logits."""
         with self.population.attention.following(self.plan):
-            hidden = self.population.head.decoder(
+            hidden = self.population.head.read(
+                self.cache,
                 input_ids=token[:, None],
                 position_ids=self.position[:, None],
                 attention_mask=no_mask(token.device),
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state
+            )
         self.position = self.position + 1
         self.logits = self.population.head.logits(hidden[:, -1])
 
@@ -245,13 +244,12 @@ def _prefill(
     cache = GrowingCache(population.base.model, wide)
     start = past.lengths.repeat(policies)
     with population.attention.following(plan):
-        hidden = population.head.decoder(
+        hidden = population.head.read(
+            cache,
             input_ids=own.repeat(policies, 1),
             position_ids=start[:, None] + torch.arange(wide, device=device),
             attention_mask=no_mask(device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        )
     spread = rows.repeat_interleave(group)
     cache.take(spread, wide + room)
     ragged = None
@@ -284,12 +282,11 @@ def read_prompts(
         ids, seen = right_pad([prompt_ids[n] for n in part], pad, device)
         index = (torch.arange(policies)[:, None] * len(prompt_ids) + torch.tensor(part)).flatten().to(device)
         cache = GrowingCache(base.model, ids.shape[1])
-        hidden = population.head.decoder(
+        hidden = population.head.read(
+            cache,
             input_ids=ids.repeat(policies, 1),
             position_ids=torch.arange(ids.shape[1], device=device).expand(len(index), -1),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        )
         found = hidden[torch.arange(len(index), device=device), (seen.sum(1) - 1).repeat(policies)]
         read = cache.read()
         if len(buckets) == 1 and len(part) == len(prompt_ids):

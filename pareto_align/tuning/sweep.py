@@ -72,7 +72,7 @@ def tune(
         engine: "optuna", "sobol" (random search over Sobol points), or "auto": Optuna where it is installed.
         prune: Whether Optuna may give up on a trial whose first fits are below the median.
         search_seed: Of the proposals.
-        progress: Show a progress bar (only on a terminal).
+        progress: Show a progress bar on a terminal, and elsewhere a line on stderr for each trial.
 
     Returns:
         The best settings, all trials, the comparison and the budget.
@@ -147,11 +147,12 @@ class Sweep:
         self.fitter = fitter
         self.search = search
         self.bar: Any = None
-        if progress:
+        self.lines = progress and sys.stderr is not None and not sys.stderr.isatty()
+        if progress and sys.stderr is not None and not self.lines:
             from tqdm import tqdm
 
             total = plan["trials"] * len(plan["seeds"]) + 2 * len(plan["confirm_seeds"])
-            self.bar = tqdm(total=total, desc="tuning", unit="fit", disable=None, file=sys.stderr)
+            self.bar = tqdm(total=total, desc="tuning", unit="fit", file=sys.stderr)
 
     def run(self) -> TuningResult:
         """All trials, then the comparison."""
@@ -235,10 +236,14 @@ class Sweep:
 
     def _show(self, trials: Sequence[Trial]) -> None:
         """What there is to see after a trial; fits that were not needed count as made."""
+        scores = [trial.score for trial in trials if trial.status == FINISHED and trial.score is not None]
+        best = f"{max(scores):.4f}" if scores else "-"
         if self.bar is not None:
-            scores = [trial.score for trial in trials if trial.status == FINISHED and trial.score is not None]
             self.bar.n = len(trials) * len(self.plan["seeds"])
-            self.bar.set_postfix(best=f"{max(scores):.4f}" if scores else "-")
+            self.bar.set_postfix(best=best)
+        elif self.lines:
+            told = f"pareto-align: trial {len(trials)} of {self.plan['trials']}: {trials[-1].status}, best score {best}"
+            print(told, file=sys.stderr, flush=True)
 
 
 def _check(trials: Any, seeds: Any, confirm_seeds: Any, prune: Any, search_seed: Any) -> None:

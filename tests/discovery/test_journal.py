@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from pareto_align.discovery.journal import Journal, read_journal, scan_journal
-from pareto_align.discovery.progress import ProgressBar
 
 
 def test_events_are_written_one_a_line_and_handed_to_the_callbacks(tmp_path):
@@ -95,38 +94,3 @@ def test_a_damaged_line_does_not_move_what_a_resumption_keeps(tmp_path):
     events, problems = scan_journal(journal.path)
     assert [(e["step"], e.get("first")) for e in events] == [(1, True), (2, None), (2, False)]
     assert "line 1" in problems[0]
-
-
-def test_the_progress_bar_of_a_resumed_run_begins_where_the_run_goes_on(monkeypatch):
-    bars = []
-
-    class Bar:
-        def __init__(self, total, initial, **_):
-            self.n, self.total = initial, total
-            bars.append(self)
-
-        def update(self):
-            self.n += 1
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr("pareto_align.discovery.progress.tqdm", Bar)
-    for begun in ([("resumed", 6)], [("start", None)], [("resumed", 0), ("start", None)]):
-        show = ProgressBar(8)
-        for kind, step in begun:
-            show({"event": kind} | ({} if step is None else {"step": step}))
-        show({"event": "step", "step": 1})
-        show({"event": "end"})
-    assert [(bar.n, bar.total) for bar in bars] == [(7, 8), (1, 8), (1, 8)]
-
-
-def test_the_progress_bar_is_silent_where_nobody_looks(capsys):
-    bar = ProgressBar(3)
-    bar({"event": "step", "step": 1})  # before the start: nothing to show, nothing to break
-    bar({"event": "start"})
-    bar({"event": "step", "step": 1})
-    bar({"event": "evaluation", "step": 1, "hypervolume": 0.5, "members": 2})
-    bar({"event": "stalled", "step": 1, "policy": 0, "action": "left as it is"})
-    bar({"event": "end"})
-    assert capsys.readouterr() == ("", "")

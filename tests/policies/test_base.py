@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import BOS, EOS, PAD, tiny_base, tiny_model
 
-from pareto_align.errors import ModelError, PromptError
+from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.policies import load_base
 from pareto_align.policies.base import convert_gguf, resolve_device, resolve_dtype
 from pareto_align.policies.records import cache_folder
@@ -179,3 +179,13 @@ def test_what_is_no_prompt_is_refused(prompt, said):
 
 def test_decoding_leaves_special_tokens_out():
     assert tiny_base().decode([0, 1, EOS, PAD]) == "ab"
+
+
+def test_a_soft_cap_is_kept_where_transformers_would_take_an_attention_without_it(tmp_path):
+    tiny_model("gemma2", attn_implementation=None).save_pretrained(tmp_path)
+    loaded = load_base(str(tmp_path), tokenizer=tokenizer())
+    assert loaded.model.config._attn_implementation == "eager"
+    model = tiny_model("gemma2")
+    model.config._attn_implementation = "sdpa"  # as releases before 5.20 chose by themselves
+    with pytest.warns(ParetoAlignWarning, match="leaves out its soft cap.*attn_implementation='eager'"):
+        load_base(model, tokenizer=tokenizer())

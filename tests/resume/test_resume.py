@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from aligner_runs import PROBLEM, events, lora, make
+from filelock import FileLock
 
 import pareto_align
-from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning
+from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront
 from pareto_align.discovery.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, read_checkpoint
 from pareto_align.discovery.explorers import RandomPreferences
 from pareto_align.discovery.journal import read_journal
@@ -289,6 +291,128 @@ def test_a_front_that_stood_still_before_a_stop_still_does_after_it(tmp_path):
         make(output_dir=tmp_path / "whole", **still).fit(list(PROBLEM.prompts))
     assert events(tmp_path / "run", "settled")[0]["step"] == 4
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def resumed_warnings(run, **settings):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make(**settings).resume(run)
+    return [str(one.message) for one in told if "other conditions" in str(one.message)]
+
+
+def change(run, **facts):
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_other_versions_and_another_machine_are_allowed_and_said(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    record = json.loads((run / "run.json").read_text())
+    assert set(record["versions"]) == {"python", "pareto-align", "torch", "transformers", "peft", "numpy"}
+    assert set(record["machine"]) == {"processor", "accelerator", "threads"}
+    then = {"versions": record["versions"] | {"torch": "0.0.1", "python": "3.0"}}
+    change(run, **then, machine=record["machine"] | {"threads": 999, "processor": "abacus"})
+    (said,) = resumed_warnings(run)
+    for told in ("torch was '0.0.1', is '", "python was '3.0'", "threads was 999", "processor was 'abacus'"):
+        assert told in said
+    assert "numpy" not in said
+    assert "not the same bytes" in said
+
+
+@pytest.mark.parametrize("facts", [{}, {"versions": {"numpy": None}, "machine": "?"}, {"versions": None}])
+def test_versions_that_were_not_taken_down_are_not_compared(tmp_path, facts):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    record = json.loads((run / "run.json").read_text())
+    if facts:
+        change(run, **facts)
+    else:
+        del record["machine"], record["versions"]["python"]  # as 0.1.0 wrote it at first
+        (run / "run.json").write_text(json.dumps(record))
+    said = resumed_warnings(run)
+    assert said == [] or (len(said) == 1 and "numpy was None" in said[0])
+
+
+def test_what_a_run_killed_right_after_its_end_left_is_removed(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("pareto_align.discovery.loop.remove_checkpoint", lambda folder: None)
+        make(output_dir=run).fit(list(PROBLEM.prompts))
+    # `fit` loads what it found, which removes it too: put it back
+    fit_and_stop(tmp_path / "other")
+    shutil.copytree(tmp_path / "other" / "checkpoint", run / "checkpoint")
+    make().resume(run)
+    assert not (run / "checkpoint").exists()
+    shutil.copytree(tmp_path / "other" / "checkpoint", run / "checkpoint")
+    ParetoFront.load(run / "front")
+    assert not (run / "checkpoint").exists()
+    ParetoFront.load(tmp_path / "other")
+    assert has_checkpoint(tmp_path / "other"), "that of a run which has not ended stays"
+
+
+def test_a_missing_number_in_a_column_forbids_no_resume(tmp_path):
+    prompts = [{"prompt": p, "score": float("nan") if i % 2 else 1.0} for i, p in enumerate(PROBLEM.prompts)]
+
+    def stop(event):
+        if event["event"] == "step" and event["step"] == 2:
+            raise KeyboardInterrupt
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=whole).fit(prompts)
+        with pytest.raises(KeyboardInterrupt):
+            make(output_dir=run, callbacks=[stop]).fit(prompts)
+        make().resume(run)
+    assert contents(run) == contents(whole)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: "a"}, {1, 2}, [{"a": (1,)}]])
+def test_a_run_whose_prompts_could_not_be_kept_says_why_and_before_the_model_is_loaded(tmp_path, value):
+    run = tmp_path / "run"
+
+    def stop(event):
+        if event["event"] == "step":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pytest.warns(ParetoAlignWarning, match="cannot be resumed"):
+        make(output_dir=run, callbacks=[stop]).fit([{"prompt": p, "odd": value} for p in PROBLEM.prompts])
+    with pytest.raises(FrontFileError, match=r"could not be kept .* columns must be text.* Found \{'odd': "):
+        make(model="no/such-model").resume(run)
+
+
+def test_prompts_that_are_gone_are_asked_for(tmp_path):
+    run = tmp_path / "run"
+    fit_and_stop(run)
+    (run / "prompts.jsonl").unlink()
+    with pytest.raises(FrontFileError, match=r"prompts\.jsonl, in which its prompts .* is missing\. Put it back"):
+        make().resume(run)
+
+
+@pytest.mark.parametrize("call", ["aligner.resume(folder)", "aligner.fit(['a'], output_dir=folder)"])
+def test_a_folder_in_use_is_refused_before_torch_is_imported(tmp_path, call):
+    code = f"""
+import sys
+from pareto_align import Objective, ParetoAligner, FrontFileError
+folder = sys.argv[1]
+aligner = ParetoAligner("some/model", [Objective("a", lambda completions: completions)])
+try:
+    {call}
+except FrontFileError as error:
+    print(error)
+print(sorted({{"torch", "transformers", "peft"}} & set(sys.modules)))
+"""
+    (tmp_path / "run.json").write_text('{"schema_version": 1, "model": "m", "objectives": [], "config": {}}')
+    with FileLock(tmp_path / ".lock"):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": str(Path(pareto_align.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.stdout == f"Another process is running in {tmp_path}.\n[]\n", done.stderr
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

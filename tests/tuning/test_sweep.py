@@ -65,6 +65,17 @@ def test_every_trial_has_the_tuning_seeds_and_the_comparison_others(tmp_path):
     assert result.cost == {"runs": 14, "train_tokens": 1400, "eval_tokens": 140, "rollouts": 280, "reward_calls": 840}
 
 
+def test_a_sweep_in_a_pipe_says_how_far_it_is_on_stderr_only(tmp_path, capsys):
+    result = sweep(tmp_path / "told", trials=2, engine="sobol")
+    out, err = capsys.readouterr()
+    assert out == ""
+    best = max(trial.score for trial in result.trials)
+    assert err.splitlines()[1] == f"pareto-align: trial 2 of 2: finished, best score {best:.4f}"
+    assert len(err.splitlines()) == 2
+    sweep(tmp_path / "silent", trials=2, engine="sobol", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_score_is_the_mean_over_the_seeds_and_the_best_has_the_largest(tmp_path):
     result = sweep(tmp_path, trials=5, engine="sobol")
     for trial in result.trials:
