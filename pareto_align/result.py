@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Member", "ParetoFront"]
 
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p")  # of the run, in the record of a front
+
 
 class Member:
     """One adapter of a front, with what was measured of it.
@@ -94,31 +96,37 @@ class Member:
 
         Args:
             base: A base model, its name, or a `PeftModel` that a call before returned, which then gets this adapter
-                too and switches to it. By default the base is loaded by the name the run recorded.
+                too and switches to it; a member of the same name from another front gives way on it. By default the
+                base is loaded by the name the run recorded.
             **load: Passed to `pareto_align.policies.base.load_base`, such as `device` or `dtype`.
 
         Raises:
             ModelError: The run was given a model in memory and `base` is missing, or the base does not fit.
+            FrontFileError: The adapter's config says something that no member's does; nothing in it is run.
         """
         from pareto_align.policies.serving import load_adapter
 
         return load_adapter(self._front.record.base, self.adapter_path, self.id, base, **load)
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
-        """Answer prompts with this adapter.
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, seed: int | None = 0, **kw: Any
+    ) -> list[str]:
+        """Answer prompts with this adapter, by default as it answered when it was measured.
 
+        Temperature, `top_k`, `top_p` and length are those of the run; the model's own generation config has no say.
         The base model is loaded once for a front and kept; members share it.
 
         Args:
             prompts: One prompt or several, each text or chat messages.
             batch_size: Prompts answered at a time.
-            **kw: Passed to `generate` of transformers, such as `max_new_tokens`, `do_sample`, `temperature`. The
-                length defaults to the run's.
+            seed: Of what is drawn: equal calls give equal answers. None goes on with torch's own random state.
+            **kw: Passed to `generate` of transformers, where it wins: `max_new_tokens`, `temperature` (0 takes the
+                likeliest token), `do_sample=False`, ... A `generation_config` replaces the run's sampling altogether.
 
         Returns:
             One completion a prompt.
         """
-        return self._front.server().generate(self.adapter_path, prompts, batch_size=batch_size, **kw)
+        return self._front.server().generate(self.adapter_path, prompts, batch_size=batch_size, seed=seed, **kw)
 
     def __repr__(self) -> str:
         front, parts = self._front, []
@@ -172,9 +180,11 @@ class Choice:
         """The base model with the chosen adapter on it; see `Member.load_model`."""
         return self.member.load_model(base, **load)
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, seed: int | None = 0, **kw: Any
+    ) -> list[str]:
         """Answer prompts with the chosen adapter; see `Member.generate`."""
-        return self.member.generate(prompts, batch_size=batch_size, **kw)
+        return self.member.generate(prompts, batch_size=batch_size, seed=seed, **kw)
 
     def __repr__(self) -> str:
         second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
@@ -470,8 +480,10 @@ class ParetoFront:
         if self._server is None:
             from pareto_align.policies.serving import Server
 
-            length = int(self.record.config.get("max_new_tokens") or 128)
-            self._server = Server(self.record.base, max_new_tokens=length, base=self.base)
+            said = {name: self.record.config.get(name) for name in SAMPLING}
+            self._server = Server(
+                self.record.base, base=self.base, **{name: value for name, value in said.items() if value is not None}
+            )
         return self._server
 
     def close(self) -> None:

@@ -74,7 +74,6 @@ class _Conversation:
         self.json = arguments.json
         self.limits = {"rule": arguments.rule, "at_least": arguments.at_least, "at_most": arguments.at_most}
         self.options = _sampling(front, arguments)
-        self.seed = arguments.seed
         self.remember = arguments.remember
         self.system = _shared_system(front) if arguments.system is None else arguments.system
         self.said: list[dict[str, str]] = []
@@ -124,10 +123,6 @@ class _Conversation:
         asked: Any = [*opening, *history, turn] if opening or self.remember else prompt
         if not prompt.strip():
             raise PromptError("The prompt is empty.")
-        if self.seed is not None:
-            import torch
-
-            torch.manual_seed(self.seed)
         completion = self.member.generate([asked], **self.options)[0]
         if self.remember:
             self.said += [turn, {"role": "assistant", "content": completion}]
@@ -143,14 +138,14 @@ def _sampling(front: ParetoFront, arguments: argparse.Namespace) -> dict[str, An
     temperature = config.get("temperature", 1.0) if arguments.temperature is None else arguments.temperature
     options: dict[str, Any] = {"do_sample": temperature > 0}
     if temperature > 0:
-        # transformers would otherwise take what the model's own generation config says
         options |= {
             "temperature": float(temperature),
             "top_k": config.get("top_k") or 0,
             "top_p": config.get("top_p") or 1.0,
         }
-    if arguments.max_new_tokens is not None:
-        options["max_new_tokens"] = arguments.max_new_tokens
+    for name in ("max_new_tokens", "seed"):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
     return options
 
 

@@ -206,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument(
         "--temperature", type=_temperature, help="0 takes the likeliest token each time (default: the run's)"
     )
-    chat.add_argument("--seed", type=int, help="seeds the sampling")
+    chat.add_argument("--seed", type=int, help="seeds the sampling (default 0)")
 
     export = command(
         "export",

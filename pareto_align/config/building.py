@@ -254,7 +254,7 @@ def _lora(spec: Any) -> Any:
     """A `peft.LoraConfig`; what is left out is as in `default_lora_config`, lora_alpha in proportion to the rank."""
     from peft import LoraConfig
 
-    from pareto_align.policies.population import default_lora_config
+    from pareto_align.policies.lora_config import default_lora_config
 
     check_keys(spec, [field.name for field in dataclasses.fields(LoraConfig)], "`lora`")
     default = default_lora_config()

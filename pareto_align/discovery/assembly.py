@@ -34,7 +34,8 @@ from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
 from pareto_align.policies.families import Family, FamilyAdamW
-from pareto_align.policies.population import PolicyPopulation, activated_lora_config
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.lora_config import activated_lora_config, check_lora
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
 
@@ -67,6 +68,8 @@ class Plan:
                 f"Found group_size={self.settings.group_size}."
             )
         self._check_family()
+        if self.lora is not None:
+            check_lora(self.lora)
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
 

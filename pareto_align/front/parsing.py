@@ -5,6 +5,7 @@ A front.json may come from anywhere, so nothing is converted silently: a number 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -244,8 +245,13 @@ def _base(data: Any, at: str) -> dict[str, Any]:
 
 def _config(data: Any, at: str) -> dict[str, Any]:
     row = _mapping(data, at)
-    if row.get("max_new_tokens") is not None:  # the one setting that answering with a member reads
-        _integer(row["max_new_tokens"], f"{at}.max_new_tokens", 1, 1 << 31)
+    # the settings that answering with a member reads
+    for name, least in (("max_new_tokens", 1), ("top_k", 0)):
+        if row.get(name) is not None:
+            _integer(row[name], f"{at}.{name}", least, 1 << 31)
+    for name, most in (("temperature", math.inf), ("top_p", 1.0)):
+        if row.get(name) is not None and not 0 <= _number(row[name], f"{at}.{name}") <= most:
+            raise DamagedRecord(f"{at}.{name}: {shown(row[name])} is no {name.replace('_', '-')}")
     if row.get("reading") is not None:  # and the one that choosing does
         _one_of(row["reading"], READINGS, f"{at}.reading")
     return dict(row)

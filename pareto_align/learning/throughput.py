@@ -28,7 +28,8 @@ from pareto_align.learning.rollouts import PromptRow, Rollouts
 from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.objectives import RewardScale
 from pareto_align.policies.base import Base
-from pareto_align.policies.population import PolicyPopulation, default_lora_config
+from pareto_align.policies.lora_config import default_lora_config
+from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
 __all__ = ["measure_throughput"]

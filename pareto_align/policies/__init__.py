@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pareto_align.policies.base import Base, load_base
-from pareto_align.policies.population import PolicyPopulation, activated_lora_config, default_lora_config
+from pareto_align.policies.lora_config import activated_lora_config, default_lora_config
+from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
 __all__ = [

@@ -62,14 +62,19 @@ class PopulationAttention:
             self.before == "eager" and getattr(model, "_supports_attention_backend", False)
         )
         self.in_place = bool(attention) and interface
-        if not self.in_place:
-            return
-        ALL_ATTENTION_FUNCTIONS.register(NAME, population_attention)
-        ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
-        for module in attention:
-            setattr(module, ATTRIBUTE, self)
-        self.modules = attention
+        self.modules = attention if self.in_place else []
+        if self.in_place:
+            ALL_ATTENTION_FUNCTIONS.register(NAME, population_attention)
+            ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+            self.put_in()
+
+    def put_in(self) -> None:
+        """Let the model use our attention, where it can."""
+        if self.modules:
+            self.model.set_attn_implementation(NAME)
+            for module in self.modules:
+                setattr(module, ATTRIBUTE, self)
+            self.in_place = True
 
     @contextmanager
     def following(self, plan: AttentionPlan | None) -> Iterator[None]:

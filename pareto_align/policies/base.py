@@ -26,8 +26,9 @@ from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.messages import Prompt, messages_in_parts, read_prompt, template_variables
 from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
 from pareto_align.policies.records import cache_folder, processor, read_record, write_record
+from pareto_align.policies.tenancy import check_free
 
-__all__ = ["Base", "Prompt", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
+__all__ = ["Base", "Prompt", "check_bare", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -185,14 +186,15 @@ def load_base(
         chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`.
 
     Raises:
-        ModelError: The model cannot be found or loaded, or its tokenizer has no token to pad with, or bitsandbytes is
-            asked for and missing.
+        ModelError: The model cannot be found or loaded, carries adapters already, is being trained as a population by
+            somebody else, or its tokenizer has no token to pad with, or bitsandbytes is asked for and missing.
 
     Warns:
         ParetoAlignWarning: The chat template has no such variable.
     """
     variables = template_variables(chat_template_kwargs)
     if isinstance(model, Base):
+        check_bare(model.model)
         return replace(model, chat_template_kwargs=variables) if variables else model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -233,6 +235,7 @@ def load_base(
             "A model given in memory is used as it is. Give its name and `quantization`, or load it quantised yourself."
         )
     else:
+        check_bare(model)
         source = getattr(model.config, "_name_or_path", "") or ""
         name = source or None
         if tokenizer is None and not source:
@@ -288,6 +291,20 @@ def _leaves_out_soft_cap(model: Any) -> bool:
     config = model.config.get_text_config()
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     return capped and getattr(model.config, "_attn_implementation", None) == "sdpa"
+
+
+def check_bare(model: Any) -> None:
+    """Whether a model object is a base: without adapters, and without a population that is being trained on it.
+
+    Raises:
+        ModelError: It is not.
+    """
+    check_free(model)
+    if getattr(model, "peft_config", None) or any("lora_" in name for name, _ in model.named_parameters()):
+        raise ModelError(
+            f"This {type(model).__name__} already carries adapters, which the members of a front would not. Merge them "
+            "first: `model = model.merge_and_unload()`. Those of a front's `generate` are taken off by `front.close()`."
+        )
 
 
 def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:

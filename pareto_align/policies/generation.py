@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,27 @@ from pareto_align.errors import ModelError
 from pareto_align.policies.drawing import Drawn
 from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["generate"]
+__all__ = ["generate", "own_sampling"]
+
+
+@contextmanager
+def own_sampling(model: Any) -> Iterator[None]:
+    """Within this context `generate` does what it is told, and asks no generation config of the model's own.
+
+    transformers fills in what a call leaves open from `model.generation_config`: penalties, beams, biases, words that
+    end or that are forbidden. Neither training nor measuring knows them.
+
+    Args:
+        model: A causal language model of transformers, not a `PeftModel` around it.
+    """
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def generate(
@@ -39,7 +61,6 @@ def generate(
         max_new_tokens=drawn.params.max_new_tokens,
         eos_token_id=list(base.stop_ids) or None,
         pad_token_id=drawn.pad,
-        repetition_penalty=1.0,
         use_cache=True,
     )
 
@@ -51,15 +72,16 @@ def generate(
             token = drawn.draw(scores, self.slots, input_ids.shape[1] - self.start)
             return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
-    for width in sorted({len(ids) for ids in prompt_ids}):
-        part = torch.tensor([n for n, ids in enumerate(prompt_ids) if len(ids) == width])
-        ids = torch.tensor([list(prompt_ids[n]) for n in part.tolist()]).repeat_interleave(group, 0)
-        inside = (part[:, None] * group + torch.arange(group)).flatten()
-        slots = (torch.arange(policies)[:, None] * len(prompt_ids) * group + inside).flatten().to(base.device)
-        ids = ids.repeat(policies, 1).to(base.device)
-        base.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([Drawing(slots, width)]),
-        )
+    with own_sampling(base.model):
+        for width in sorted({len(ids) for ids in prompt_ids}):
+            part = torch.tensor([n for n, ids in enumerate(prompt_ids) if len(ids) == width])
+            ids = torch.tensor([list(prompt_ids[n]) for n in part.tolist()]).repeat_interleave(group, 0)
+            inside = (part[:, None] * group + torch.arange(group)).flatten()
+            slots = (torch.arange(policies)[:, None] * len(prompt_ids) * group + inside).flatten().to(base.device)
+            ids = ids.repeat(policies, 1).to(base.device)
+            base.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([Drawing(slots, width)]),
+            )

@@ -18,54 +18,19 @@ from pareto_align.policies.base import Base
 from pareto_align.policies.head import Head
 from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
 from pareto_align.policies.lora import PopulationLinear, ServedAdapters
+from pareto_align.policies.lora_config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_lora,
+    default_lora_config,
+    member_config,
+    read_lora_config,
+)
 from pareto_align.policies.norms import FrozenNorm
+from pareto_align.policies.targets import find_targets, target_names
+from pareto_align.policies.tenancy import let_go, take
 
-__all__ = ["PolicyPopulation", "activated_lora_config", "default_lora_config"]
-
-ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "dense", "out_proj")
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-
-def default_lora_config(r: int = 8, alpha: int = 16) -> Any:
-    """LoRA of rank 8 on the attention projections, the setting our measurements used."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=r, lora_alpha=alpha, target_modules=list(ATTENTION_PROJECTIONS), lora_dropout=0.0, task_type="CAUSAL_LM"
-    )
-
-
-def activated_lora_config(base: Base, lora: Any = None) -> Any:
-    """A LoRA config whose adapters act only from the assistant's turn on.
-
-    What stands before is then read by the frozen base, once for all policies, and takes no part in the backward pass.
-    Greenewald et al., "Activated LoRA: Fine-tuned LLMs for Intrinsics", arXiv 2504.12397.
-
-    Args:
-        base: The model, whose chat template says how an assistant's turn begins.
-        lora: What else the config says; `default_lora_config()` by default. Invocation tokens of its own are kept.
-
-    Raises:
-        ConfigError: There is no chat template, or it marks no beginning of the assistant's turn.
-    """
-    import copy
-
-    config = default_lora_config() if lora is None else copy.copy(lora)
-    if config.alora_invocation_tokens:
-        return config
-    hint = "Give the tokens yourself: LoraConfig(alora_invocation_tokens=[...])."
-    if base.tokenizer.chat_template is None:
-        raise ConfigError(f"Activated adapters begin with the assistant's turn, and there is no chat template. {hint}")
-    turn, opened = (
-        base.tokenizer.apply_chat_template(
-            [{"role": "user", "content": "a"}], add_generation_prompt=opens, tokenize=True, return_dict=False
-        )
-        for opens in (False, True)
-    )
-    if len(opened) <= len(turn) or list(opened[: len(turn)]) != list(turn):
-        raise ConfigError(f"The chat template marks no beginning of the assistant's turn. {hint}")
-    config.alora_invocation_tokens = list(opened[len(turn) :])
-    return config
+__all__ = ["PolicyPopulation"]
 
 
 @dataclass(frozen=True)
@@ -101,20 +66,23 @@ class PolicyPopulation:
     copied into dense per-layer blocks in the model's dtype (`serving`); which rows is free, so that training the whole
     population, evaluating a few archived members and running the bare reference model use the same layers.
 
-    The model's target layers are replaced while the population lives; `close` puts the originals back.
+    The model's target layers are replaced while the population lives; `close` puts the originals back. A model object
+    holds one population at a time.
 
     Args:
         base: The frozen model.
         size: K, the number of slots.
-        lora: A `peft.LoraConfig`; rank, alpha, rsLoRA and targets are honoured. Default: `default_lora_config()`. With
-            `alora_invocation_tokens` the adapters are activated ones: they act from the last place in the prompt where
-            these tokens stand, and what stands before is read by the frozen base, once for all policies.
+        lora: A `peft.LoraConfig`; rank, alpha, rsLoRA, targets, exclusions and layer numbers are honoured, and what
+            else it holds has to be at its default. Default: `default_lora_config()`. With `alora_invocation_tokens` the
+            adapters are activated ones: they act from the last place in the prompt where these tokens stand, and what
+            stands before is read by the frozen base, once for all policies.
         seed: Seeds the initial A of every slot by slot number, so that a slot starts the same in any population.
         onednn: Keep second copies of the linear weights in oneDNN's layout, which a CPU multiplies faster; by default
             where that works and takes no more than a quarter of the memory. `PARETO_ALIGN_ONEDNN=0` turns it off.
 
     Attributes:
         base: The frozen model.
+        targets: How a member's config names the adapted layers.
         parameters: `[K, M]` the policies, float32.
         grad: `[K, M]` gradients of the loss, added to by backward passes within `serving(training=True)`.
         attention: What the model's rows attend to.
@@ -122,9 +90,8 @@ class PolicyPopulation:
         read: The contexts of activated adapters that were read last, and their keys and values.
 
     Raises:
-        ConfigError: `size` is below 1, or the LoRA config asks for something a population cannot do (DoRA, dropout,
-            trainable biases, modules to save, rank patterns).
-        ModelError: No `nn.Linear` of the model matches the targets.
+        ConfigError: `size` is below 1, or the LoRA config asks for something a population does not do.
+        ModelError: No `nn.Linear` of the model matches the targets, or another population lives on the model.
     """
 
     def __init__(self, base: Base, size: int, *, lora: Any = None, seed: int = 0, onednn: bool | None = None) -> None:
@@ -132,19 +99,32 @@ class PolicyPopulation:
             raise ConfigError(f"`population` must be at least 1. Found population={size}.")
         self.base = base
         self.lora = default_lora_config() if lora is None else lora
-        _check_lora(self.lora)
+        check_lora(self.lora)
         self.size = size
         self.served = ServedAdapters()
-        self._originals: list[tuple[nn.Module, str, nn.Module]] = []
-        self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
-        targets = _find_targets(base.model, self.lora)
-        base.model.requires_grad_(False)
-        self.attention = PopulationAttention(base.model)
+        self._replaced: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
+        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
         self.drivable: bool | None = None
         self.read: tuple[Any, Any] | None = None
+        self.blocks: list[_Block] = []
+        self._rows: Tensor | None = None
+        take(base.model, self)
+        try:
+            self._move_in(seed, onednn)
+        except BaseException:
+            self.close()
+            raise
+
+    def _move_in(self, seed: int, onednn: bool | None) -> None:
+        """Put the slots into the model."""
+        base, size = self.base, self.size
+        self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
+        targets = find_targets(base.model, self.lora)
+        self.targets = target_names([name for name, _ in targets], base.model)
+        base.model.requires_grad_(False)
+        self.attention = PopulationAttention(base.model)
         if onednn is None:
             onednn = base.device.type == "cpu" and onednn_works(base.dtype) and room_for_packed(base.model)
-        self.blocks: list[_Block] = []
         offset, r = 0, int(self.lora.r)
         scaling = self.lora.lora_alpha / (math.sqrt(r) if self.lora.use_rslora else r)
         for name, linear in targets:
@@ -162,7 +142,6 @@ class PolicyPopulation:
         self.grad = torch.zeros_like(self.parameters)
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
-        self._rows: Tensor | None = None
         self._gradients = self.grad
         self._head: Head | ModelError
         try:
@@ -292,21 +271,16 @@ class PolicyPopulation:
 
     def save_adapter(self, row: Tensor, folder: Path) -> None:
         """Write one policy `[M]` as a stock PEFT LoRA folder that loads without this package."""
-        from peft import LoraConfig
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        config = LoraConfig(**{k: v for k, v in self.lora.to_dict().items() if k in LoraConfig.__dataclass_fields__})
-        config.base_model_name_or_path = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
-        # the layers actually adapted, by their last name where that is unambiguous: what PEFT itself writes
-        config.target_modules = _short_targets([block.name for block in self.blocks], self.base.model)
-        config.inference_mode = True
+        base = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
         folder.mkdir(parents=True, exist_ok=True)
         try:
             save_file(self.adapter_tensors(row), folder / WEIGHTS_FILE, metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk, say
             raise OSError(str(error)) from error
-        config.save_pretrained(str(folder))
+        (folder / CONFIG_FILE).write_text(member_config(self.lora, self.targets, base), encoding="utf-8")
 
     def read_adapter(self, folder: Path) -> Tensor:
         """Read a stock PEFT LoRA folder of this base as one policy `[M]`.
@@ -317,13 +291,12 @@ class PolicyPopulation:
         Raises:
             FrontFileError: The folder is no LoRA adapter of this model's layers, or its rank is larger than ours.
         """
-        from peft import LoraConfig
         from peft.utils.other import get_pattern_key
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            config = LoraConfig.from_pretrained(str(folder))
+            config = read_lora_config(folder)
             tensors = load_file(folder / WEIGHTS_FILE)
         except (OSError, ValueError, SafetensorError) as error:
             raise FrontFileError(f"Cannot read the adapter in {folder}: {error}") from error
@@ -337,8 +310,8 @@ class PolicyPopulation:
             r, alpha = (
                 pattern.get(get_pattern_key(list(pattern), block.name), everywhere)
                 for pattern, everywhere in (
-                    (config.rank_pattern, config.r),
-                    (config.alpha_pattern, config.lora_alpha),
+                    (config.rank_pattern or {}, config.r),
+                    (config.alpha_pattern or {}, config.lora_alpha),
                 )
             )
             if r > self.lora.r:
@@ -370,94 +343,35 @@ class PolicyPopulation:
         """The LoRA factor of all slots."""
         return self.blocks[0].layer.scaling
 
-    def close(self) -> None:
-        """Put the model's own layers, attention and `requires_grad` flags back."""
-        for parent, child, module in reversed(self._originals):
-            setattr(parent, child, module)
-        self._originals.clear()
+    @contextmanager
+    def moved_out(self) -> Iterator[None]:
+        """Within this context the model is the one that was given, layers, attention and all."""
+        for parent, child, original, _ in reversed(self._replaced):
+            setattr(parent, child, original)
+        ours_attends = self.attention.in_place
         self.attention.restore()
+        try:
+            yield
+        finally:
+            if ours_attends:
+                self.attention.put_in()
+            for parent, child, _, ours in self._replaced:
+                setattr(parent, child, ours)
+
+    def close(self) -> None:
+        """Put the model's own layers, attention and `requires_grad` flags back; another population may move in."""
+        for parent, child, original, _ in reversed(self._replaced):
+            setattr(parent, child, original)
+        self._replaced.clear()
+        if hasattr(self, "attention"):
+            self.attention.restore()
         for parameter, flag in self._requires_grad:
             parameter.requires_grad_(flag)
         self._requires_grad.clear()
+        let_go(self.base.model, self)
 
     def _replace(self, name: str, module: nn.Module) -> None:
         parent_name, _, child = name.rpartition(".")
         parent = self.base.model.get_submodule(parent_name)
-        self._originals.append((parent, child, getattr(parent, child)))
+        self._replaced.append((parent, child, getattr(parent, child), module))
         setattr(parent, child, module)
-
-
-def _check_lora(lora: Any) -> None:
-    """Refuse by name what stacked slots cannot do."""
-    from peft import LoraConfig
-
-    if not isinstance(lora, LoraConfig):
-        raise ConfigError(f"`lora` must be a peft.LoraConfig. Found a {type(lora).__name__}.")
-    if getattr(lora, "r", 0) < 1:
-        raise ConfigError(f"The LoRA rank must be at least 1. Found r={getattr(lora, 'r', None)}.")
-    refused = {
-        "use_dora": lora.use_dora,
-        "lora_bias": lora.lora_bias,
-        "lora_dropout": lora.lora_dropout,
-        "modules_to_save": lora.modules_to_save,
-        "rank_pattern": lora.rank_pattern,
-        "alpha_pattern": lora.alpha_pattern,
-        "trainable_token_indices": lora.trainable_token_indices,
-        "target_parameters": lora.target_parameters,
-    }
-    for name, value in refused.items():
-        if value:
-            raise ConfigError(
-                f"LoraConfig({name}={value!r}) cannot be trained as a population. Leave it at its default."
-            )
-    if lora.bias != "none":
-        raise ConfigError(f"LoraConfig(bias={lora.bias!r}) cannot be trained as a population. Use bias='none'.")
-
-
-def _find_targets(model: nn.Module, lora: Any) -> list[tuple[str, nn.Linear]]:
-    """The `nn.Linear` layers that PEFT's own rules select, in the model's order."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as BY_MODEL_TYPE
-
-    config = lora
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if config.target_modules is None:
-        import copy
-
-        config = copy.copy(lora)
-        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))  # type: ignore[union-attr, arg-type]
-    everything = config.target_modules == "all-linear"
-    found: list[tuple[str, nn.Linear]] = []
-    refused: list[str] = []
-    for name, module in model.named_modules():
-        if module is head or not name or isinstance(module, nn.ModuleList):
-            continue
-        hit = isinstance(module, nn.Linear) if everything else check_target_module_exists(config, name)
-        if not hit:
-            continue
-        if isinstance(module, nn.Linear):
-            found.append((name, module))
-        else:
-            refused.append(f"{name} ({type(module).__name__})")
-    kinds = sorted({type(m).__name__ for m in model.modules() if type(m).__name__ in ("Conv1D", "Conv1d")})
-    if not found:
-        hint = f" Its layers are {kinds[0]}, which cannot carry a population." if kinds else ""
-        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-        if names and not refused:
-            hint += f" Its linear layers are {', '.join(names)}."
-        raise ModelError(
-            f"{type(model).__name__} has no nn.Linear that matches target_modules={config.target_modules!r}.{hint}"
-            + (f" Matching but not nn.Linear: {refused[0]}." if refused else "")
-        )
-    if any(".experts." in name for name, _ in found):
-        raise ModelError(
-            "Targets inside mixture-of-experts layers cannot be trained as a population: tokens are reordered."
-        )
-    return found
-
-
-def _short_targets(names: Sequence[str], model: nn.Module) -> list[str]:
-    """Last names of the adapted layers if those select exactly these layers, else their full names."""
-    last = sorted({name.rpartition(".")[2] for name in names})
-    linear = [n for n, m in model.named_modules() if isinstance(m, PopulationLinear | FrozenLinear)]
-    return last if {n for n in linear if n.rpartition(".")[2] in last} == set(names) else list(names)

@@ -5,14 +5,20 @@ The base is loaded by the name the run recorded. `Server` keeps one copy and swi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pareto_align.errors import ConfigError, ModelError
+from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
+from pareto_align.policies.drawing import SamplingParams
+from pareto_align.policies.generation import own_sampling
+from pareto_align.policies.tenancy import check_free
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,21 +61,19 @@ def load_adapter(described: Mapping[str, Any], folder: Path, name: str, base: An
         described: The `base` entry of the front's record.
         folder: A PEFT folder.
         name: The member's name, which becomes the adapter's.
-        base: A model, a `Base`, a name, or a `PeftModel` to add the adapter to; the recorded base if None.
+        base: A model, a `Base`, a name, or a `PeftModel` to add the adapter to; the recorded base if None. A member of
+            the same name from another front gives way on it.
         **load: Passed to `load_base` where a base has to be loaded.
 
     Raises:
-        ModelError: There is no base to load, or the adapter does not fit it.
+        ModelError: There is no base to load, the adapter does not fit it, or a population is being trained on it.
+        FrontFileError: The folder cannot be read, or its config says something that no member's does.
     """
     from peft import PeftModel
 
-    # a module's name may not contain a dot, and adapters are modules
-    adapter = name.replace(".", "-")
     if isinstance(base, PeftModel):
-        if adapter not in base.peft_config:
-            _attempt(folder, lambda: base.load_adapter(str(folder), adapter_name=adapter))
-        base.set_adapter(adapter)
-        return base.eval()
+        check_free(base.get_base_model())
+        return put_on(base, folder, name)
     if base is None:
         model = recorded_base(described, **load).model
     elif isinstance(base, Base):
@@ -78,51 +82,61 @@ def load_adapter(described: Mapping[str, Any], folder: Path, name: str, base: An
         model = base
     else:
         model = recorded_base({**described, "name": base}, **load).model
+    check_free(model)
     if getattr(model, "peft_config", None):
         raise ModelError(
             "This base model already carries adapters. Pass the PeftModel that the first load_model returned: it "
             "takes further members and switches between them."
         )
-    loaded: PeftModel = _attempt(folder, lambda: PeftModel.from_pretrained(model, str(folder), adapter_name=adapter))
-    return loaded.eval()
-
-
-def _attempt(folder: Path, load: Any) -> Any:
-    from safetensors import SafetensorError
-
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"The adapter in {folder} cannot be put on this base model: {error}") from error
+    return put_on(model, folder, name)
 
 
 class Server:
-    """One copy of a base model that answers with any adapter of a front.
+    """One copy of a base model that answers with any adapter of a front, as the adapters were measured.
 
     Nothing is loaded before the first prompt.
 
     Args:
         described: The `base` entry of the front's record.
-        max_new_tokens: Length limit where a call gives none.
+        max_new_tokens, temperature, top_k, top_p: How a call samples that says nothing else: as the run did.
         base: The base model where it is at hand; it carries the adapters until `close`.
     """
 
-    def __init__(self, described: Mapping[str, Any], *, max_new_tokens: int = 128, base: Base | None = None) -> None:
+    def __init__(
+        self,
+        described: Mapping[str, Any],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        base: Base | None = None,
+    ) -> None:
         self._described = dict(described)
-        self._length = max_new_tokens
+        self._params = SamplingParams(max_new_tokens, temperature, top_k=top_k, top_p=top_p)
         self._base = base
         self._model: PeftModel | None = None
 
     def generate(
-        self, folder: Path, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any
+        self,
+        folder: Path,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        batch_size: int = 8,
+        seed: int | None = 0,
+        **kw: Any,
     ) -> list[str]:
         """Answer prompts with the adapter in `folder`.
+
+        The model's own generation config has no say: neither training nor measuring asked it.
 
         Args:
             folder: A PEFT folder; its name is the adapter's.
             prompts: One prompt or several.
             batch_size: Prompts answered at a time.
-            **kw: Passed to `generate` of transformers.
+            seed: Of what is drawn; equal calls give equal answers. None goes on with torch's own random state.
+            **kw: Passed to `generate` of transformers, before what the run sampled with. A `generation_config` is taken
+                as it stands; `temperature=0` takes the likeliest token.
 
         Returns:
             One completion a prompt, without the prompt and without special tokens.
@@ -140,23 +154,21 @@ class Server:
         # the adapters go on the one base model: first on it bare, then beside those it has
         model = load_adapter(self._described, folder, folder.name, self._model or base)
         self._model = model
-        options: dict[str, Any] = {"max_new_tokens": self._length, "pad_token_id": base.tokenizer.pad_token_id}
-        if base.stop_ids:
-            options["eos_token_id"] = list(base.stop_ids)
-        options.update(kw)
+        options = _options(base, self._params, kw)
         answers: list[str] = []
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
-            width = max(map(len, batch))
-            padded = [[base.tokenizer.pad_token_id] * (width - len(row)) + row for row in batch]
-            mask = [[0] * (width - len(row)) + [1] * len(row) for row in batch]
-            with torch.inference_mode():
-                out = model.generate(
-                    input_ids=torch.tensor(padded, device=base.device),
-                    attention_mask=torch.tensor(mask, device=base.device),
-                    **options,
-                )
-            answers += [base.decode(row) for row in out[:, width:].tolist()]
+        with seeded(base, seed), own_sampling(base.model):
+            for start in range(0, len(encoded), batch_size):
+                batch = encoded[start : start + batch_size]
+                width = max(map(len, batch))
+                padded = [[base.tokenizer.pad_token_id] * (width - len(row)) + row for row in batch]
+                mask = [[0] * (width - len(row)) + [1] * len(row) for row in batch]
+                with torch.inference_mode():
+                    out = model.generate(
+                        input_ids=torch.tensor(padded, device=base.device),
+                        attention_mask=torch.tensor(mask, device=base.device),
+                        **options,
+                    )
+                answers += [base.decode(row) for row in out[:, width:].tolist()]
         return answers
 
     def close(self) -> None:
@@ -164,6 +176,36 @@ class Server:
         if self._model is not None:
             self._model.unload()
         self._model = self._base = None
+
+
+def _options(base: Base, params: SamplingParams, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' `generate` is told: what the caller asks for, and the run's sampling where nothing is said."""
+    ends = {"pad_token_id": base.tokenizer.pad_token_id, "eos_token_id": list(base.stop_ids) or None}
+    given = asked.get("generation_config")
+    if given is not None:
+        given = copy.deepcopy(given)
+        given.update(**{**ends, "max_new_tokens": params.max_new_tokens}, defaults_only=True)
+        return {**asked, "generation_config": given}
+    options = {**ends, "max_new_tokens": params.max_new_tokens, **asked}
+    if "max_length" in asked:
+        del options["max_new_tokens"]
+    temperature = options.pop("temperature", params.temperature)
+    if not options.setdefault("do_sample", bool(temperature)):
+        return options
+    drawn = {"temperature": float(temperature or 1.0), "top_k": params.top_k or 0, "top_p": params.top_p or 1.0}
+    return {**drawn, **options}
+
+
+@contextmanager
+def seeded(base: Base, seed: int | None) -> Iterator[None]:
+    """Within this context torch draws from a seed, and afterwards from where it stood; None leaves it alone."""
+    if seed is None:
+        yield
+        return
+    devices = [base.device] if base.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

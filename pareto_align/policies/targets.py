@@ -1,0 +1,104 @@
+"""Which layers a LoRA config selects, by PEFT's own rules, and how a member names them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
+from pareto_align.policies.lora_config import ATTENTION_PROJECTIONS
+
+__all__ = ["find_targets", "target_names"]
+
+
+def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
+    """The `nn.Linear` layers that PEFT's own rules select, in the model's order.
+
+    Args:
+        model: A causal language model of transformers.
+        lora: A `peft.LoraConfig`; targets, exclusions and layer numbers are honoured.
+
+    Raises:
+        ConfigError: The head, the embeddings or another layer that carries no population is among the targets.
+        ModelError: No `nn.Linear` matches, or one inside a mixture of experts does.
+
+    Warns:
+        ParetoAlignWarning: A name among targets or exclusions matches nothing.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as BY_MODEL_TYPE
+
+    config, modules = copy.copy(lora), dict(model.named_modules())
+    head = model.get_output_embeddings()
+    named: Any = ()
+    if config.target_modules is None:
+        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))
+    elif isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+        config.target_modules = {n for n, m in modules.items() if isinstance(m, nn.Linear) and m is not head}
+    elif not isinstance(config.target_modules, str) and set(config.target_modules) != set(ATTENTION_PROJECTIONS):
+        named = sorted(config.target_modules)  # our own default names the layers of several kinds of model
+    hits = {name: module for name, module in modules.items() if name and check_target_module_exists(config, name)}
+    found = [(name, module) for name, module in hits.items() if isinstance(module, nn.Linear) and module is not head]
+    for name, module in hits.items():
+        if module is head or isinstance(module, nn.Embedding):
+            what = "head" if module is head else "embedding"
+            raise ConfigError(
+                f"target_modules={lora.target_modules!r} selects {name!r}, the model's {what}. A population adapts the "
+                "linear layers in between: leave it out, or take 'all-linear'."
+            )
+    others = [f"{n} ({type(m).__name__})" for n, m in hits.items() if not isinstance(m, nn.Linear)]
+    if not found:
+        raise ModelError(_nothing_found(model, lora.target_modules or config.target_modules, others))
+    for name, module in hits.items():
+        if not isinstance(module, nn.Linear) and next(module.parameters(recurse=False), None) is not None:
+            raise ConfigError(
+                f"target_modules={lora.target_modules!r} selects {name!r}, a {type(module).__name__}, which cannot "
+                "carry a population. Leave it out."
+            )
+    if any(".experts." in name for name, _ in found):
+        raise ModelError(
+            "Targets inside mixture-of-experts layers cannot be trained as a population: tokens are reordered."
+        )
+    _warn_of_unknown(model, "target_modules", named, [name for name, _ in found])
+    if config.exclude_modules is not None and not isinstance(config.exclude_modules, str):
+        _warn_of_unknown(model, "exclude_modules", config.exclude_modules, list(modules))
+    return found
+
+
+def target_names(names: Sequence[str], model: nn.Module) -> list[str]:
+    """What a member's config names: the layers' last names if those select exactly these layers, else their full ones.
+
+    Args:
+        names: Full names of the adapted layers.
+        model: The model as it is without a population.
+    """
+    last = sorted({name.rpartition(".")[2] for name in names})
+    selected = {n for n, _ in model.named_modules() if n.rpartition(".")[2] in last}
+    return last if selected == set(names) else list(names)
+
+
+def _warn_of_unknown(model: nn.Module, field: str, asked: Iterable[str], names: Sequence[str]) -> None:
+    """Name what was asked for and is nowhere: PEFT passes over it, and a slip of the pen goes unnoticed."""
+    unknown = [t for t in sorted(asked) if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if unknown:
+        warnings.warn(
+            f"LoraConfig({field}=...) names {', '.join(map(repr, unknown))}, which no layer of {type(model).__name__} "
+            "that could be meant is called. The other names are honoured.",
+            ParetoAlignWarning,
+            stacklevel=2,
+        )
+
+
+def _nothing_found(model: nn.Module, targets: Any, others: Sequence[str]) -> str:
+    kinds = sorted({type(m).__name__ for m in model.modules() if type(m).__name__ in ("Conv1D", "Conv1d")})
+    hint = f" Its layers are {kinds[0]}, which cannot carry a population." if kinds else ""
+    names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+    if names and not others:
+        hint += f" Its linear layers are {', '.join(names)}."
+    return f"{type(model).__name__} has no nn.Linear that matches target_modules={targets!r}.{hint}" + (
+        f" Matching but not nn.Linear: {others[0]}." if others else ""
+    )
