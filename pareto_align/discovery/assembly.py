@@ -34,8 +34,8 @@ from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
 from pareto_align.policies.families import Family, FamilyAdamW
-from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
+from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
 
