@@ -12,8 +12,8 @@ from pareto_align.discovery.assembly import Plan
 from pareto_align.discovery.run_folder import objective_records, versions
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.base import Base
-from pareto_align.policies.records import processor
 from pareto_align.policies.lora_config import default_lora_config
+from pareto_align.policies.records import processor
 
 __all__ = ["base_facts", "check_same_base", "check_same_run", "machine_facts", "plan_facts", "warn_of_other_machine"]
 

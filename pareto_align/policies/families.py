@@ -34,8 +34,8 @@ from torch import Tensor
 
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError, FrontFileError
-from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.policies.lora_config import WEIGHTS_FILE, default_lora_config
+from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.registry import Registry
 
