@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import ObjectiveLike, ObjectiveSet, as_objectives
+from pareto_align.printable import one_line
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting.nested import make_part
@@ -171,11 +174,11 @@ class ParetoAligner:
         )
         self.model = model
         self.objectives = ObjectiveSet(as_objectives(objectives))
-        alone = family is None or family == "independent"
         self.family = family
-        self.weighting = make_part(("chebyshev" if alone else "fixed") if weighting is None else weighting)
+        usual_weighting, usual_explorer = _usual_parts(family)
+        self.weighting = make_part(usual_weighting if weighting is None else weighting)
         self.learner = learner
-        self.explorer = make_explorer(("discover" if alone else "everywhere") if explorer is None else explorer)
+        self.explorer = make_explorer(usual_explorer if explorer is None else explorer)
         self.lora = lora
         self.tokenizer = tokenizer
         self.use_chat_template = use_chat_template
@@ -213,6 +216,18 @@ class ParetoAligner:
                 ParetoAlignWarning,
                 stacklevel=3,
             )
+
+    def __repr__(self) -> str:
+        """The model, the objectives, and what is not as it is by default."""
+        model = repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+        usual = {name: given.default for name, given in inspect.signature(type(self)).parameters.items()}
+        usual["weighting"], usual["explorer"] = _usual_parts(self.family)
+        shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
+        shown |= {"explorer": self.explorer.name, **asdict(self.settings)}
+        shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
+        told = [model, f"[{', '.join(self.objectives.names)}]"]
+        told += [f"{name}={value!r}" for name, value in shown.items() if value != usual[name]]
+        return one_line(f"{type(self).__name__}({', '.join(told)})")
 
     def fit(self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None) -> ParetoFront:
         """Train the population, keep the archive, measure the members on untouched prompts.
@@ -446,3 +461,8 @@ def _callbacks(given: Any) -> list[Callable[[Mapping[str, Any]], None]]:
                 f"Found {callback!r:.80}."
             )
     return callbacks
+
+
+def _usual_parts(family: Any) -> tuple[str, str]:
+    """Weighting and explorer by default: those of independent policies, or of a family."""
+    return ("chebyshev", "discover") if family is None or family == "independent" else ("fixed", "everywhere")

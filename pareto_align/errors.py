@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pareto_align.printable import printable
+
 __all__ = [
     "ConfigError",
     "FrontFileError",
@@ -20,6 +22,10 @@ __all__ = [
 
 class ParetoAlignError(Exception):
     """Base of all errors raised by pareto_align."""
+
+    def __str__(self) -> str:
+        # names of a stranger's front are in here, and this is printed on terminals
+        return printable(super().__str__())
 
 
 class ConfigError(ParetoAlignError, ValueError):
@@ -52,3 +58,6 @@ class TrainingError(ParetoAlignError):
 
 class ParetoAlignWarning(UserWarning):
     """Something works but is probably not what was meant."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())

@@ -14,6 +14,7 @@ import numpy as np
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
+from pareto_align.printable import one_line
 from pareto_align.report.units import decimals, interval_text, optimized
 
 if TYPE_CHECKING:
@@ -131,4 +132,4 @@ class FamilyMember:
             f"{name} {interval_text(value, half, decimals(np.array([half]), np.array([value])))}"
             for name, value, half in zip(self._names, self.predicted, self.halfwidth, strict=True)
         ]
-        return f"<{type(self).__name__} {weights}: {', '.join(parts)}>"
+        return one_line(f"<{type(self).__name__} {weights}: {', '.join(parts)}>")

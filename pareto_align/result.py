@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -22,9 +23,12 @@ from pareto_align.discovery.run_folder import in_use
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
+from pareto_align.printable import one_line
 from pareto_align.report import export as exporting
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.card import model_card
+from pareto_align.report.explanation import explanation
+from pareto_align.report.fallen import Fallen, fallen_entries, in_words
 from pareto_align.report.request import Answer, answer
 from pareto_align.report.table import front_table, html_table, text_table
 from pareto_align.report.units import axes_of, decimals, interval_text, measured, optimized
@@ -71,6 +75,8 @@ class Member:
         self.doubts = front.doubts[index]
         self.preference = None if self._record.preference is None else np.asarray(self._record.preference, dtype=float)
         self.provenance: dict[str, Any] = dict(self._record.provenance)
+        if isinstance(doubt := self.provenance.get("report"), str):
+            self.provenance["report"] = in_words(doubt, front.record.objectives)
         self.adapter_path = front.folder / self._record.adapter
 
     @property
@@ -133,7 +139,10 @@ class Member:
         for i, name in enumerate(front.names):
             digits = decimals(front.halfwidth[:, i], front.values[:, i])
             parts.append(f"{name} {interval_text(self.values[i], self.halfwidth[i], digits)}")
-        return f"<{type(self).__name__} {self.id}: {', '.join(parts)}>"
+        return one_line(f"<{type(self).__name__} {self.id}: {', '.join(parts)}>")
+
+    def _repr_html_(self) -> str:
+        return self._front.members_html([self])
 
 
 class Choice:
@@ -159,7 +168,17 @@ class Choice:
         self.probability_best = answered.probability_best
         self.feasible = answered.feasible
         self.rule = answered.rule
+        self._front, self._answered = front, answered
         self.reason = answered.reason
+
+    def explain(self) -> str:
+        """Two sentences for somebody who decides on it: its values against the untrained model's, and what the
+        runner-up would change, in the user's units."""
+        return explanation(self._front.record, self._answered)
+
+    def _repr_html_(self) -> str:
+        shown = [self.member, *([] if self.runner_up is None else [self.runner_up])]
+        return f"<p>{html.escape(self.explain())}</p>{self._front.members_html(shown)}"
 
     @property
     def values(self) -> np.ndarray:
@@ -190,8 +209,9 @@ class Choice:
         second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
         member = repr(self.member).removeprefix("<Member ").removesuffix(">")
         if np.isnan(self.probability_best):
-            return f"<Choice {member}; measured once, so not known to be the best{second}>"
-        return f"<Choice {member}; best with probability {self.probability_best:.2f}, regret {self.regret:.3f}{second}>"
+            return one_line(f"<Choice {member}; measured once, so not known to be the best{second}>")
+        sure = f"best with probability {self.probability_best:.2f}, regret {self.regret:.3f}"
+        return one_line(f"<Choice {member}; {sure}{second}>")
 
 
 class ParetoFront:
@@ -299,6 +319,11 @@ class ParetoFront:
 
         return FamilyMember(self.record, self.folder, preference, self.server)
 
+    @property
+    def fallen(self) -> list[Fallen]:
+        """What was measured and did not stay: numbers, verdict, and why, in the user's words and units."""
+        return list(fallen_entries(self.record))
+
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def to_pandas(self) -> DataFrame:
@@ -387,13 +412,18 @@ class ParetoFront:
         on = f" for {base}" if base else ""
         volume = f", hypervolume {front_hypervolume(self.record)}" if count else ""
         prompts = "report" if self.record.split == "report" else "selection"
-        return f"Pareto front of {count} adapter{'' if count == 1 else 's'}{on}, {prompts} prompts{volume}"
+        return one_line(f"Pareto front of {count} adapter{'' if count == 1 else 's'}{on}, {prompts} prompts{volume}")
 
     def __repr__(self) -> str:
         return self.summary()
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self._heading())}</p>{html_table(front_table(self.record))}"
+
+    def members_html(self, members: Sequence[Member]) -> str:
+        """The table of some of its members and the untrained model, as an HTML fragment for notebooks."""
+        kept = [self.record.members[self._members.index(member)] for member in members]
+        return html_table(front_table(replace(self.record, members=kept)))
 
     # ---- choosing ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.errors import ParetoAlignError, PreferenceError, PromptError
+from pareto_align.printable import one_line
 from pareto_align.result import Member, ParetoFront
 
 __all__ = ["chat"]
@@ -48,10 +49,10 @@ def chat(arguments: argparse.Namespace) -> None:
 def _loop(talk: _Conversation) -> None:
     person = sys.stdin.isatty()
     if person:
-        print(f"{talk.introduction()}\n{_HELP}", file=sys.stderr)
+        say(f"{talk.introduction()}\n{_HELP}", to=sys.stderr)
     while True:
         try:
-            line = input(f"{talk.member.id}> " if person else "").strip()
+            line = input(f"{one_line(talk.member.id)}> " if person else "").strip()
         except EOFError:
             return
         if line in ("/quit", "/exit", "quit", "exit", ":q"):
@@ -61,7 +62,7 @@ def _loop(talk: _Conversation) -> None:
         except ParetoAlignError as error:
             if not person:
                 raise
-            print(f"error: {error}", file=sys.stderr)  # a slip is no reason to load the model again
+            say(f"error: {error}", to=sys.stderr)  # a slip is no reason to load the model again
 
 
 class _Conversation:
@@ -111,7 +112,7 @@ class _Conversation:
         if word in commands:
             commands[word](rest)
             if word in ("/prefer", "/member"):
-                print(self.introduction(), file=sys.stderr)
+                say(self.introduction(), to=sys.stderr)
         elif text:
             self.answer(text)
 

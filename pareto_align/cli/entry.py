@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pareto_align.cli.parser import build_parser
+from pareto_align.cli.streams import say
 from pareto_align.errors import ParetoAlignError, ParetoAlignWarning
 
 __all__ = ["main"]
@@ -51,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _command(arguments.command)(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt as error:
-        print("\n".join(["interrupted", *_notes(error)]), file=sys.stderr)
+        say("\n".join(["interrupted", *_notes(error)]), to=sys.stderr)
         return 130
     except SystemExit as error:
-        print("\n".join(["ended", *_notes(error)]), file=sys.stderr)
+        say("\n".join(["ended", *_notes(error)]), to=sys.stderr)
         raise
     except BrokenPipeError:
         # the reader, such as `head`, has seen enough; Python would complain once more when it closes stdout
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ParetoAlignError, OSError) as error:
         if arguments.debug:
             raise
-        print("\n".join([f"error: {error}", *_notes(error)]), file=sys.stderr)
+        say("\n".join([f"error: {error}", *_notes(error)]), to=sys.stderr)
         return 2
     return 0
 
@@ -104,7 +105,7 @@ def _quiet(debug: bool) -> Iterator[None]:
 
             def one_line(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
                 if issubclass(category, ParetoAlignWarning):
-                    print(f"warning: {message}", file=sys.stderr)
+                    say(f"warning: {message}", to=sys.stderr)
                 else:
                     show(message, category, *where, **more)
 

@@ -9,6 +9,7 @@ from pareto_align.cli.output import front_json, print_front, print_json, say
 from pareto_align.cli.parser import KINDS
 from pareto_align.errors import ConfigError
 from pareto_align.report.export import folder_names
+from pareto_align.report.fallen import fallen_lines
 from pareto_align.result import ParetoFront
 
 __all__ = ["export", "front", "plot", "select"]
@@ -20,9 +21,13 @@ def front(arguments: argparse.Namespace) -> None:
     """Print the table of a front and its hypervolume."""
     loaded = ParetoFront.load(arguments.run)
     if arguments.json:
-        print_json(front_json(loaded))
-    else:
-        print_front(loaded)
+        print_json(front_json(loaded, fallen=arguments.all))
+        return
+    print_front(loaded)
+    if arguments.all:
+        say(
+            "\n" + "\n".join(["Not kept:", *fallen_lines(loaded.record)] if loaded.fallen else ["Everything was kept."])
+        )
 
 
 def select(arguments: argparse.Namespace) -> None:
@@ -42,12 +47,14 @@ def select(arguments: argparse.Namespace) -> None:
             "feasible": choice.feasible,
             "rule": choice.rule,
             "reason": choice.reason,
+            "explanation": choice.explain(),
         }
         print_json(found)
         return
     shown = repr(choice.member).removeprefix("<Member ").removesuffix(">")
     say(shown)
     say(choice.reason)
+    say(choice.explain())
     known = choice.probability_best == choice.probability_best  # NaN where one measurement says nothing of the noise
     told = f"{choice.regret:.4f} of the objectives' range, expected from noise" if known else "not known"
     say(f"Regret:           {told}")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.cli.streams import say
+from pareto_align.printable import printable
 from pareto_align.report.export import journal_path
 from pareto_align.report.units import reference_measured
 
@@ -19,14 +21,9 @@ __all__ = ["front_json", "print_front", "print_json", "say"]
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """One JSON document on stdout; numbers that are not finite become null."""
-    print(json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False), flush=True)
-
-
-def say(text: str) -> None:
-    """A line of text on stdout, in the characters that stdout can encode."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    """One JSON document on stdout; numbers that are not finite become null, and what drives a terminal is escaped."""
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    print("".join(c if printable(c) == c else json.dumps(c)[1:-1] for c in text), flush=True)
 
 
 def print_front(front: ParetoFront) -> None:
@@ -46,14 +43,19 @@ def _shows_unicode() -> bool:
     return True
 
 
-def front_json(front: ParetoFront) -> dict[str, Any]:
-    """A front as plain values, in the user's units."""
+def front_json(front: ParetoFront, *, fallen: bool = False) -> dict[str, Any]:
+    """A front as plain values, in the user's units; with `fallen` also what did not stay."""
     value, low, high = front.hypervolume(confidence=0.95)
     reference, estimate = reference_measured(front.record), front.record.reference_policy
     untrained = None
     if reference is not None and estimate is not None:
         rows = {"values": reference.values[0], "stderr": estimate.stderr}
         untrained = {key: dict(zip(front.names, map(float, row), strict=True)) for key, row in rows.items()}
+    more: dict[str, Any] = {}
+    if fallen:
+        more["fallen"] = [
+            {**vars(entry), "values": entry.values.tolist(), "stderr": entry.stderr.tolist()} for entry in front.fallen
+        ]
     return {
         "run": str(front.path),
         "front": str(front.folder),
@@ -68,6 +70,7 @@ def front_json(front: ParetoFront) -> dict[str, Any]:
         "untrained": untrained,
         "problems": front.problems,
         "cost": front.record.cost,
+        **more,
     }
 
 

@@ -168,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)
+    front.add_argument("--all", action="store_true", help="also what was measured and did not stay, and why")
 
     select = command(
         "select",

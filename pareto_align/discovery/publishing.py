@@ -23,6 +23,7 @@ from pareto_align.front import (
     write_front,
 )
 from pareto_align.front.estimates import student_quantile
+from pareto_align.front.parsing import turned
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
 from pareto_align.policies.population import PolicyPopulation
@@ -178,15 +179,7 @@ class Publisher:
             reference=[0.0] * len(self.objectives.axes),
             reference_policy=reference,
             fallen=[
-                {
-                    "id": entry.id,
-                    "values": self.objectives.to_user(entry.estimate.mean).tolist(),
-                    "stderr": entry.estimate.stderr.tolist(),
-                    "status": str(entry.status),
-                    "reason": entry.reason,
-                    "split": measured_on,
-                    "provenance": dict(entry.provenance),
-                }
+                self._fallen(entry, measured_on)
                 for entries, measured_on in ((fallen, split), (fallen_before, "select"))
                 for entry in entries
             ],
@@ -214,6 +207,26 @@ class Publisher:
             stderr=[entry.estimate.stderr.tolist() for entry in measured],
             n=min((entry.estimate.n for entry in measured), default=0),
         )
+
+    def _fallen(self, entry: Entry, split: str) -> dict[str, Any]:
+        values = self.objectives.to_user(entry.estimate.mean).tolist()
+        missed: dict[str, Any] = {}
+        if entry.column is not None:
+            missed["objective"] = self.objectives.names[entry.column]
+        if entry.column is not None and entry.bound is not None:
+            maximize = self.objectives[entry.column].maximize
+            missed |= {"value": values[entry.column], "bound": turned(entry.bound, maximize)}
+        return {
+            "id": entry.id,
+            "values": values,
+            "stderr": entry.estimate.stderr.tolist(),
+            "status": str(entry.status),
+            "reason": entry.reason,
+            "rival": entry.rival,
+            **missed,
+            "split": split,
+            "provenance": dict(entry.provenance),
+        }
 
     def _objective_records(self) -> list[ObjectiveRecord]:
         return [
@@ -266,11 +279,21 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
                 continue
             if np.isnan(mean):
                 reason = f"Objective {column} has no finite mean."
-                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INVALID, reason))
+                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INVALID, reason, column=column))
                 break
             doubts[entry.id] = f"Objective {column} has mean {mean:.4g}, below its bound {bound:.4g}."
             if bound - mean > student_quantile(1 - archive.confidence, int(estimate.counts[column])) * noise:
-                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INFEASIBLE, doubts[entry.id]))
+                refuted.append(
+                    Entry(
+                        entry.id,
+                        estimate,
+                        dict(entry.provenance),
+                        Status.INFEASIBLE,
+                        doubts[entry.id],
+                        column=column,
+                        bound=bound,
+                    )
+                )
                 break
         else:
             # no payload: the judge's verdicts give no adapter up
@@ -305,7 +328,7 @@ def shortcoming(
         return (
             "The front is empty: no policy that was measured "
             + (f"meets the constraints on {held} beyond doubt" if held else "has finite means in all objectives")
-            + f".{_closest(entries, objectives)} `front.record.fallen` says of each why."
+            + f".{_closest(entries, objectives)} `front.fallen` says of each why."
         )
     axes = list(objectives.axes)
     for entry in members:

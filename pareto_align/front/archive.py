@@ -20,73 +20,29 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
-from pareto_align.front.dominance import probability_dominates
-from pareto_align.front.estimates import Estimate, common_units, paired_difference, pool, student_quantile
+from pareto_align.front.competition import Competition
+from pareto_align.front.entries import Entry, Status, decide
+from pareto_align.front.estimates import Estimate, pool
 from pareto_align.front.indicators import ContributionTable, hypervolume
+from pareto_align.front.judging import Judge
 
 __all__ = ["Entry", "ParetoArchive", "Status"]
 
 Floats = NDArray[np.float64]
 
 
-class Status(StrEnum):
-    """Verdict on an entry of the archive."""
-
-    MEMBER = "member"  # on the front
-    DOMINATED = "dominated"  # a member is confidently better
-    CONTESTED = "contested"  # a member is better in the mean, but not confidently
-    DUPLICATE = "duplicate"  # cannot be told from a member on any axis
-    INFEASIBLE = "infeasible"  # misses a constraint in the mean
-    EVICTED = "evicted"  # on the front, but the archive was full
-    INVALID = "invalid"  # an objective has no finite mean
-
-
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
-
 # An entry with one of these verdicts gives its adapter up.
 _FINAL = frozenset({Status.DOMINATED, Status.EVICTED, Status.INVALID})
 
 
-@dataclass(eq=False)
-class Entry:
-    """A measured policy in the archive.
-
-    Attributes:
-        id: Name, unique in the archive.
-        estimate: Measurement over all objectives, maximised.
-        provenance: Where the policy comes from; plain data.
-        status: Current verdict.
-        reason: The verdict as a sentence, naming the other entry where there is one.
-        measured: How many times the policy was measured; their estimates are pooled.
-        rival: The entry that the verdict names, None for a member.
-        adapter: Opaque payload. None once given up.
-        released: True once a payload was given up. Such an entry can never be shipped, so it leaves the competition
-            and its verdict is final. An entry that was offered without a payload always stays in.
-    """
-
-    id: str
-    estimate: Estimate
-    provenance: dict[str, Any] = field(default_factory=dict)
-    status: Status = Status.MEMBER
-    reason: str = ""
-    measured: int = 1
-    rival: str | None = None
-    adapter: Any = None
-    released: bool = False
-
-
-class ParetoArchive:
+class ParetoArchive(Judge):
     """Unbounded or bounded archive of measured policies with confidence in its verdicts.
 
     Args:
@@ -142,11 +98,12 @@ class ParetoArchive:
         self.confidence = confidence
         self.constraints = tuple((int(column), float(bound)) for column, bound in constraints)
         self.resolution = resolution
-        self.entries: dict[str, Entry] = {}
-        # pairwise tests already made, by ids: how far apart on the clearest axis, how probable that one dominates
-        self._apart: dict[tuple[str, str], tuple[float, int]] = {}
-        self._dominance: dict[tuple[str, str], float] = {}
+        self.entries = {}
+        self._apart, self._dominance = {}, {}
         self._gains = ContributionTable(self.reference)
+        self._competition = Competition(list(self.axes))
+        self._open: dict[str, Entry] = {}  # entries that were not released
+        self._seen, self._counted = -1, None
 
     def __len__(self) -> int:
         """Number of members."""
@@ -168,8 +125,8 @@ class ParetoArchive:
             raise ConfigError(
                 f"The estimate of {id!r} has {estimate.mean.size} objectives; at least {needed} are needed."
             )
-        self.entries[id] = Entry(id, estimate, dict(provenance), adapter=adapter)
-        self._judge()
+        self.entries[id] = self._open[id] = Entry(id, estimate, dict(provenance), adapter=adapter)
+        self._judge(self.entries[id])
         return self.entries[id].status
 
     def remeasure(self, id: str, estimate: Estimate) -> Status:
@@ -199,31 +156,6 @@ class ParetoArchive:
         self._apart = {key: value for key, value in self._apart.items() if not estimates.keys() & set(key)}
         self._dominance = {key: value for key, value in self._dominance.items() if not estimates.keys() & set(key)}
         self._judge()
-
-    @property
-    def comparisons(self) -> int:
-        """How many others an entry is compared with, at least 1."""
-        return max(1, sum(e.status is not Status.INVALID for e in self.entries.values()) - 1)
-
-    def threshold(self, n: int, *, looks: int = 1, members: int = 1) -> float:
-        """Paired standard errors within which two entries count as one.
-
-        `resolution` is meant for one comparison, on one axis, looked at for good, on many prompts. The probability that
-        it leaves on either side is shared among comparisons, axes and looks, and the quantile is Student's.
-
-        Args:
-            n: Prompts behind the difference.
-            looks: How many times the one of the two that was measured more often was measured.
-            members: How many members the front has anyway, which may be wrong in proportion.
-        """
-        if not self.resolution:
-            return 0.0
-        comparisons = max(1.0, self.comparisons / members) * len(self.axes)
-        single = NormalDist().cdf(-self.resolution)
-        # Student's factor is that of one comparison: far out in the tail, with a handful of prompts, it has no bounds,
-        # and the two ends of a front would count as one policy
-        widening = student_quantile(single, n) / self.resolution
-        return -NormalDist().inv_cdf(single / comparisons * _spent_on(looks)) * widening
 
     def rivals(self) -> list[list[Entry]]:
         """For each member, in the order of `members`, the duplicates among which it was chosen and that are kept."""
@@ -263,6 +195,8 @@ class ParetoArchive:
                     "reason": e.reason,
                     "measured": e.measured,
                     "rival": e.rival,
+                    "column": e.column,
+                    "bound": e.bound,
                     "released": e.released,
                 }
                 for e in self.entries.values()
@@ -281,193 +215,79 @@ class ParetoArchive:
                 # states written before entries were measured again have neither
                 measured=int(row.get("measured", 1)),
                 rival=row.get("rival"),
+                column=row.get("column"),
+                bound=row.get("bound"),
                 released=bool(row["released"]),
             )
             for row in state["entries"]
         }
-        self._apart, self._dominance = {}, {}
+        self._apart, self._dominance, self._seen, self._counted = {}, {}, -1, None
 
     # The verdict: unusable -> dominated in the mean -> duplicate -> evicted.
 
-    def _judge(self) -> None:
-        candidates = []
-        for entry in self.entries.values():
-            if not entry.released and not self._unusable(entry):
-                candidates.append(entry)
-        if candidates:
-            self._judge_candidates(candidates)
-        for entry in self.entries.values():
-            if entry.status in _FINAL and entry.adapter is not None:
+    def _judge(self, new: Entry | None = None) -> None:
+        """Judge all entries, of which `new` came last; None where any may have changed."""
+        if new is None or self._seen != len(self.entries) - 1:
+            self._begin_anew()
+        elif not self._unusable(new):
+            self._competition.add(new)
+        self._seen = len(self.entries)
+        if new is not None and self._counted is not None:
+            self._counted += new.status is not Status.INVALID
+        else:
+            self._counted = sum(e.status is not Status.INVALID for e in self.entries.values())
+        if self._competition.alive.any():
+            self._judge_competition()
+        spare = []
+        for entry in self.entries.values() if new is None else list(self._open.values()):
+            if entry.adapter is not None and entry.status in _FINAL:
                 self._release(entry)
+            elif entry.adapter is not None and entry.status is not Status.MEMBER:
+                spare.append(entry)
         if self.spares is not None:
-            spare = [e for e in self.entries.values() if e.adapter is not None and e.status is not Status.MEMBER]
             for entry in spare[: max(0, len(spare) - self.spares)]:
                 self._release(entry)
                 entry.reason += f" Given up: beside its members the archive keeps {self.spares} policies, the youngest."
+
+    def _begin_anew(self) -> None:
+        """Everything from the entries alone, as after a new measurement."""
+        self._competition = Competition(list(self.axes))
+        self._counted = None
+        self._open = {entry.id: entry for entry in self.entries.values() if not entry.released}
+        self._apart = {key: value for key, value in self._apart.items() if self._open.keys() >= set(key)}
+        self._dominance = {key: value for key, value in self._dominance.items() if self._open.keys() >= set(key)}
+        for entry in self._open.values():
+            if not self._unusable(entry):
+                self._competition.add(entry)
 
     def _release(self, entry: Entry) -> None:
         """Give an entry's payload up for good, and the single measurements that only a rematch would need."""
         entry.adapter, entry.released = None, True
         found = entry.estimate
         entry.estimate = Estimate(found.mean, found.covariance, found.n)
+        self._open.pop(entry.id, None)
+        if entry.id in self._competition.number:
+            self._competition.remove(self._competition.number[entry.id])
 
     def _unusable(self, entry: Entry) -> bool:
         mean = entry.estimate.mean
         for column in (*self.axes, *(column for column, _ in self.constraints)):
             if not np.isfinite(mean[column]):
-                entry.status, entry.rival = Status.INVALID, None
-                entry.reason = f"Objective {column} has no finite mean ({mean[column]})."
+                reason = f"Objective {column} has no finite mean ({mean[column]})."
+                decide(entry, Status.INVALID, reason, column=column)
                 return True
         for column, bound in self.constraints:
             if mean[column] < bound:
-                entry.status, entry.rival = Status.INFEASIBLE, None
-                entry.reason = f"Objective {column} has mean {mean[column]:.4g}, below its bound {bound:.4g}."
+                reason = f"Objective {column} has mean {mean[column]:.4g}, below its bound {bound:.4g}."
+                decide(entry, Status.INFEASIBLE, reason, column=column, bound=bound)
                 return True
         return False
-
-    def _judge_candidates(self, entries: list[Entry]) -> None:
-        axes = list(self.axes)
-        points = np.stack([e.estimate.mean[axes] for e in entries])
-        spread = np.stack([e.estimate.stderr[axes] for e in entries])
-        as_good = np.asarray((points[:, None] >= points[None]).all(axis=2), dtype=bool)
-        better = as_good & ~as_good.T  # [i, j]: i dominates j in the mean
-        # sd(X - Y) <= sd(X) + sd(Y) whatever the correlation, so this finds every pair that may be duplicates
-        fewest = max(2, min(int(e.estimate.counts[axes].min()) for e in entries))
-        widest = self.threshold(fewest, looks=max(e.measured for e in entries))
-        reach = widest * (spread[:, None] + spread[None]) + _ROUNDING * np.abs(points).max(axis=0)
-        # turned round, so that a pair whose noise is not known is looked at
-        close = ~np.asarray((np.abs(points[:, None] - points[None]) > reach).any(axis=2), dtype=bool)
-        limits: dict[tuple[int, int, int], float] = {}
-
-        def same(a: Entry, b: Entry, members: int) -> bool:
-            apart, n = self._distance(a, b)
-            key = n, max(a.measured, b.measured), members
-            if key not in limits:
-                limits[key] = self.threshold(n, looks=key[1], members=members)
-            return apart <= limits[key]
-
-        def twin_of(i: int, kept: Sequence[int], members: int) -> int | None:
-            near = set(np.flatnonzero(close[i]).tolist())  # itself included
-            return next((k for k in kept if k in near and same(entries[i], entries[k], members)), None)
-
-        def beats(a: Entry, b: Entry) -> bool:
-            error = (1 - self.confidence) / self.comparisons * _spent_on(max(a.measured, b.measured))
-            return 1 - self._dominates(a, b) <= error
-
-        ranked = self._by_merit(points, spread, np.flatnonzero(~better.any(axis=0)))
-        twins: dict[int, int] = {}
-        kept: list[int] = []
-        size = allowed = 0
-        while size > allowed or not allowed:  # a larger front may resolve more, which may make it larger
-            allowed, kept, twins = max(size, 1), [], {}
-            for i in ranked:
-                twin = twin_of(i, kept, allowed)
-                if twin is None:
-                    kept.append(i)
-                else:
-                    twins[i] = twin
-            size = len(kept)
-        for i in kept:
-            entries[i].status, entries[i].rival = Status.MEMBER, None
-            entries[i].reason = "No entry is better on every axis."
-        for i, twin in twins.items():
-            self._duplicate(entries[i], entries[twin])
-        kept = self._evict(entries, sorted(kept))
-
-        for j in np.flatnonzero(better.any(axis=0)):
-            entry, above = entries[j], np.flatnonzero(better[:, j])
-            twin = twin_of(int(j), kept, allowed)
-            if twin is not None:
-                self._duplicate(entry, entries[twin])
-                continue
-            # the clearest dominator first: it usually settles the matter
-            margin = ((points[above] - points[j]) / np.maximum(spread[above] + spread[j], 1e-300)).min(axis=1)
-            above = above[np.argsort(-margin, kind="stable")]
-            beaten = next((i for i in above if beats(entries[i], entry)), None)
-            if beaten is not None:
-                entry.status, entry.rival = Status.DOMINATED, entries[beaten].id
-                entry.reason = f"{entry.rival!r} is better on every axis with {self.confidence:.0%} confidence."
-            else:
-                entry.status, entry.rival = Status.CONTESTED, entries[above[0]].id
-                entry.reason = (
-                    f"{entry.rival!r} is better in the mean, but with less than {self.confidence:.0%} confidence."
-                )
-
-    def _by_merit(self, points: Floats, spread: Floats, front: NDArray[np.intp]) -> list[int]:
-        """The front in the order in which duplicates are resolved: largest sum of the axes first, then age.
-
-        In units of the noise an axis that is measured badly does not decide alone, and of policies that are equal the
-        one that stays is extreme on no axis, so that the others do not look different from it by luck.
-        """
-        noise = np.sqrt(np.nan_to_num(spread**2).mean(axis=0))
-        unit = np.where(noise > 0, noise, self.scale_upper - self.scale_lower)
-        return [int(front[k]) for k in np.lexsort((front, -(points[front] / unit).sum(axis=1)))]
-
-    def _evict(self, entries: list[Entry], kept: list[int]) -> list[int]:
-        while self.capacity is not None and len(kept) > self.capacity:
-            gain = self._gains([entries[i].id for i in kept], self._normalized([entries[i] for i in kept]))
-            # of equals, which rounding must not tell apart, the youngest
-            worst = int(np.flatnonzero(gain <= gain.min() + 1e-12)[-1])
-            entry = entries[kept.pop(worst)]
-            entry.status, entry.rival = Status.EVICTED, None
-            entry.reason = (
-                f"The archive holds {self.capacity} members and this one added least hypervolume ({gain[worst]:.4g})."
-            )
-        return kept
-
-    def _duplicate(self, entry: Entry, twin: Entry) -> None:
-        entry.status, entry.rival = Status.DUPLICATE, twin.id
-        entry.reason = (
-            f"Equal to {twin.id!r} on every axis."
-            if (entry.estimate.mean == twin.estimate.mean)[list(self.axes)].all()
-            else f"Within the noise of {twin.id!r} on every axis ({self.resolution:g} standard errors, corrected for "
-            f"{self.comparisons} comparisons)."
-        )
-
-    def _distance(self, a: Entry, b: Entry) -> tuple[float, int]:
-        """Paired standard errors between two entries on the axis that tells them apart best, and the units behind.
-
-        NaN where they differ on an axis whose noise is not known: they are neither the same nor surely apart.
-        """
-        key = (min(a.id, b.id), max(a.id, b.id))
-        if key not in self._apart:
-            axes = list(self.axes)
-            mean, stderr = paired_difference(a.estimate, b.estimate)
-            distance, noise = np.abs(mean[axes]), stderr[axes]
-            size = np.maximum(np.abs(a.estimate.mean[axes]), np.abs(b.estimate.mean[axes]))
-            # equal up to rounding is equal; a noise that is not known leaves NaN, which is within no threshold
-            equal = distance <= _ROUNDING * size
-            ratio = np.divide(distance, noise, out=np.where(noise == 0, np.inf, np.nan), where=noise > 0)
-            apart = float(np.where(equal, 0.0, ratio).max())
-            self._apart[key] = apart, common_units(a.estimate, b.estimate, axes)
-        return self._apart[key]
-
-    def _dominates(self, a: Entry, b: Entry) -> float:
-        """Probability that a dominates b; 0 where it cannot reach the archive's confidence."""
-        key = (a.id, b.id)
-        if key not in self._dominance:
-            axes = list(self.axes)
-            mean, stderr = paired_difference(a.estimate, b.estimate)
-            # better on all axes is never more probable than better on one, which is far cheaper to know
-            possible = (mean[axes] >= NormalDist().inv_cdf(self.confidence) * stderr[axes]).all()
-            self._dominance[key] = probability_dominates(a.estimate, b.estimate, self.axes) if possible else 0.0
-        return self._dominance[key]
-
-    def _normalized(self, entries: Sequence[Entry]) -> Floats:
-        """[n, m] means on the axes, scaled to the frame."""
-        points = np.stack([e.estimate.mean[list(self.axes)] for e in entries])
-        return np.asarray((points - self.scale_lower) / (self.scale_upper - self.scale_lower), dtype=float)
 
     def _rows(self, rows: list[Floats]) -> Floats:
         if rows:
             return np.stack(rows)
         first = next(iter(self.entries.values()), None)
         return np.empty((0, len(self.axes) if first is None else first.estimate.mean.size))
-
-
-def _spent_on(look: int) -> float:
-    """Share of an error probability that a look may use; over all looks, 1, 2, ..., the shares add up to 1."""
-    return 6 / (math.pi * look) ** 2
 
 
 def _vector(name: str, value: ArrayLike, m: int) -> Floats:

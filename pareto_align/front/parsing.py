@@ -227,6 +227,13 @@ def _fallen(data: Any, at: str, count: int) -> dict[str, Any]:
     for key in ("id", "status", "reason", "split"):
         if key in row:
             _text(row[key], f"{at}.{key}")
+    for key in ("rival", "objective"):
+        if row.get(key) is not None:
+            _text(row[key], f"{at}.{key}")
+    for key in ("value", "bound"):
+        _number_or_none(row.get(key), f"{at}.{key}")
+    if row.get("provenance") is not None:
+        _mapping(row["provenance"], f"{at}.provenance")
     return dict(row)
 
 

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 MAX_FRONT_BYTES = 1 << 28
-"""front.json: 256 MiB, about 1000 members on 1000 prompts each with 5 objectives, twice over."""
+"""front.json: 256 MiB, about 1000 members on 1000 prompts each with 5 objectives, twice over where it is text."""
+MAX_PARSED_BYTES = 1 << 29
+"""What it takes in memory: 512 MiB, a little more than those take. Three characters can take a hundred bytes."""
 MAX_CONFIG_BYTES = 1 << 20
 """adapter_config.json: 1 MiB, a thousand times what PEFT writes."""
 MAX_HEADER_BYTES = 100_000_000
@@ -106,10 +108,15 @@ def read_front_json(root: Path, *, verify: bool = True) -> FrontRecord:
     path = inside(root, "front.json")
     try:
         with open(path, "rb") as stream:
-            content = stream.read(MAX_FRONT_BYTES + 1)
+            size = os.fstat(stream.fileno()).st_size  # `read` makes room for as much as it is asked for
+            content = stream.read(min(size, MAX_FRONT_BYTES) + 1)
         if len(content) > MAX_FRONT_BYTES:
             raise FrontFileError(f"{path} has more than {MAX_FRONT_BYTES:,} bytes; no front.json is that large.")
-        data = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        if parsed_size(content) > MAX_PARSED_BYTES:
+            raise FrontFileError(
+                f"{path} would take more than {MAX_PARSED_BYTES:,} bytes of memory; no front.json does."
+            )
+        data = json.loads(content.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_distinct_keys)
         check_plain(data)
     except DamagedRecord as error:
         raise _damaged(path, error) from error
@@ -141,6 +148,25 @@ def _damaged(path: Path, what: object) -> FrontFileError:
 
 def _refuse(constant: str) -> float:
     raise DamagedRecord(f"{constant} is no JSON")
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping; which of two values under one key counts would depend on who reads it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise DamagedRecord(f"the key {shown(key)} is given twice")
+            seen.add(key)
+    return found
+
+
+def parsed_size(content: bytes) -> int:
+    """About how many bytes of memory JSON takes once it is parsed, from above; nothing is parsed for it."""
+    widest = 1 if content.isascii() else 4  # bytes a character, where one of them is beyond ASCII
+    weights = {b"[": 88, b"{": 240, b",": 36, b":": 200, b'"': 28}  # of objects in CPython, and what points to them
+    return len(content) * widest + sum(bytes_ * content.count(mark) for mark, bytes_ in weights.items())
 
 
 def content_digest(content: Mapping[str, Any]) -> str:

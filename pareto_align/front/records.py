@@ -105,7 +105,8 @@ class FrontRecord:
         split: Prompts behind the estimates: "select" or "report".
         reference: Reference point of the hypervolume on the optimised objectives, normalised.
         reference_policy: The untrained model's measurement, in maximised units.
-        fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split.
+        fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split,
+            rival, and where a limit was missed the objective, value and bound (user's units).
         cost: What the run used.
         config: Settings of the run.
         family: The family that the run trained, if it trained one.

@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.errors import FrontFileError, ParetoAlignError
+from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.table import escape_markdown, front_table, markdown_table
+from pareto_align.report.units import shown_record
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
@@ -32,6 +34,7 @@ def model_card(record: FrontRecord, *, folder: str = "members") -> str:
         record: The front.
         folder: Where the adapters lie relative to the card; "" for beside it.
     """
+    record = shown_record(record)
     parts = [
         _metadata(record),
         _introduction(record),
@@ -204,7 +207,7 @@ def _limits(record: FrontRecord) -> str:
 
 def _code(text: str) -> str:
     """Inline code that no backtick or line break in the text can end early."""
-    text = " ".join(text.split())
+    text = one_line(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
@@ -213,7 +216,7 @@ def _code(text: str) -> str:
 
 def fenced(text: str, language: str = "") -> str:
     """A code block whose fence is longer than any run of backticks inside; control characters are shown as �."""
-    text = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text.replace("\r\n", "\n"))
+    text = printable(text.replace("\r\n", "\n"))
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language or 'text'}\n{text}\n{fence}"

@@ -24,6 +24,7 @@ from pareto_align.report.units import (
     optimized,
     preferences_of,
     reference_measured,
+    shown_record,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class FrontInfo:
 
 def front_info(record: FrontRecord) -> FrontInfo:
     """Gather what `draw_front` draws from a front's record."""
+    record = shown_record(record)
     everything = axes_of(record)
     columns = list(optimized(record))
     axes = tuple(everything[i] for i in columns)
@@ -232,7 +234,7 @@ def _draw_list(info: FrontInfo) -> Figure:
         ax.errorbar(info.untrained[0], -1, xerr=_arms(info.untrained, *info.untrained_ends)[:, [0]], fmt="D", ms=6.5,
                     mfc="white", mec=style.INK, ecolor=style.INK)  # fmt: skip
         names, rows = ["untrained", *names], np.arange(-1, len(order))
-    ax.set_yticks(rows, names)
+    ax.set_yticks(rows, names, parse_math=False)
     ax.set_xlabel(info.axes[0].label, parse_math=False)
     return figure
 

@@ -14,7 +14,7 @@ from pareto_align.errors import FrontFileError
 from pareto_align.front.estimates import student_quantile
 from pareto_align.report import style
 from pareto_align.report.journal import Event, events_of, numbers_of, policy_preferences, table_of
-from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized
+from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized, shown_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +82,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     Raises:
         FrontFileError: The journal has no training steps; a front folder alone does not carry it.
     """
+    record = shown_record(record)
     axes = axes_of(record)
     spanning = [axes[i].name for i in optimized(record)]
     steps, measurements = events_of(history, "step"), events_of(history, "evaluation")

@@ -16,6 +16,7 @@ import numpy as np
 from pareto_align.errors import PreferenceError
 from pareto_align.front.preferences import Preference
 from pareto_align.front.selection import ROUNDING, select
+from pareto_align.printable import one_line
 from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, measured, optimized
 from pareto_align.weighting.base import reading_of
 
@@ -203,7 +204,7 @@ def answer(
         probability_best=float(found.probability_best),
         feasible=not unsure,
         rule=asked,
-        reason=f"{reason}.",
+        reason=one_line(f"{reason}."),
     )
 
 

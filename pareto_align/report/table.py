@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pareto_align.printable import one_line
 from pareto_align.report.units import (
     Measured,
     axes_of,
@@ -21,6 +22,7 @@ from pareto_align.report.units import (
     optimized,
     preferences_of,
     reference_measured,
+    shown_record,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def doubts_told(name: str, reasons: Collection[str]) -> str:
 
 def front_table(record: FrontRecord) -> FrontTable:
     """Member, preference, and each objective as mean and 95 % interval in the user's units."""
+    record = shown_record(record)
     axes = axes_of(record)
     members = measured(record)
     reference = reference_measured(record)
@@ -123,7 +126,7 @@ def text_table(table: FrontTable, *, unicode: bool = True) -> str:
     marks = {} if unicode else {"±": "+/-", "↑": "^", "↓": "v", "─": "-", DOUBTFUL: "*"}
 
     def shown(text: str) -> str:
-        text = _printable(text)
+        text = one_line(text)
         for mark, plain in marks.items():
             text = text.replace(mark, plain)
         return text if unicode else text.encode("ascii", "replace").decode()
@@ -178,12 +181,7 @@ def html_table(table: FrontTable, caption: str = "") -> str:
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{remarks}"
 
 
-def _printable(text: str) -> str:
-    """One line without control characters: a name must not be able to drive the terminal or break the columns."""
-    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
-
-
 def escape_markdown(text: str) -> str:
     """Text that Markdown and HTML show as it is, on one line, wherever it is put."""
-    text = html.escape(_printable(text), quote=False)
+    text = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_{}\[\]#+!|~$])", r"\\\1", text)

@@ -22,7 +22,7 @@ from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import common_units, difference, student_quantile
 from pareto_align.report import style
 from pareto_align.report.attained import nondominated
-from pareto_align.report.units import Axis, axes_of, measured, number, optimized, signs
+from pareto_align.report.units import Axis, axes_of, measured, number, optimized, shown_record, signs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,7 +155,8 @@ def tradeoff_info(record: FrontRecord, gain: str | None = None, cost: str | None
         pairs = [(bought, i) for i in ([paying] if paying is not None else spanning) if i != bought]
         if not pairs:
             raise ConfigError(f"`gain` and `cost` must be two objectives. Found {gain!r} for both.")
-    return tuple(_tradeoff(record, axes, *pair) for pair in pairs)
+    record = shown_record(record)
+    return tuple(_tradeoff(record, axes_of(record), *pair) for pair in pairs)
 
 
 def _position(axes: Sequence[Axis], spanning: Sequence[int], name: str) -> int:

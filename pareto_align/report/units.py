@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from pareto_align.printable import one_line, printable
 
 if TYPE_CHECKING:
     from pareto_align.front.estimates import Estimate
@@ -26,12 +28,14 @@ __all__ = [
     "decimals",
     "ends_text",
     "fallen_of",
+    "floats_of",
     "interval_text",
     "measured",
     "number",
     "optimized",
     "preferences_of",
     "reference_measured",
+    "shown_record",
     "signs",
 ]
 
@@ -98,6 +102,21 @@ class Measured:
 def axes_of(record: FrontRecord) -> tuple[Axis, ...]:
     """All M objectives of a front, in the user's order."""
     return tuple(Axis(o.name, o.maximize, str(o.role)) for o in record.objectives)
+
+
+def shown_record(record: FrontRecord) -> FrontRecord:
+    """The front as it may be shown: its names are other people's text, and anybody may have sent it.
+
+    What is asked by name is answered from the record itself; tables, figures and the card are made from this one.
+    """
+    base = {key: printable(value) if isinstance(value, str) else value for key, value in record.base.items()}
+    return replace(
+        record,
+        objectives=[replace(objective, name=one_line(objective.name)) for objective in record.objectives],
+        members=[replace(member, id=one_line(member.id)) for member in record.members],
+        fallen=[{**entry, "id": one_line(str(entry.get("id", "?")))} for entry in record.fallen],
+        base=base,
+    )
 
 
 def optimized(record: FrontRecord) -> tuple[int, ...]:
@@ -170,15 +189,15 @@ def fallen_of(record: FrontRecord) -> tuple[Measured, tuple[str, ...]]:
     """
     count = len(record.objectives)
     fallen = [entry for entry in record.fallen if entry.get("split", record.split) == record.split]
-    values = np.array([_floats(entry.get("values"), count) for entry in fallen]).reshape(-1, count)
-    spread = np.array([_floats(entry.get("stderr"), count) for entry in fallen]).reshape(-1, count)
+    values = np.array([floats_of(entry.get("values"), count) for entry in fallen]).reshape(-1, count)
+    spread = np.array([floats_of(entry.get("stderr"), count) for entry in fallen]).reshape(-1, count)
     ids = tuple(str(entry.get("id", "?")) for entry in fallen)
     reasons = tuple(str(entry.get("reason", "")) for entry in fallen)
     reach = INTERVAL * spread
     return Measured(ids, values, values - reach, values + reach, tuple(0 for _ in ids)), reasons
 
 
-def _floats(values: Any, count: int) -> list[float]:
+def floats_of(values: Any, count: int) -> list[float]:
     """JSON has no NaN: null, or a list of the wrong length, becomes NaN here."""
     found = [math.nan if v is None else float(v) for v in (values or [])]
     return found if len(found) == count else [math.nan] * count
@@ -187,7 +206,7 @@ def _floats(values: Any, count: int) -> list[float]:
 def preferences_of(record: FrontRecord) -> np.ndarray:
     """[n, m]: the preference each member was trained for; a row of NaN where it had none (a mixture, say)."""
     m = len(optimized(record))
-    return np.array([_floats(member.preference, m) for member in record.members]).reshape(-1, m)
+    return np.array([floats_of(member.preference, m) for member in record.members]).reshape(-1, m)
 
 
 def decimals(halfwidths: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray = ()) -> int:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from pareto_align.errors import FrontFileError
 from pareto_align.report import style
 from pareto_align.report.journal import Event, events_of, policy_preferences, table_of
-from pareto_align.report.units import axes_of, optimized
+from pareto_align.report.units import axes_of, optimized, shown_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def weights_info(record: FrontRecord, history: Sequence[Event]) -> WeightsInfo:
     Raises:
         FrontFileError: The journal has no weights.
     """
-    axes = axes_of(record)
+    axes = axes_of(shown_record(record))
     names = tuple(axes[i].name for i in optimized(record))
     steps = [event for event in events_of(history, "step") if event.get("weights")]
     if not steps:

@@ -180,3 +180,17 @@ def test_export_refuses_a_folder_with_something_in_it(cli, run):
     found = cli("export", run, "--out", run)
     assert found.code == 2
     assert "Export into a new or empty folder" in found.err
+
+
+def test_all_lists_what_did_not_stay_and_why(cli, run):
+    data = json.loads((run / "front" / "front.json").read_text())
+    told = "Objective 2 has mean -0.3, below its bound -0.1."
+    data["fallen"] = [{"id": "p9", "values": [0.9, 20, 0.3], "status": "infeasible", "reason": told, "split": "report"}]
+    del data["sha256"]
+    (run / "front" / "front.json").write_text(json.dumps(data))
+    text = cli("front", run, "--all").out
+    assert "Not kept:\np9  tone 0.900, length 20.0, toxicity 0.300  infeasible: 'toxicity' has mean 0.3, above" in text
+    (row,) = cli("front", run, "--all", "--json").json()["fallen"]
+    assert (row["objective"], row["value"], row["bound"]) == ("toxicity", 0.3, 0.1)
+    assert "fallen" not in cli("front", run, "--json").json()
+    assert "Not kept" not in cli("front", run).out

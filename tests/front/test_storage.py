@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -450,6 +451,51 @@ def test_what_python_reads_and_json_is_not_is_refused(tmp_path: Path, content: s
     (tmp_path / "front.json").write_text(content)
     with pytest.raises(FrontFileError, match=r"front\.json (is damaged|cannot be read)"):
         read_front(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"a": 1, "a": 2}', '{"members": [{"id": "x", "n": 1, "id": "y"}]}'])
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "front.json").write_text(content)
+    with pytest.raises(FrontFileError, match=r"the key '(a|id)' is given twice"):
+        read_front(tmp_path)
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'{"":0},', b"[[[]]],", b"0,", b'"",', b"[0],", b"1e5,", b'"ab",'])
+def test_what_parsing_costs_is_counted_before_it_is_parsed(
+    tmp_path: Path, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"[" + piece * 20_000 + b"0]"
+    tracemalloc.start()
+    json.loads(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= reading.parsed_size(content) + 10_000
+    # as large against its limit as 100 MB are against theirs
+    monkeypatch.setattr(reading, "MAX_PARSED_BYTES", reading.MAX_PARSED_BYTES >> 8)
+    (tmp_path / "front.json").write_bytes(b"[" + piece * (400_000 // len(piece)) + b"0]")
+    tracemalloc.start()
+    with pytest.raises(FrontFileError):
+        read_front(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < reading.MAX_PARSED_BYTES + 1_000_000
+
+
+def test_what_15_megabytes_of_brackets_would_cost_is_not_paid(tmp_path: Path) -> None:
+    (tmp_path / "front.json").write_bytes(b"[" + b"[]," * 5_000_000 + b"[]]")
+    tracemalloc.start()
+    with pytest.raises(FrontFileError, match="would take more than 536,870,912 bytes of memory"):
+        read_front(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000  # the file itself, and what reads it
+
+
+def test_the_largest_front_is_small_enough() -> None:
+    # 1000 members on 1000 prompts with 5 objectives, as they are written
+    row = json.dumps({"samples": [[0.123456789012345] * 5] * 10, "prompt_ids": [1] * 10}, indent=1).encode()
+    assert reading.parsed_size(row) * 100_000 < reading.MAX_PARSED_BYTES
+    assert reading.parsed_size('"é"'.encode()) == 4 * 4 + 56
 
 
 def test_sizes_are_bounded_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from front_records import estimate, objective, record, tone_and_length
+
+from pareto_align import Objective, ParetoAligner
+from pareto_align.front.storage import FrontRecord
+from pareto_align.report.explanation import explanation
+from pareto_align.report.request import answer
+from pareto_align.result import ParetoFront
+
+
+def explained(made: FrontRecord, preference: object, **more: object) -> str:
+    return explanation(made, answer(made, preference, **more))  # type: ignore[arg-type]
+
+
+def test_two_sentences_against_the_untrained_model_and_the_runner_up() -> None:
+    made = tone_and_length(reference_policy=estimate([0.2, -80.0, -0.1], [0.02, 3.0, 0.004]))
+    assert explained(made, {"tone": 1}) == (
+        "a has tone 0.800 (untrained 0.200), length 60.0 (untrained 80.0) and toxicity 0.0200 (untrained 0.1000). "
+        "b, the runner-up, would have 0.200 less tone (worse), 30.0 less length (better) and 0.0300 more toxicity "
+        "(worse); the choice is clear, with probability 1.00 of being the best."
+    )
+
+
+def test_without_an_untrained_model_or_a_runner_up() -> None:
+    made = tone_and_length()
+    assert explained(made, {"tone": 1}, at_least={"tone": 0.7}) == (
+        "a has tone 0.800, length 60.0 and toxicity 0.0200. No other member comes into question."
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "noise", "said"),
+    [(0.5, 0.01, "the choice is clear"), (0.59, 0.1, "a close call"), (0.5, 0.06, "a fair bet")],
+)
+def test_how_sure_it_is_in_words(second: float, noise: float, said: str) -> None:
+    made = record([objective("x")], [estimate([0.6], noise), estimate([second], noise)])
+    assert said in explained(made, [1])
+
+
+def test_equal_members_are_said_to_be_equal_and_names_stay_plain() -> None:
+    made = record([objective("x\x1b")], [estimate([0.6]), estimate([0.6])], ids=["a\x1b", "b"])
+    assert "b, the runner-up, would have the same values" in explained(made, [1])
+    assert "\x1b" not in explained(made, [1])
+
+
+def test_notebooks_show_a_member_and_a_choice(tmp_path: Path) -> None:
+    front = ParetoFront(tone_and_length(), tmp_path)
+    assert front[1]._repr_html_().count("<tr>") == 2
+    assert "0.600" in front[1]._repr_html_()
+    choice = front.select({"tone": 1})
+    assert choice._repr_html_().count("<tr>") == 3
+    assert choice.explain() in choice._repr_html_()
+    hostile = ParetoFront(record([objective("<b>\x1b")], [estimate([0.5])], ids=["<i>\x1b"]), tmp_path)
+    for text in (hostile[0]._repr_html_(), hostile.select([1])._repr_html_()):
+        assert "<b>" not in text
+        assert "<i>" not in text
+        assert "\x1b" not in text
+
+
+def test_an_aligner_shows_what_is_not_as_it_is_by_default() -> None:
+    objectives = [Objective("short", lambda completions, **columns: [0.0], bounds=(0, 1)),
+                  Objective("kind", lambda completions, **columns: [0.0], bounds=(0, 1))]  # fmt: skip
+    assert repr(ParetoAligner("acme/tiny", objectives)) == "ParetoAligner('acme/tiny', [short, kind])"
+    other = ParetoAligner(object(), objectives, steps=5, weighting="fixed", learner={"name": "rvpo"}, device="cpu")
+    assert repr(other) == (
+        "ParetoAligner(<object>, [short, kind], weighting='fixed', learner={'name': 'rvpo'}, steps=5, device='cpu')"
+    )
