@@ -16,7 +16,8 @@ from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
-from pareto_align.objectives import ObjectiveLike, ObjectiveSet, as_objectives
+from pareto_align.objectives import ObjectiveSet, as_objectives
+from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
@@ -401,6 +402,10 @@ class ParetoAligner:
         """Whether what decides how the model is loaded is of the right kind, before anything is."""
         if not isinstance(self.trust_remote_code, bool):
             raise ConfigError(f"`trust_remote_code` must be True or False. Found {self.trust_remote_code!r}.")
+        if not isinstance(self.use_chat_template, bool | None):
+            raise ConfigError(f"`use_chat_template` must be True, False or None. Found {self.use_chat_template!r}.")
+        if not isinstance(self.output_dir, str | os.PathLike | None) or self.output_dir == "":
+            raise ConfigError(f"`output_dir` must be a folder or None. Found {self.output_dir!r}.")
         if isinstance(self.dtype, str) and self.dtype.removeprefix("torch.") not in DTYPES:
             raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}. Found {self.dtype!r}.")
         named = self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike)

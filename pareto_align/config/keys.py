@@ -97,6 +97,7 @@ def value_types() -> dict[str, Any]:
 
 
 TRUTH_KEYS = frozenset({name for name, kind in value_types().items() if bool in (kind, *typing.get_args(kind))}) | {
+    "log",
     "maximize",
     "prune",
 }

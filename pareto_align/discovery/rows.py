@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pareto_align.errors import PromptError
-from pareto_align.messages import read_prompt
+from pareto_align.errors import ConfigError, PromptError
+from pareto_align.messages import read_prompt, template_variables
 from pareto_align.objectives.calling import ROLLOUT_NAMES, TRAINER_NAMES
 
 __all__ = ["Row", "list_prompts", "read_row", "read_rows"]
@@ -90,7 +90,8 @@ def read_row(item: Any, where: str) -> Row:
         raise PromptError(f"{where} has a column {bad[0]!r}, a name that reward functions already use.")
     try:
         read_prompt(item)
-    except PromptError as error:
+        template_variables(columns.get("chat_template_kwargs"))
+    except (PromptError, ConfigError) as error:
         raise PromptError(f"{where}: {error}") from None
     return Row(item if isinstance(item, str) else _plain(item), columns)
 

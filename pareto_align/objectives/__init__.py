@@ -6,7 +6,7 @@ from pareto_align.objectives.calling import StatefulReward
 from pareto_align.objectives.composed import ComposedReward
 from pareto_align.objectives.conditions import conditioned
 from pareto_align.objectives.ensembles import Ensemble, ensemble
-from pareto_align.objectives.forms import ObjectiveLike, as_objectives
+from pareto_align.objectives.forms import as_objectives
 from pareto_align.objectives.groups import of_group
 from pareto_align.objectives.models import reward_model
 from pareto_align.objectives.objective import Objective, ObjectiveSet
@@ -39,7 +39,6 @@ __all__ = [
     "ComposedReward",
     "Ensemble",
     "Objective",
-    "ObjectiveLike",
     "ObjectiveSet",
     "RewardScale",
     "StatefulReward",

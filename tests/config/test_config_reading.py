@@ -66,7 +66,7 @@ def test_columns_of_inline_prompts_have_the_values_of_yaml_1_2(write, text, valu
 def test_yes_and_no_are_truths_where_one_is_wanted(write):
     values = read_config(
         write(
-            "use_chat_template: no\ngradient_checkpointing: Yes\ntuning: {prune: off}\n"
+            "use_chat_template: no\ngradient_checkpointing: Yes\ntuning: {prune: off, space: {clip: {log: yes}}}\n"
             "objectives: [{name: a, maximize: on}]\n"
         ),
         ["trust_remote_code=yes"],
@@ -74,7 +74,7 @@ def test_yes_and_no_are_truths_where_one_is_wanted(write):
     assert values["use_chat_template"] is False
     assert values["gradient_checkpointing"] is True
     assert values["trust_remote_code"] is True
-    assert values["tuning"] == {"prune": False}
+    assert values["tuning"] == {"prune": False, "space": {"clip": {"log": True}}}
     assert values["objectives"][0]["maximize"] is True
 
 

@@ -118,6 +118,7 @@ def frame(**columns):
         (lambda: [TALK, TALK, "a"], "Prompt 2 is text, the first one is a conversation"),
         (lambda: [{"prompt": "a", 3: 4}], "Prompt 0 has the column 3; names of columns must be text"),
         (lambda: [{"prompt": "a", "log_metric": 4}], "a column 'log_metric', a name that reward functions already use"),
+        (lambda: [{"prompt": "a", "chat_template_kwargs": "no"}], "Prompt 0: `chat_template_kwargs` must map names"),
         (lambda: [{3: "a"}], "Prompt 0 is a mapping without a 'prompt'. Its keys: 3"),
     ],
 )  # fmt: skip

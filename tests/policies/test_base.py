@@ -11,7 +11,8 @@ from tiny_models import BOS, EOS, PAD, tiny_base, tiny_model
 
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.policies import load_base
-from pareto_align.policies.base import convert_gguf, resolve_device, resolve_dtype
+from pareto_align.policies.base import resolve_device, resolve_dtype
+from pareto_align.policies.gguf import convert_gguf
 from pareto_align.policies.records import cache_folder
 from pareto_align.testing.tiny import symbol_tokenizer
 
