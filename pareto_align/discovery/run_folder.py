@@ -154,8 +154,10 @@ def versions() -> dict[str, str]:
     """Of Python, and of the packages that decide what a run computes."""
     from importlib import metadata
 
-    packages = ("pareto-align", "torch", "transformers", "peft", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    from pareto_align import __version__
+
+    own = {"python": platform.python_version(), "pareto-align": __version__}
+    return own | {name: metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
