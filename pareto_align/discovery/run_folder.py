@@ -154,10 +154,8 @@ def versions() -> dict[str, str]:
     """Of Python, and of the packages that decide what a run computes."""
     from importlib import metadata
 
-    from pareto_align import __version__
-
-    own = {"python": platform.python_version(), "pareto-align": __version__}
-    return own | {name: metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+    packages = ("pareto-align", "torch", "transformers", "peft", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
