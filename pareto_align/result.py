@@ -85,7 +85,7 @@ class Member:
         return list(self._record.sample)
 
     def to_dict(self) -> dict[str, Any]:
-        """Names to numbers: {"id", "values", "stderr", "preference", "adapter_path"}, ready for JSON."""
+        """Names to numbers: {"id", "values", "stderr", "interval", "preference", "adapter_path"}, ready for JSON."""
         front = self._front
         spanning = [front.names[i] for i in optimized(front.record)]
         weights = None if self.preference is None else dict(zip(spanning, map(float, self.preference), strict=True))
@@ -93,6 +93,7 @@ class Member:
             "id": self.id,
             "values": dict(zip(front.names, map(float, self.values), strict=True)),
             "stderr": dict(zip(front.names, map(float, self.stderr), strict=True)),
+            "interval": dict(zip(front.names, np.stack([self.low, self.high], axis=1).tolist(), strict=True)),
             "preference": weights,
             "adapter_path": str(self.adapter_path),
         }

@@ -113,6 +113,8 @@ def test_members_by_position_and_name(front):
 def test_a_member_as_a_dictionary_is_json(front):
     found = json.loads(json.dumps(front["b"].to_dict()))
     assert found["values"] == {"tone": 0.6, "length": 30.0, "toxicity": 0.05}
+    assert found["interval"].keys() == found["stderr"].keys()
+    assert found["interval"]["length"][0] < 30.0 < found["interval"]["length"][1]
     assert found["preference"] == {"tone": 0.5, "length": 0.5}
     assert Path(found["adapter_path"]).is_dir()
 

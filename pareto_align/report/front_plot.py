@@ -55,6 +55,7 @@ class FrontInfo:
         prompts: How many prompts each mean is over: (fewest, most).
         split: "select" or "report".
         base: The base model's name, "" if it has none.
+        grouped: Whether groups of prompts are the units, and what `prompts` counts.
     """
 
     axes: tuple[Axis, ...]
@@ -72,6 +73,7 @@ class FrontInfo:
     prompts: tuple[int, int]
     split: str
     base: str
+    grouped: bool = False
 
     @property
     def halfwidth(self) -> np.ndarray:
@@ -96,7 +98,8 @@ class FrontInfo:
             size += f" ({volume.low:.3f} to {volume.high:.3f})"
         bars = "95 % intervals" if np.isfinite(self.halfwidth).any() else "intervals not known"
         kind = "report" if self.split == "report" else "selection"
-        return (size, f"{count} {kind} prompts, {bars}", "grey: not kept" if len(self.fallen) else "")
+        unit = f"groups of {kind}" if self.grouped else kind
+        return (size, f"{count} {unit} prompts, {bars}", "grey: not kept" if len(self.fallen) else "")
 
 
 def front_info(record: FrontRecord) -> FrontInfo:
@@ -125,6 +128,7 @@ def front_info(record: FrontRecord) -> FrontInfo:
         prompts=(min(members.n, default=0), max(members.n, default=0)),
         split=record.split,
         base=str(record.base.get("name") or ""),
+        grouped=any(member.estimate.groups is not None for member in record.members),
     )
 
 

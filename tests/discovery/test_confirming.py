@@ -79,3 +79,18 @@ def test_nothing_is_gained_or_lost_by_who_falls(seed: int) -> None:
     assert hypervolume([e.estimate.mean for e in kept], [0, 0]) == pytest.approx(
         hypervolume([e.mean for e in report.values()], [0, 0]), abs=1e-12
     )
+
+
+def test_one_measurement_refutes_nobody() -> None:
+    chosen = archive({"a": (0.9, 0.1, 0.6), "b": (0.5, 0.5, 0.7)}, constraints=[(2, 0.5)])
+    report = {
+        name: Estimate.from_samples([row], [0]) for name, row in {"a": (0.1, 0.1, 0.4), "b": (0.5, 0.5, 0.7)}.items()
+    }
+    kept, fallen = confirm(chosen, report)
+    assert {e.id for e in kept} == {"a", "b"}
+    assert fallen == []
+    assert (
+        next(e for e in kept if e.id == "a")
+        .provenance["report"]
+        .startswith("Objective 2 has mean 0.4, below its bound 0.5.")
+    )

@@ -170,3 +170,12 @@ def test_measuring_again_takes_off_the_noise_of_sampling_only(prompt_noise: floa
         np.testing.assert_allclose(after, evaluator.difficulty.std(axis=0, ddof=1) / np.sqrt(PROMPTS), rtol=0.1)
     else:
         np.testing.assert_allclose(after, before / 4, rtol=0.35)
+
+
+def test_what_was_measured_once_is_worth_another_look() -> None:
+    archive = ParetoArchive([0, 1], reference=[0, 0], scale_lower=[0, 0], scale_upper=[1, 1], resolution=2.0)
+    for name, value in (("x", 0.5), ("y", 0.6)):
+        adapter = torch.tensor([value, value], dtype=torch.float64)
+        archive.offer(name, Estimate.from_samples([[value, value]], [0]), {}, adapter)
+    assert archive.entries["x"].status is Status.CONTESTED
+    assert open_verdicts(archive)[0] == ("x", "y")

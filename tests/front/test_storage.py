@@ -425,6 +425,12 @@ WRONG = {
     "a preference for nothing": (lambda d: member(d).update(preference=[0.0]), "no preference"),
     "no checksum": (lambda d: member(d)["files"].update({"adapter_config.json": "0"}), "is no SHA-256"),
     "an estimate of something else": (lambda d: d["reference_policy"].update(best=1), "unknown key 'best'"),
+    "groups of other rows": (lambda d: d["reference_policy"].update(groups=[0]), "1 groups for 6 samples"),
+    "groups in words": (lambda d: d["reference_policy"].update(groups=["a"] * 6), "not a whole number"),
+    "half a variance": (
+        lambda d: d["reference_policy"].update(covariance=[[0.1, None], [0.0, 0.1]]),
+        "a variance that cannot be",
+    ),
     "an unknown split": (lambda d: d.update(split="train"), "none of select, report"),
     "fallen without shape": (lambda d: d["fallen"][0].update(values=[0.5]), "not a list of 2 numbers"),
     "a reference of another size": (lambda d: d.update(reference=[0.0, 0.0]), "not a list of 1 numbers"),
@@ -433,6 +439,27 @@ WRONG = {
     "half a surrogate pair": (lambda d: d["cost"].update(note="\ud800"), "no Unicode"),
     "a list of lists of lists": (lambda d: d["cost"].update(deep=json.loads("[" * 40 + "]" * 40)), "nested too deeply"),
 }
+
+
+def test_a_noise_that_is_not_known_stays_so_in_a_file(tmp_path: Path) -> None:
+    once = Estimate.from_samples([[0.5, -120.0]], [0])
+    part = Estimate.from_samples([[0.5, -120.0], [0.7, np.nan]], [0, 1])
+    grouped = Estimate.from_samples([[0.5, -120.0], [0.7, -90.0], [0.1, -10.0]], range(3), [0, 0, 1])
+    found = record("once", "part", "grouped")
+    for member, measured in zip(found.members, (once, part, grouped), strict=True):
+        member.estimate = measured
+    write_front(tmp_path, found, Writer())
+    back = [member.estimate for member in read_front(tmp_path)[0].members]
+    assert [np.isnan(e.stderr).tolist() for e in back] == [[True, True], [False, True], [False, False]]
+    assert (back[2].n, back[2].groups) == (2, (0, 0, 1))
+    np.testing.assert_array_equal(back[2].stderr, grouped.stderr)
+    assert "groups" not in json.loads((tmp_path / "front.json").read_text())["members"][0]["estimate"]
+
+    def as_written_by_0_1_0(data: dict) -> None:
+        data["members"][0]["estimate"]["covariance"] = [[0.0, 0.0], [0.0, 0.0]]
+
+    edit(tmp_path, as_written_by_0_1_0)
+    assert np.isnan(read_front(tmp_path)[0].members[0].estimate.stderr).all()
 
 
 @pytest.mark.parametrize("what", WRONG)
