@@ -173,7 +173,7 @@ class ParetoAligner:
             activated=activated,
             seed=seed,
         )
-        self.model = model
+        self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
         self.objectives = ObjectiveSet(as_objectives(objectives))
         self.family = family
         usual_weighting, usual_explorer = _usual_parts(family)

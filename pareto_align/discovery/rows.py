@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -138,13 +139,24 @@ def list_prompts(prompts: Any, argument: str = "prompts") -> list[Any]:
 
 def _is_table(value: Any) -> bool:
     """Whether iterating over it would give columns, or names of columns: frames of any library, Tables of pyarrow."""
-    arrow = hasattr(value, "to_pylist") and hasattr(value, "schema")
-    return arrow or (hasattr(value, "columns") and not isinstance(value, type))
+    kind = type(value)  # asking a lazy frame itself for its columns may begin to compute them
+    return hasattr(kind, "columns") or (hasattr(kind, "to_pylist") and hasattr(kind, "schema"))
 
 
 def _records(table: Any, argument: str) -> list[Any]:
     kind = f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__}"
-    names = list(table.schema.names if hasattr(table, "to_pylist") else table.columns)
+    if hasattr(table, "to_pylist"):  # pyarrow
+        names, read = table.schema.names, table.to_pylist
+    elif hasattr(table, "to_dicts"):  # polars
+        names, read = table.columns, table.to_dicts
+    elif hasattr(table, "iterrows") and hasattr(table, "to_dict") and not hasattr(table, "compute"):  # pandas
+        names, read = table.columns, functools.partial(table.to_dict, "records")
+    else:
+        raise PromptError(
+            f"`{argument}` must be a list of prompts. Found {kind}, which is not read: turn it into a DataFrame of "
+            "pandas or a list of mappings first."
+        )
+    names = list(names)
     if strange := [name for name in names if not isinstance(name, str)]:
         raise PromptError(f"`{argument}` has the column {strange[0]!r}; names of columns must be text. Found {kind}.")
     if twice := [name for name in names if names.count(name) > 1]:
@@ -154,13 +166,4 @@ def _records(table: Any, argument: str) -> list[Any]:
             f"`{argument}` has no column 'prompt'. Found {kind} with the columns {', '.join(names) or 'none'}: rename "
             "the one that holds the prompts."
         )
-    if hasattr(table, "to_pylist"):  # pyarrow
-        return list(table.to_pylist())
-    if hasattr(table, "to_dicts"):  # polars
-        return list(table.to_dicts())
-    if hasattr(table, "iterrows") and hasattr(table, "to_dict") and not hasattr(table, "compute"):  # pandas
-        return list(table.to_dict("records"))
-    raise PromptError(
-        f"`{argument}` must be a list of prompts. Found {kind}, which is not read: turn it into a DataFrame of pandas "
-        "or a list of mappings first."
-    )
+    return list(read())

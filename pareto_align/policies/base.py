@@ -196,7 +196,7 @@ def load_base(
     name: str | None = None
     in_memory = not isinstance(model, str | os.PathLike)
     if isinstance(model, str | os.PathLike):
-        name = os.fspath(model)
+        name = os.path.expanduser(model)
         source: str | Path = name
         load_as = resolve_dtype(dtype, target)
         if name.startswith((".", "/", "~")) and not Path(name).exists():
@@ -216,7 +216,7 @@ def load_base(
         try:
             loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options, **placed)
             if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
-                tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **options)
+                tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(tokenizer or source), **options)
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(f"Cannot load the model {name!r}: {error}") from error
         model = loaded

@@ -23,6 +23,8 @@ def plain(rows):
 class Frame:
     """A table of a library that is not installed, by the names it has there."""
 
+    columns = ()
+
     def __init__(self, columns, **methods):
         self.columns = columns
         for name, method in methods.items():
@@ -30,6 +32,14 @@ class Frame:
 
     def __iter__(self):
         return iter(self.columns)
+
+
+class Lazy:
+    """A frame that warns where it is asked for its columns, as polars's LazyFrame does."""
+
+    @property
+    def columns(self):
+        raise AssertionError("asked")
 
 
 def tables():
@@ -102,6 +112,7 @@ def frame(**columns):
         (lambda: frame(prompt=["a"]).itertuples(), "Prompt 0: .* Found a Pandas"),
         (lambda: {"sheet": frame(prompt=["a"])}, r"Choose one of its splits, such as prompts\['sheet'\]"),
         (lambda: Frame(["prompt"], compute=lambda: None), "Frame, which is not read: turn it into"),
+        (lambda: Lazy(), "Lazy, which is not read"),
         (lambda: {"prompt": ["a"]}, "Found a dict. Give a list with one mapping a prompt"),
         (lambda: {"a", "b"}, "must have an order, or no run could be repeated. Found a set"),
         (lambda: frozenset("ab"), "Found a frozenset"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import BOS, EOS, PAD, tiny_base, tiny_model
 
+from pareto_align import ParetoAligner
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.policies import load_base
 from pareto_align.policies.base import resolve_device, resolve_dtype
@@ -47,6 +48,21 @@ def test_a_folder_is_loaded_with_its_tokenizer(tmp_path):
     assert base.encode("<0>ab") == [BOS, PAD + 3, 0, 1]
     ids = torch.tensor([base.encode("<0>ab")])
     assert torch.equal(base.model(ids).logits, tiny_model()(ids).logits)
+
+
+def test_a_folder_may_be_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_model().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    base = load_base("~/model", tokenizer="~/tokenizer", dtype="float32")
+    assert base.name == str(tmp_path / "model")
+    assert ParetoAligner("~/model", {"a": len_of, "b": len_of}).model == base.name  # so that a run can be resumed
+    with pytest.raises(ModelError, match="there is no such folder or file"):
+        load_base("~/nowhere")
+
+
+def len_of(completions):
+    return [float(len(text)) for text in completions]
 
 
 def test_stop_ids_are_the_generation_configs_and_the_tokenizers():
