@@ -126,11 +126,12 @@ def select(
         raise ConfigError(f"lower must be below upper. Found {low.tolist()} and {high.tolist()}.")
 
     eligible = _eligible(points, dict(at_least or {}))
-    utility = _utility(rule, points[eligible], w, low, high, ideal, span)
+    utility, unit = _utility(rule, points[eligible], w, low, high, ideal, span)
     framed = (points[eligible] - low) / (high - low)
     score = utility(points[eligible])
     size = np.abs([*points[eligible], low, high]).max(axis=0)
-    order = _ranked([score, framed @ w, framed.sum(axis=1)], ROUNDING * m * float((size / (high - low)).max()))
+    rounding = ROUNDING * m * float((size / unit).max())
+    order = _ranked([score, framed @ w, framed.sum(axis=1)], rounding)
     best = order[0]
     index = int(eligible[best])
     runner_up = int(eligible[order[1]]) if len(order) > 1 else None
@@ -146,7 +147,8 @@ def select(
         drawn = points[eligible] + errors  # [draws, eligible, m]
         loss = utility(drawn).max(axis=1) - utility(drawn)[:, best]
         known = not np.isnan(loss).any()
-        probability = float((loss <= ROUNDING * (1 + np.abs(utility(drawn)).max(axis=1))).mean()) if known else np.nan
+        none = rounding + ROUNDING * np.abs(utility(drawn)).max(axis=1)  # what counts as no loss, [draws]
+        probability = float((loss <= none).mean()) if known else np.nan
         within = utility(np.clip(drawn, *_attainable(rule, points[eligible], low, high, bounded)))
         regret = float((within.max(axis=1) - within[:, best]).mean())
     reach = student_quantile(0.05, units[index]) * noise[index]
@@ -215,18 +217,18 @@ def _eligible(points: Floats, at_least: dict[int, float]) -> NDArray[np.intp]:
 
 def _utility(
     rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats, ideal: ArrayLike | None, span: ArrayLike | None
-) -> Callable[[Floats], Floats]:
-    """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix."""
+) -> tuple[Callable[[Floats], Floats], Floats]:
+    """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix, and its units [m]."""
     if rule == "knee":
         lower, upper = members.min(axis=0), members.max(axis=0)
         apart = upper - lower > ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
         reach = np.where(apart, upper - lower, np.inf)  # an axis on which all are equal decides nothing
-        return lambda v: np.asarray(len(w) * ((v - lower) / reach) @ w, dtype=float)
+        return lambda v: np.asarray(len(w) * ((v - lower) / reach) @ w, dtype=float), reach
     if rule == "chebyshev":
         best = members.max(axis=0) if ideal is None else np.asarray(ideal, dtype=float)
         unit = upper - lower if span is None else np.asarray(span, dtype=float)
-        return lambda v: np.asarray(-(w * (best - v) / unit).max(axis=-1), dtype=float)
-    return lambda v: np.asarray((v - lower) / (upper - lower) @ w, dtype=float)
+        return lambda v: np.asarray(-(w * (best - v) / unit).max(axis=-1), dtype=float), unit
+    return lambda v: np.asarray((v - lower) / (upper - lower) @ w, dtype=float), upper - lower
 
 
 def _errors(

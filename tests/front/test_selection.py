@@ -212,3 +212,14 @@ def test_a_tie_up_to_rounding_is_a_tie(rule: str) -> None:
     assert (found.index, found.runner_up) == (0, 1)
     assert found.regret == pytest.approx(0, abs=1e-12)
     assert found.probability_best == 1
+
+
+@pytest.mark.parametrize("rule", ["chebyshev", "knee"])
+def test_a_tie_up_to_rounding_is_a_tie_where_members_span_little(rule: str) -> None:
+    # large values, close together: in units of what they span a rounding error is much larger
+    a = np.nextafter(1000.1, 2000, dtype=float)
+    values = np.array([[1000.1, 1000.1], [a, a], [1000.1 - 1e-4, 1000.1 - 1e-4]])
+    found = select(values, np.zeros((3, 2)), [1, 1], rule=rule, lower=[0, 0], upper=[2000, 2000], span=[1e-4, 1e-4])
+    assert (found.index, found.runner_up) == (0, 1)
+    assert found.regret < 1e-6
+    assert found.probability_best == 1
