@@ -283,6 +283,8 @@ class ParetoFront:
         journal = exporting.journal_path(folder)
         # `save` copies the journal: one that is a link would publish what it leads to
         history, damage = scan_journal(inside(journal.parent, journal.name))
+        if record.disparity is not None:
+            damage = [record.disparity, *damage]
         for problem in damage:
             warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
         if any(event.get("event") == "end" for event in history):

@@ -220,6 +220,7 @@ class FrontKeeper:
             cost=self.spending.cost() | {"steps": step},
             prompts=[row.prompt for row in evaluator.rows],
             texts=texts,
+            prompt_ids=evaluator.rows[0].ids,
         )
         value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
         base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pareto_align.front.estimates import student_quantile
 from pareto_align.front.parsing import turned
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
+from pareto_align.policies.parity import compare_with_peft
 from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["Publisher", "confirm", "shortcoming"]
@@ -118,8 +120,11 @@ class Publisher:
         cost: Mapping[str, Any],
         prompts: Sequence[Any] = (),
         texts: Mapping[str, Sequence[str]] | None = None,
+        prompt_ids: Sequence[int] = (),
     ) -> list[Entry]:
         """Write an archive's members with what they were found to be on the report split; see `confirm`.
+
+        One of them is loaded by stock PEFT first, and compared with what the population ran.
 
         Args:
             archive: As it stands on the select split.
@@ -128,14 +133,26 @@ class Publisher:
             cost: What the run has spent.
             prompts: n prompts of the report split.
             texts: One completion of each prompt, by member.
+            prompt_ids: A prompt as tokens, on which a member is compared; none leaves that out.
 
         Returns:
             What was published as the front. Its hypervolume is free of selection: nothing was chosen on this split.
         """
         kept, fallen = confirm(archive, estimates)
         before = [entry for entry in archive.entries.values() if entry.id not in estimates]
-        self._write(archive, kept, "report", fallen, before, reference, cost, prompts, texts or {})
+        parity = self._parity(kept[0], prompt_ids) if kept and prompt_ids else {}
+        self._write(archive, kept, "report", fallen, before, reference, cost, prompts, texts or {}, parity)
         return kept
+
+    def _parity(self, member: Entry, prompt_ids: Sequence[int]) -> dict[str, Any]:
+        """How far a member that stock PEFT loads is from the policy that was measured."""
+        with tempfile.TemporaryDirectory(prefix="pareto-align-") as folder:
+            try:
+                self.population.save_adapter(member.adapter, Path(folder))
+                found = compare_with_peft(self.population, member.adapter, Path(folder), prompt_ids)
+            except Exception as error:  # a run is not lost for what cannot be checked, but it is said
+                found = {"problem": f"{type(error).__name__}: {error}"}
+        return {"member": member.id, **found} if found else {}
 
     def _write(
         self,
@@ -148,6 +165,7 @@ class Publisher:
         cost: Mapping[str, Any],
         prompts: Sequence[Any],
         texts: Mapping[str, Sequence[str]],
+        parity: Mapping[str, Any] | None = None,
     ) -> None:
         adapters = {entry.id: entry.adapter for entry in members}
         base = self.population.base
@@ -185,6 +203,7 @@ class Publisher:
             ],
             cost=dict(cost),
             config=self.config,
+            parity=dict(parity or {}),
             family=None if self.family is None else self._family_record(self.family, archive, int(cost["steps"])),
         )
         write_front(

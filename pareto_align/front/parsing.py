@@ -91,6 +91,7 @@ def parse_front(data: Mapping[str, Any]) -> FrontRecord:
             "fallen": lambda v, at: [_fallen(row, where, len(signs)) for row, where in _items(v, at)],
             "cost": _mapping,
             "config": _config,
+            "parity": _parity,
             "family": lambda v, at: None if v is None else _family(v, at, m, len(signs)),
             "created": _text,
         },
@@ -261,6 +262,17 @@ def _config(data: Any, at: str) -> dict[str, Any]:
             raise DamagedRecord(f"{at}.{name}: {shown(row[name])} is no {name.replace('_', '-')}")
     if row.get("reading") is not None:  # and the one that choosing does
         _one_of(row["reading"], READINGS, f"{at}.reading")
+    return dict(row)
+
+
+def _parity(data: Any, at: str) -> dict[str, Any]:
+    row = _mapping(data, at)
+    for name in ("member", "problem"):
+        if name in row:
+            _text(row[name], f"{at}.{name}")
+    for name in ("largest_difference", "allowed"):
+        if name in row:
+            _number_or_none(row[name], f"{at}.{name}")
     return dict(row)
 
 

@@ -109,6 +109,9 @@ class FrontRecord:
             rival, and where a limit was missed the objective, value and bound (user's units).
         cost: What the run used.
         config: Settings of the run.
+        parity: How far the member that stock PEFT loaded before publication was from the policy that was measured:
+            member, largest_difference of the logits, what rounding is allowed of it, and a problem if there was one.
+            Empty in fronts that were not compared.
         family: The family that the run trained, if it trained one.
         created: Time stamp, ISO 8601, of the first fronts; "" in those that carry none.
         schema_version: Version of the file format.
@@ -123,6 +126,25 @@ class FrontRecord:
     fallen: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
     family: FamilyRecord | None = None
     created: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def disparity(self) -> str | None:
+        """What a user has to know where a member that was loaded is not the policy that was measured; else None."""
+        found = self.parity
+        if not found:
+            return None
+        what = found.get("problem")
+        if what is None:
+            difference, allowed = found.get("largest_difference"), found.get("allowed")
+            if difference is not None and allowed is not None and difference <= allowed:
+                return None
+            what = f"its logits differ by {difference}, where rounding explains {allowed}"
+        return (
+            f"The members of this front may not be what was measured: {found.get('member')!r} was loaded by stock PEFT "
+            f"before the front was published, and compared with the policy that was trained ({what}). Do not trust the "
+            "front's numbers for these adapters."
+        )

@@ -212,6 +212,8 @@ def _to_json(record: FrontRecord) -> dict[str, Any]:
     content["family"] = family
     if family is None:  # fronts of independent policies say nothing of it
         del content["family"]
+    if not record.parity:
+        del content["parity"]
     if not record.created:  # the first fronts carried a time stamp; without one, equal runs give equal bytes
         del content["created"]
     plain: dict[str, Any] = _plain({"schema_version": content.pop("schema_version"), **content})

@@ -249,3 +249,137 @@ def test_rows_of_a_peft_model_line_up_with_ours(population, tmp_path):
     """The map that the gradient comparisons of this suite rest on."""
     peft = as_peft(population, population.parameters[0], tmp_path, tiny_model())
     assert torch.equal(peft_row(population, peft), population.parameters[0])
+
+
+# ------------------------------------------------------------------------------- what is on a model already
+
+
+def members_of(folder, seeds, name="m"):
+    """Adapters that are called alike, and the logits of each."""
+    population, logits = random_population(tiny_base(), 1), []
+    for k in seeds:
+        row = torch.randn(population.parameter_count, generator=torch.Generator().manual_seed(k)) * 0.2
+        population.save_adapter(row, folder / str(k) / name)
+        with population.serving(row[None]), torch.no_grad():
+            logits.append(population.base.model(IDS).logits)
+    population.close()
+    return logits
+
+
+def test_a_member_of_another_front_is_not_taken_for_its_namesake(tmp_path):
+    logits = members_of(tmp_path, range(2))
+    model = load_adapter({}, tmp_path / "0" / "m", "m", tiny_model())
+    for k in (1, 0, 0, 1):
+        assert torch.allclose(load_adapter({}, tmp_path / str(k) / "m", "m", model)(IDS).logits, logits[k], atol=1e-5)
+    assert list(model.peft_config) == ["m"]
+    (tmp_path / "0" / "m").rename(tmp_path / "away")  # another file in the same place
+    (tmp_path / "1" / "m").rename(tmp_path / "0" / "m")
+    load_adapter({}, tmp_path / "away", "m", model)
+    assert torch.allclose(load_adapter({}, tmp_path / "0" / "m", "m", model)(IDS).logits, logits[1], atol=1e-5)
+
+
+def test_names_that_differ_by_a_dot_are_not_confused(tmp_path):
+    logits = [members_of(tmp_path / name, [k], name)[0] for k, name in enumerate(("a.b", "a-b"))]
+    model = tiny_model()
+    for k, name in ((0, "a.b"), (1, "a-b"), (0, "a.b")):
+        model = load_adapter({}, tmp_path / name / str(k) / name, name, model)
+        assert torch.allclose(model(IDS).logits, logits[k], atol=1e-5)
+    model.unload()
+    server = Server({}, max_new_tokens=12, base=tiny_base())
+    said = [
+        server.generate(tmp_path / n / str(k) / n, "<1>abc", seed=3) for k, n in ((0, "a.b"), (1, "a-b"), (0, "a.b"))
+    ]
+    server.close()
+    assert said[0] == said[2]
+    assert said[0] != said[1]
+
+
+def test_the_same_weights_under_another_alpha_are_another_adapter(tmp_path):
+    (logits,) = members_of(tmp_path, [0])
+    model = load_adapter({}, tmp_path / "0" / "m", "m", tiny_model())
+    path = tmp_path / "0" / "m" / "adapter_config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "lora_alpha": 2 * said["lora_alpha"]}))
+    assert (load_adapter({}, tmp_path / "0" / "m", "m", model)(IDS).logits - logits).abs().max() > 0.1
+
+
+def test_an_adapter_of_the_users_own_is_left_alone(tmp_path):
+    (logits,) = members_of(tmp_path, [0])
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_model(), config, adapter_name="m").eval()
+    own = model(IDS).logits.detach()
+    load_adapter({}, tmp_path / "0" / "m", "m", model)
+    assert torch.allclose(model(IDS).logits, logits, atol=1e-5)
+    assert list(model.peft_config) == ["m", model.active_adapter]
+    model.set_adapter("m")
+    assert torch.equal(model(IDS).logits, own)
+
+
+# ------------------------------------------------------------------------------------------------ answering
+
+CONFIGURED = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[0], [1], [2], [3]],
+    "sequence_bias": [[[5], 100.0]],
+    "suppress_tokens": [0, 1, 2, 3],
+    "top_k": 1,
+    "top_p": 0.1,
+    "temperature": 0.01,
+    "do_sample": False,
+    "num_beams": 3,
+    "min_new_tokens": 8,
+    "guidance_scale": 3.0,
+    "stop_strings": ["a"],
+    "max_time": 1e-9,
+    "num_return_sequences": 2,
+    "forced_eos_token_id": 14,
+}
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": False}], ids=["sampled", "greedy"])
+def test_the_models_generation_config_has_no_say(sampling, tmp_path):
+    members_of(tmp_path, [0])
+    base, prompts = tiny_base(), ["<0>", "<1>abc", "<2>abcdefg"]
+    server = Server({}, max_new_tokens=8, base=base)
+    plain = server.generate(tmp_path / "0" / "m", prompts, **sampling)
+    for name, value in CONFIGURED.items():
+        before = getattr(base.model.generation_config, name)
+        setattr(base.model.generation_config, name, value)
+        assert server.generate(tmp_path / "0" / "m", prompts, **sampling) == plain, name
+        assert getattr(base.model.generation_config, name) == value
+        setattr(base.model.generation_config, name, before)
+    server.close()
+
+
+def test_it_samples_as_the_run_did_and_what_the_caller_says_wins(tmp_path):
+    from transformers import GenerationConfig
+
+    members_of(tmp_path, [0])
+    folder, prompts, base = tmp_path / "0" / "m", ["<0>"] * 60, tiny_base()
+    run = Server({}, max_new_tokens=4, temperature=1.0, base=base)
+    likeliest = run.generate(folder, "<0>", do_sample=False)[0]
+    drawn = run.generate(folder, prompts)
+    assert len(set(drawn)) > 20
+    state = torch.random.get_rng_state()
+    assert run.generate(folder, prompts) == drawn
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert run.generate(folder, prompts, seed=1) != drawn
+    assert run.generate(folder, prompts, seed=None) != run.generate(folder, prompts, seed=None)
+    for asked in (
+        {"temperature": 0},
+        {"top_k": 1},
+        {"temperature": 1e-4},
+        {"generation_config": GenerationConfig()},
+        {"generation_config": GenerationConfig(do_sample=True, top_k=1)},
+    ):
+        assert set(run.generate(folder, prompts, **asked)) == {likeliest}, asked
+    short = GenerationConfig(max_new_tokens=1)
+    for asked in ({"max_new_tokens": 1}, {"generation_config": short}):
+        assert len(base.encode(run.generate(folder, "<0>", **asked)[0] or "a")) <= 2  # with the token that begins it
+    assert short.eos_token_id is None, "the caller's config is not written to"
+    run.close()
+    for settings in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-6}):
+        server = Server({}, max_new_tokens=4, base=base, **settings)
+        assert set(server.generate(folder, prompts)) == {likeliest}, settings
+        server.close()

@@ -72,3 +72,37 @@ def test_a_sequence_longer_than_the_window_goes_to_generate():
         logits = population.base.model(torch.tensor([list(prompt) + said.tolist()]), use_cache=False).logits[0]
     expected = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, said[:, None])[:, 0]
     assert torch.allclose(done.logprobs[1, 0, 0, : len(said)], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 5},
+        {"bad_words_ids": [[5], [6]]},
+        {"suppress_tokens": [0, 1, 2]},
+        {"sequence_bias": [[[5], 100.0]]},
+        {"guidance_scale": 2.0},
+        {"repetition_penalty": 3.0, "temperature": 0.1, "top_k": 1, "do_sample": True},
+        {"num_beams": 2},
+        {"num_return_sequences": 2},
+        {"stop_strings": ["a"]},
+        {"max_time": 1e-9},
+        {"forced_eos_token_id": 0},
+        {"exponential_decay_length_penalty": (0, 9.0)},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=str,
+)
+def test_the_models_generation_config_has_no_say(settings):
+    """Neither in what is drawn nor in the log-probabilities, which the learner takes for the policy's own."""
+    population = random_population(tiny_base("mistral"), 2)
+    prompts, params = [population.base.encode("<2>abcdefg")], SamplingParams(6)  # longer than the window
+    plain = sample(population, prompts, 3, params, [1, 2])
+    config = population.base.model.generation_config
+    for name, value in settings.items():
+        setattr(config, name, value)
+    found = sample(population, prompts, 3, params, [1, 2])
+    assert torch.equal(found.tokens, plain.tokens)
+    assert torch.equal(found.logprobs, plain.logprobs)
+    assert population.base.model.generation_config is config
