@@ -13,6 +13,7 @@ from torch import nn
 
 from pareto_align.errors import ModelError
 from pareto_align.policies import SamplingParams, load_base, sample
+from pareto_align.policies.parity import compare_with_peft
 from pareto_align.policies.serving import recorded_base
 from pareto_align.testing.tiny import symbol_tokenizer
 
@@ -66,6 +67,16 @@ def test_logits_and_gradients_on_layers_of_few_bits_are_stock_pefts(family, tmp_
         assert torch.allclose(logits.unflatten(0, (3, 2))[k], peft(IDS[k]).logits, atol=1e-5)
         step_loss(peft, IDS[k]).backward()
         assert relative_error(population.grad[k], peft_row(population, peft, grad=True)) < 1e-4
+
+
+def test_a_member_on_layers_of_few_bits_is_compared_with_stock_peft_before_it_is_published(tmp_path):
+    base = load_base(eight_bit_model(), tokenizer=symbol_tokenizer(12, 4))
+    population = random_population(base, 2)
+    population.save_adapter(population.parameters[1], tmp_path)
+    layers = {name: id(module) for name, module in base.model.named_modules()}
+    found = compare_with_peft(population, population.parameters[1], tmp_path, IDS[0, 0].tolist())
+    assert found["largest_difference"] < 1e-5 < found["allowed"]
+    assert {name: id(module) for name, module in base.model.named_modules()} == layers
 
 
 def test_a_head_of_few_bits_cannot_be_trained_through():
