@@ -102,7 +102,9 @@ class ParetoArchive(Judge):
         self._apart, self._dominance = {}, {}
         self._gains = ContributionTable(self.reference)
         self._competition = Competition(list(self.axes))
-        self._open: dict[str, Entry] = {}  # entries that were not released
+        self._arrival: dict[str, int] = {}  # places in the order of the offers
+        self._spare: dict[str, Entry] = {}  # entries that keep a payload though they are no members
+        self._decided = []
         self._seen, self._counted = -1, None
 
     def __len__(self) -> int:
@@ -125,7 +127,7 @@ class ParetoArchive(Judge):
             raise ConfigError(
                 f"The estimate of {id!r} has {estimate.mean.size} objectives; at least {needed} are needed."
             )
-        self.entries[id] = self._open[id] = Entry(id, estimate, dict(provenance), adapter=adapter)
+        self.entries[id] = Entry(id, estimate, dict(provenance), adapter=adapter)
         self._judge(self.entries[id])
         return self.entries[id].status
 
@@ -229,8 +231,11 @@ class ParetoArchive(Judge):
         """Judge all entries, of which `new` came last; None where any may have changed."""
         if new is None or self._seen != len(self.entries) - 1:
             self._begin_anew()
-        elif not self._unusable(new):
-            self._competition.add(new)
+        else:
+            self._arrival[new.id] = len(self._arrival)
+            self._decided.append(new)
+            if not self._unusable(new):
+                self._competition.add(new)
         self._seen = len(self.entries)
         if new is not None and self._counted is not None:
             self._counted += new.status is not Status.INVALID
@@ -238,14 +243,16 @@ class ParetoArchive(Judge):
             self._counted = sum(e.status is not Status.INVALID for e in self.entries.values())
         if self._competition.alive.any():
             self._judge_competition()
-        spare = []
-        for entry in self.entries.values() if new is None else list(self._open.values()):
+        for entry in self._decided:
+            self._spare.pop(entry.id, None)
             if entry.adapter is not None and entry.status in _FINAL:
                 self._release(entry)
             elif entry.adapter is not None and entry.status is not Status.MEMBER:
-                spare.append(entry)
-        if self.spares is not None:
-            for entry in spare[: max(0, len(spare) - self.spares)]:
+                self._spare[entry.id] = entry
+        self._decided = []
+        if self.spares is not None and len(self._spare) > self.spares:
+            oldest = sorted(self._spare.values(), key=lambda entry: self._arrival[entry.id])
+            for entry in oldest[: len(oldest) - self.spares]:
                 self._release(entry)
                 entry.reason += f" Given up: beside its members the archive keeps {self.spares} policies, the youngest."
 
@@ -253,10 +260,12 @@ class ParetoArchive(Judge):
         """Everything from the entries alone, as after a new measurement."""
         self._competition = Competition(list(self.axes))
         self._counted = None
-        self._open = {entry.id: entry for entry in self.entries.values() if not entry.released}
-        self._apart = {key: value for key, value in self._apart.items() if self._open.keys() >= set(key)}
-        self._dominance = {key: value for key, value in self._dominance.items() if self._open.keys() >= set(key)}
-        for entry in self._open.values():
+        there = {entry.id: entry for entry in self.entries.values() if not entry.released}
+        self._arrival = {id: number for number, id in enumerate(self.entries)}
+        self._spare, self._decided = {}, list(self.entries.values())
+        self._apart = {key: value for key, value in self._apart.items() if there.keys() >= set(key)}
+        self._dominance = {key: value for key, value in self._dominance.items() if there.keys() >= set(key)}
+        for entry in there.values():
             if not self._unusable(entry):
                 self._competition.add(entry)
 
@@ -265,7 +274,7 @@ class ParetoArchive(Judge):
         entry.adapter, entry.released = None, True
         found = entry.estimate
         entry.estimate = Estimate(found.mean, found.covariance, found.n)
-        self._open.pop(entry.id, None)
+        self._spare.pop(entry.id, None)
         if entry.id in self._competition.number:
             self._competition.remove(self._competition.number[entry.id])
 

@@ -21,19 +21,24 @@ __all__ = ["Competition"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 Distance = Callable[["Entry", "Entry"], tuple[float, int]]
+Limit = Callable[[int, int], float]
 
 _MARGIN = 1.25  # pairs are looked at a little farther out than needed, since what is needed grows with every offer
 _NOBODY = -1
+_BY_NUMBER = (
+    "points", "spread", "units", "looks", "alive", "above", "member", "twin", "equal", "rival", "margin", "error",
+    "share", "_hub",
+)  # fmt: skip
 
 
 class Competition:
-    """Entries by number, in the order in which they came; those that left keep their numbers.
+    """Entries by number, in the order in which they came; those that left keep theirs until there are too many.
 
     Attributes:
         entries: By number.
         number: Of an id.
-        points: [n, m] means on the axes.
-        spread: [n, m] standard errors.
+        points: [m, n] means on the axes; an axis is contiguous, and passed over as a whole.
+        spread: [m, n] standard errors.
         units: [n] fewest units behind a mean on any axis.
         looks: [n] how many times each was measured.
         alive: [n] whether it still competes.
@@ -52,8 +57,8 @@ class Competition:
         m, room = len(axes), 64
         self.entries: list[Entry] = []
         self.number: dict[str, int] = {}
-        self.points: Floats = np.zeros((room, m))
-        self.spread: Floats = np.zeros((room, m))
+        self.points: Floats = np.zeros((m, room))
+        self.spread: Floats = np.zeros((m, room))
         self.units: Integers = np.zeros(room, dtype=np.intp)
         self.looks: Integers = np.zeros(room, dtype=np.intp)
         self.alive: NDArray[np.bool_] = np.zeros(room, dtype=bool)
@@ -77,11 +82,13 @@ class Competition:
 
     @property
     def size(self) -> int:
-        """How many ever competed."""
+        """How many numbers there are."""
         return len(self.entries)
 
     def add(self, entry: Entry) -> None:
         """An entry joins; the dominated ones among the others are to hear of it (`challenges`)."""
+        if self.size > 64 + 2 * np.count_nonzero(self.alive):
+            self._renumber()
         k = self.size
         if k == len(self.alive):
             self._grow()
@@ -89,12 +96,12 @@ class Competition:
         over, under = self._dominance(mean, k)
         self.entries.append(entry)
         self.number[entry.id] = k
-        self.points[k], self.spread[k] = mean, noise
+        self.points[:, k], self.spread[:, k] = mean, noise
         self.units[k], self.looks[k] = entry.estimate.counts[self.axes].min(), entry.measured
-        self.alive[k], self.above[k] = True, np.count_nonzero(over)
+        self.alive[k], self.above[k] = True, len(over)
         self.twin[k] = self.rival[k] = _NOBODY
-        self.above[:k][under] += 1
-        hear = np.flatnonzero(under & (self.rival[:k] != _NOBODY))
+        self.above[under] += 1
+        hear = under[self.rival[under] != _NOBODY]
         if hear.size:
             margin = self.margins(k, hear)
             self.rival[hear[np.isnan(margin)]] = _NOBODY
@@ -104,20 +111,21 @@ class Competition:
     def remove(self, k: int) -> None:
         """An entry leaves for good."""
         self.alive[k] = self._hub[k] = self.member[k] = False
-        _, under = self._dominance(self.points[k], self.size)
-        self.above[: self.size][under] -= 1
+        _, under = self._dominance(self.points[:, k], self.size)
+        self.above[under] -= 1
         self.rival[: self.size][self.rival[: self.size] == k] = _NOBODY
-        self._keep_pairs(~(self._pairs == k).any(axis=1))
+        self._keep_pairs((self._pairs[:, 0] != k) & (self._pairs[:, 1] != k))
 
     def dominators(self, j: int) -> Integers:
         """Numbers of those that dominate j in the mean."""
-        over, _ = self._dominance(self.points[j], self.size)
-        return np.flatnonzero(over)
+        over, _ = self._dominance(self.points[:, j], self.size)
+        return over
 
     def margins(self, above: int | Integers, below: int | Integers) -> Floats:
         """[k] by how many standard errors, summed, each is better than each below it, on the worst axis."""
-        noise = np.maximum(self.spread[above] + self.spread[below], 1e-300)
-        return np.asarray(((self.points[above] - self.points[below]) / noise).min(axis=1))
+        one, other = np.atleast_1d(above), np.atleast_1d(below)
+        noise = np.maximum(self.spread[:, one] + self.spread[:, other], 1e-300)
+        return np.asarray(((self.points[:, one] - self.points[:, other]) / noise).min(axis=0))
 
     def watch(self, reach: float, rounding: Floats, distance: Distance) -> None:
         """Look at all pairs within `reach` standard errors, summed, and rounding [m], of which one is a hub."""
@@ -131,43 +139,64 @@ class Competition:
                     self._pair(k, [int(h) for h in self._near(k) if self._hub[h]], distance)
         self._unpaired = []
 
-    def make_hubs(self, kept: Integers, distance: Distance) -> bool:
-        """Compare those that are kept with all that are near; whether that made any new pair."""
-        before = len(self._pairs)
+    def make_hubs(self, kept: Integers, distance: Distance) -> None:
+        """Compare those that are kept with all that are near."""
         for k in kept[~self._hub[kept]]:
             self._pair(int(k), [int(i) for i in self._near(int(k)) if not self._hub[i]], distance)
             self._hub[k] = True
-        return len(self._pairs) > before
 
-    def same(self, limit: Callable[[int, int], float], reach: float, rounding: Floats) -> Integers:
-        """[p, 2] watched pairs that count as one policy.
+    @property
+    def watched(self) -> int:
+        """How many pairs are looked at."""
+        return len(self._pairs)
+
+    def close(self, limit: Limit, reach: float, rounding: Floats, first: int = 0) -> Integers:
+        """[p] which of the watched pairs, from `first` on, may count as one policy.
 
         Args:
-            limit: Of units and looks: the paired standard errors within which two are one.
+            limit: Of units and looks: the paired standard errors within which two are one at most.
             reach: Standard errors, summed, beyond which two cannot be.
             rounding: [m] by how much equal means may differ.
+            first: Where to begin.
         """
-        if not len(self._pairs):
-            return self._pairs
-        limits = np.array([limit(*kind) for kind in self._kinds])
-        close = self._pairs[self._apart <= limits[self._kind]]
-        a, b = close.T
-        far = np.abs(self.points[a] - self.points[b]) > reach * (self.spread[a] + self.spread[b]) + rounding
-        return np.asarray(close[~far.any(axis=1)])
+        found = first + np.flatnonzero(self._apart[first:] <= self._limits(limit)[self._kind[first:]])
+        a, b = self._pairs[found].T
+        reaches = reach * (self.spread[:, a] + self.spread[:, b]) + rounding[:, None]
+        far = np.abs(self.points[:, a] - self.points[:, b]) > reaches
+        return np.asarray(found[~far.any(axis=0)])
 
-    def _dominance(self, mean: Floats, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """[n] which of the first n dominate a mean [m], and which it dominates."""
-        no_worse = (self.points[:n] >= mean).all(axis=1) & self.alive[:n]
-        no_better = (self.points[:n] <= mean).all(axis=1) & self.alive[:n]
-        return no_worse & ~no_better, no_better & ~no_worse
+    def same(self, close: Integers, limit: Limit) -> Integers:
+        """[q, 2] those of the close pairs that are within the limit."""
+        return self._pairs[close[self._apart[close] <= self._limits(limit)[self._kind[close]]]]
+
+    def _limits(self, limit: Limit) -> Floats:
+        return np.array([limit(*kind) for kind in self._kinds])
+
+    def _dominance(self, mean: Floats, n: int) -> tuple[Integers, Integers]:
+        """Numbers below n of those that dominate a mean [m], and of those that it dominates."""
+        first, alive = self.points[0, :n], self.alive[:n]
+        no_worse = np.flatnonzero(alive & (first >= mean[0]))
+        no_better = np.flatnonzero(alive & (first <= mean[0]))
+        for axis, value in zip(self.points[1:], mean[1:], strict=True):  # ever fewer are left
+            no_worse = no_worse[axis[no_worse] >= value]
+            no_better = no_better[axis[no_better] <= value]
+        return self._unequal(no_worse, mean), self._unequal(no_better, mean)
+
+    def _unequal(self, numbers: Integers, mean: Floats) -> Integers:
+        """Those that are not equal to a mean [m]."""
+        return np.asarray(numbers[(self.points[:, numbers] != mean[:, None]).any(axis=0)])
 
     def _near(self, k: int) -> Integers:
         """Numbers of the others that may be within reach of k; also those whose noise is not known."""
         n = self.size
-        reach = self._reach * (self.spread[:n] + self.spread[k]) + self._rounding
-        near = ~(np.abs(self.points[:n] - self.points[k]) > reach).any(axis=1) & self.alive[:n]
-        near[k] = False
-        return np.flatnonzero(near)
+        reach = self._reach * (self.spread[0, :n] + self.spread[0, k]) + self._rounding[0]
+        may = self.alive[:n] & ~(np.abs(self.points[0, :n] - self.points[0, k]) > reach)
+        may[k] = False
+        near: Integers = np.flatnonzero(may)
+        for axis, noise, rounding in zip(self.points[1:], self.spread[1:], self._rounding[1:], strict=True):
+            reach = self._reach * (noise[near] + noise[k]) + rounding
+            near = near[~(np.abs(axis[near] - axis[k]) > reach)]
+        return near
 
     def _pair(self, k: int, others: list[int], distance: Distance) -> None:
         if not others:
@@ -187,10 +216,22 @@ class Competition:
             self._pairs, self._apart, self._kind = self._pairs[kept], self._apart[kept], self._kind[kept]
 
     def _grow(self) -> None:
-        for name, old in vars(self).items():
-            if (
-                isinstance(old, np.ndarray)
-                and len(old) == self.size
-                and name not in ("_pairs", "_apart", "_kind", "_rounding")
-            ):
-                setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+        for name in _BY_NUMBER:
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros_like(old)], axis=-1))
+
+    def _renumber(self) -> None:
+        """Forget those that left; the others keep their order."""
+        stay = np.flatnonzero(self.alive)
+        to = np.full(len(self.alive) + 1, _NOBODY)  # the last is for nobody, number -1
+        to[stay] = np.arange(len(stay))
+        self.entries = [self.entries[k] for k in stay]
+        self.number = {entry.id: k for k, entry in enumerate(self.entries)}
+        for name in _BY_NUMBER:
+            old = getattr(self, name)
+            new = np.zeros_like(old)
+            new[..., : len(stay)] = old[..., stay]
+            setattr(self, name, new)
+        self.twin[: len(stay)], self.rival[: len(stay)] = to[self.twin[: len(stay)]], to[self.rival[: len(stay)]]
+        self._pairs = to[self._pairs]
+        self._unpaired = [int(to[k]) for k in self._unpaired if to[k] != _NOBODY]

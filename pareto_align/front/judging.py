@@ -6,7 +6,7 @@ See `pareto_align.front.archive` for what they promise. Each verdict rests on wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -49,6 +49,7 @@ class Judge:
     _seen: int  # how many entries the competition knows of; -1: it has to begin anew
     _counted: int | None  # entries that may be compared; None: not counted yet
     # pairwise tests already made, by ids: how far apart on the clearest axis, how probable that one dominates
+    _decided: list[Entry]  # whose verdict is new
     _apart: dict[tuple[str, str], tuple[float, int]]
     _dominance: dict[tuple[str, str], float]
 
@@ -80,38 +81,49 @@ class Judge:
         widening = student_quantile(single, n) / self.resolution
         return -NormalDist().inv_cdf(single / comparisons * spent_on(looks)) * widening
 
+    def _decide(self, entry: Entry, status: Status, reason: str, rival: str | None = None) -> None:
+        decide(entry, status, reason, rival=rival)
+        self._decided.append(entry)
+
     def _judge_competition(self) -> None:
         c, n = self._competition, self._competition.size
         alive = np.flatnonzero(c.alive[:n])
         fewest, looks = max(2, int(c.units[alive].min())), int(c.looks[alive].max())
         # sd(X - Y) <= sd(X) + sd(Y) whatever the correlation, so this finds every pair that may be duplicates
-        reach, rounding = self.threshold(fewest, looks=looks), ROUNDING * np.abs(c.points[alive]).max(axis=0)
+        reach, rounding = self.threshold(fewest, looks=looks), ROUNDING * np.abs(c.points[:, alive]).max(axis=1)
         c.watch(reach, rounding, self._distance)
         front = c.alive[:n] & (c.above[:n] == 0)
         limits: dict[tuple[int, int, int], float] = {}
 
-        def same(members: int) -> NDArray[np.intp]:
-            def limit(units: int, looks: int) -> float:
+        def limit(members: int) -> Callable[[int, int], float]:
+            def of(units: int, looks: int) -> float:
                 key = units, looks, members
                 if key not in limits:
                     limits[key] = self.threshold(units, looks=looks, members=members)
                 return limits[key]
 
-            return c.same(limit, reach, rounding)
+            return of
 
+        close, unit = c.close(limit(1), reach, rounding), self._unit(alive)  # one member allows for the widest
         twins: dict[int, int] = {}
+        kept, before = front.copy(), np.empty((0, 2), dtype=np.intp)
         size = allowed = 0
         while size > allowed or not allowed:  # a larger front may resolve more, which may make it larger
             allowed = max(size, 1)
             while True:
-                twins = self._twins(same(allowed), front, alive)
-                kept = front.copy()
-                kept[list(twins)] = False
-                if not c.make_hubs(np.flatnonzero(kept), self._distance):
+                same = c.same(close, limit(allowed))
+                if not np.array_equal(same, before):
+                    twins, before = self._twins(same, front, unit), same
+                    kept = front.copy()
+                    kept[list(twins)] = False
+                first = c.watched
+                c.make_hubs(np.flatnonzero(kept), self._distance)
+                if c.watched == first:
                     break
+                close = np.concatenate([close, c.close(limit(1), reach, rounding, first)])
             size = int(kept.sum())
         for i in np.flatnonzero(kept & ~c.member[:n]).tolist():
-            decide(c.entries[i], Status.MEMBER, "No entry is better on every axis.")
+            self._decide(c.entries[i], Status.MEMBER, "No entry is better on every axis.")
         for one, other in twins.items():
             self._duplicate(one, other)
         c.member[:n] = kept
@@ -120,35 +132,40 @@ class Judge:
             kept[:] = False
             kept[self._evict(c.entries, np.flatnonzero(c.member[:n]).tolist())] = True
             c.member[:n] = kept
-        self._judge_dominated(c.alive[:n] & (c.above[:n] > 0), kept, same(allowed))
+        self._judge_dominated(c.alive[:n] & (c.above[:n] > 0), kept, same)
 
-    def _twins(self, same: NDArray[np.intp], front: NDArray[np.bool_], alive: NDArray[np.intp]) -> dict[int, int]:
+    def _twins(self, same: NDArray[np.intp], front: NDArray[np.bool_], unit: Floats) -> dict[int, int]:
         """Of the front, whose duplicate each one is that is not kept; the better of two is kept, then the older."""
-        neighbours: dict[int, list[int]] = {}
-        for a, b in same[front[same].all(axis=1)].tolist():
-            neighbours.setdefault(a, []).append(b)
-            neighbours.setdefault(b, []).append(a)
-        if not neighbours:
+        within = same[front[same[:, 0]] & front[same[:, 1]]]
+        if not len(within):
             return {}
-        ranked = self._by_merit(np.array(sorted(neighbours)), alive)
-        place = {i: rank for rank, i in enumerate(ranked)}
+        # in places of the ranking, where the better one comes first
+        ranked = self._by_merit(np.unique(within), unit)
+        place = np.empty(len(front), dtype=np.intp)
+        place[ranked] = np.arange(len(ranked))
+        neighbours: dict[int, list[int]] = {}
+        for better, worse in np.sort(place[within], axis=1).tolist():
+            neighbours.setdefault(worse, []).append(better)
         twins: dict[int, int] = {}
-        for i in ranked:
-            better = [place[k] for k in neighbours[i] if place[k] < place[i] and k not in twins]
-            if better:
-                twins[i] = ranked[min(better)]
-        return twins
+        for one in sorted(neighbours):
+            if kept := [other for other in neighbours[one] if other not in twins]:
+                twins[one] = min(kept)
+        return {int(ranked[one]): int(ranked[other]) for one, other in twins.items()}
 
-    def _by_merit(self, numbers: NDArray[np.intp], alive: NDArray[np.intp]) -> list[int]:
-        """Entries in the order in which duplicates are resolved: largest sum of the axes first, then age.
+    def _by_merit(self, numbers: NDArray[np.intp], unit: Floats) -> NDArray[np.intp]:
+        """Entries in the order in which duplicates are resolved: largest sum of the axes first, then age."""
+        points = np.ascontiguousarray(self._competition.points[:, numbers].T)
+        return numbers[np.lexsort((numbers, -(points / unit).sum(axis=1)))]
+
+    def _unit(self, alive: NDArray[np.intp]) -> Floats:
+        """[m] of the axes where entries are ranked: their noise.
 
         In units of the noise an axis that is measured badly does not decide alone, and of policies that are equal the
         one that stays is extreme on no axis, so that the others do not look different from it by luck.
         """
-        c = self._competition
-        noise = np.sqrt(np.nan_to_num(c.spread[alive] ** 2).mean(axis=0))
-        unit = np.where(noise > 0, noise, self.scale_upper - self.scale_lower)
-        return [int(numbers[k]) for k in np.lexsort((numbers, -(c.points[numbers] / unit).sum(axis=1)))]
+        spread = np.ascontiguousarray(self._competition.spread[:, alive].T)
+        noise = np.sqrt(np.nan_to_num(spread**2).mean(axis=0))
+        return np.where(noise > 0, noise, self.scale_upper - self.scale_lower)
 
     def _judge_dominated(self, dominated: NDArray[np.bool_], kept: NDArray[np.bool_], same: NDArray[np.intp]) -> None:
         """Verdicts on those that are worse than another in the mean: duplicate, dominated or contested."""
@@ -207,14 +224,14 @@ class Judge:
         c.rival[j], c.margin[j], c.error[j], c.share[j] = rival, margin, error, share
         id = c.entries[rival].id
         reason = f"{id!r} is better on every axis with {self.confidence:.0%} confidence."
-        decide(c.entries[j], Status.DOMINATED, reason, rival=id)
+        self._decide(c.entries[j], Status.DOMINATED, reason, rival=id)
 
     def _contested(self, j: int, rival: int, margin: float) -> None:
         c = self._competition
         c.rival[j], c.margin[j], c.error[j], c.share[j] = rival, margin, np.inf, 1.0
         id = c.entries[rival].id
         reason = f"{id!r} is better in the mean, but with less than {self.confidence:.0%} confidence."
-        decide(c.entries[j], Status.CONTESTED, reason, rival=id)
+        self._decide(c.entries[j], Status.CONTESTED, reason, rival=id)
 
     def _evict(self, entries: list[Entry], kept: list[int]) -> list[int]:
         while self.capacity is not None and len(kept) > self.capacity:
@@ -224,7 +241,7 @@ class Judge:
             reason = (
                 f"The archive holds {self.capacity} members and this one added least hypervolume ({gain[worst]:.4g})."
             )
-            decide(entries[kept.pop(worst)], Status.EVICTED, reason)
+            self._decide(entries[kept.pop(worst)], Status.EVICTED, reason)
         return kept
 
     def _duplicate(self, i: int, twin: int) -> None:
@@ -240,7 +257,7 @@ class Judge:
         c.twin[i] = twin
         c.equal[i] = (entry.estimate.mean == other.estimate.mean)[list(self.axes)].all()
         reason = f"Equal to {other.id!r} on every axis." if c.equal[i] else reason
-        decide(entry, Status.DUPLICATE, reason, rival=other.id)
+        self._decide(entry, Status.DUPLICATE, reason, rival=other.id)
 
     def _distance(self, a: Entry, b: Entry) -> tuple[float, int]:
         """Paired standard errors between two entries on the axis that tells them apart best, and the units behind.
