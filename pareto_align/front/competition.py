@@ -78,6 +78,7 @@ class Competition:
         self._kinds: dict[tuple[int, int], int] = {}
         self._reach, self._rounding = -1.0, np.zeros(m)
         self._unpaired: list[int] = []
+        self._looked: tuple[int, Integers] | None = None
         self.challenges: list[tuple[int, int, float]] = []
 
     @property
@@ -129,6 +130,7 @@ class Competition:
 
     def watch(self, reach: float, rounding: Floats, distance: Distance) -> None:
         """Look at all pairs within `reach` standard errors, summed, and rounding [m], of which one is a hub."""
+        self._looked = None
         if not (reach <= self._reach and (rounding <= self._rounding).all()):
             self._reach, self._rounding = _MARGIN * reach, 16 * rounding
             self._hub[: self.size] = False
@@ -188,6 +190,8 @@ class Competition:
 
     def _near(self, k: int) -> Integers:
         """Numbers of the others that may be within reach of k; also those whose noise is not known."""
+        if self._looked is not None and self._looked[0] == k:
+            return self._looked[1]  # a newcomer is compared with the hubs, and then as a hub with the others
         n = self.size
         reach = self._reach * (self.spread[0, :n] + self.spread[0, k]) + self._rounding[0]
         may = self.alive[:n] & ~(np.abs(self.points[0, :n] - self.points[0, k]) > reach)
@@ -196,6 +200,7 @@ class Competition:
         for axis, noise, rounding in zip(self.points[1:], self.spread[1:], self._rounding[1:], strict=True):
             reach = self._reach * (noise[near] + noise[k]) + rounding
             near = near[~(np.abs(axis[near] - axis[k]) > reach)]
+        self._looked = k, near
         return near
 
     def _pair(self, k: int, others: list[int], distance: Distance) -> None:

@@ -139,17 +139,16 @@ class Judge:
         within = same[front[same[:, 0]] & front[same[:, 1]]]
         if not len(within):
             return {}
-        # in places of the ranking, where the better one comes first
-        ranked = self._by_merit(np.unique(within), unit)
+        among = np.zeros(len(front), dtype=bool)
+        among[within] = True
+        ranked = self._by_merit(np.flatnonzero(among), unit)
         place = np.empty(len(front), dtype=np.intp)
         place[ranked] = np.arange(len(ranked))
-        neighbours: dict[int, list[int]] = {}
-        for better, worse in np.sort(place[within], axis=1).tolist():
-            neighbours.setdefault(worse, []).append(better)
+        pairs = np.sort(place[within], axis=1)  # the better one of the two first
         twins: dict[int, int] = {}
-        for one in sorted(neighbours):
-            if kept := [other for other in neighbours[one] if other not in twins]:
-                twins[one] = min(kept)
+        for better, worse in pairs[np.lexsort(pairs.T)].tolist():  # what becomes of the better one is known by then
+            if worse not in twins and better not in twins:
+                twins[worse] = better
         return {int(ranked[one]): int(ranked[other]) for one, other in twins.items()}
 
     def _by_merit(self, numbers: NDArray[np.intp], unit: Floats) -> NDArray[np.intp]:
