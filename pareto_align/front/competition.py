@@ -204,15 +204,17 @@ class Competition:
         return near
 
     def _pair(self, k: int, others: list[int], distance: Distance) -> None:
-        if not others:
-            return
-        apart, kinds = [], []
+        close, apart, kinds = [], [], []
         for i in others:
             far, units = distance(self.entries[i], self.entries[k])
-            apart.append(far)
-            looks = max(int(self.looks[i]), int(self.looks[k]))
-            kinds.append(self._kinds.setdefault((units, looks), len(self._kinds)))
-        self._pairs = np.vstack([self._pairs, np.column_stack([others, np.full(len(others), k)])])
+            if far <= self._reach:  # no limit is wider, so the rest need not be looked at again
+                looks = max(int(self.looks[i]), int(self.looks[k]))
+                close.append(i)
+                apart.append(far)
+                kinds.append(self._kinds.setdefault((units, looks), len(self._kinds)))
+        if not close:
+            return
+        self._pairs = np.vstack([self._pairs, np.column_stack([close, np.full(len(close), k)])])
         self._apart = np.concatenate([self._apart, apart])
         self._kind = np.concatenate([self._kind, np.array(kinds, dtype=np.intp)])
 
