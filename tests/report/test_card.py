@@ -55,6 +55,16 @@ def test_loading_takes_four_lines_of_peft():
     compile(code.group(1), "card", "exec")
 
 
+def test_the_card_says_how_prompts_were_sent():
+    base = {"name": "acme/tiny", "use_chat_template": True}
+    assert "as user turns of its chat template; do the same." in model_card(tone_and_length(base=base))
+    base["chat_template_kwargs"] = {"enable_thinking": False, "|": "<b>"}
+    card = model_card(tone_and_length(base=base))
+    assert (
+        r'chat template, with \{"enable\_thinking": false, "\|": "&lt;b&gt;"\} as its variables; do the same.' in card
+    )
+
+
 def test_objectives_and_their_roles():
     card = model_card(tone_and_length())
     assert "- **tone**: maximized, between 0 and 1" in card
