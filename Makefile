@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWER := .venv-lower
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lower lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pareto-align demo $(ARGS)
@@ -11,6 +12,11 @@ demo: $(VENV)/.demo
 # one process a core and one thread a process: the models in the tests are too small for more threads
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
+
+# what pyproject.toml promises about old releases: the tests that depend on them, with the lowest versions there are
+lower: $(LOWER)/.test
+	OMP_NUM_THREADS=1 $(LOWER)/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile \
+		tests/policies tests/front tests/integrations $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -32,9 +38,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
+$(LOWER)/.test: pyproject.toml constraints-lower.txt
+	$(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install -q -c constraints-lower.txt -e '.[trl]' pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWER) build dist *.egg-info
