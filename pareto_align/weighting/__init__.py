@@ -24,6 +24,7 @@ from pareto_align.weighting.scalarizations import (
     Tchebycheff,
 )
 from pareto_align.weighting.schedules import Schedule
+from pareto_align.weighting.steady import SteadyChebyshev
 from pareto_align.weighting.thresholds import NelderMeadThresholds, ProxyPoints
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Schedule",
     "Signal",
     "SoftMin",
+    "SteadyChebyshev",
     "Tchebycheff",
     "UPGrad",
     "Weighting",

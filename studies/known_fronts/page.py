@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from cases import CONSTRAINED, CORE, FEW, METHODS, PLAN, SEEDS, SHARED, WIDER, cases
+from cases import CONSTRAINED, CORE, FEW, LATER, METHODS, PLAN, SEEDS, SHARED, WIDER, cases
 from summary import NEAR, Spread, Study
 
 HERE = Path(__file__).resolve().parent
@@ -133,9 +133,9 @@ def fields(results: dict[str, Any]) -> dict[str, str]:
         **cells,
         **{f"table_{name}": table(study) for name, table in tables.items()},
         "table_ratio": grid(study, "ratio"),
-        "table_front": grid(study, "front_ratio", methods=FEW),
+        "table_front": grid(study, "front_ratio", methods=(*FEW, *LATER)),
         "table_missed": grid(study, "missed"),
-        "table_members": grid(study, "members", 1, methods=FEW),
+        "table_members": grid(study, "members", 1, methods=(*FEW, *LATER)),
         "mean_chebyshev": short(float(np.mean(study.ratios("chebyshev"))), 3),
         "mean_second": f"`{second}` with {short(float(np.mean(study.ratios(second))), 3)}",
         "least_chebyshev": short(min(study.ratios("chebyshev")), 3),

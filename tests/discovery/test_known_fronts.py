@@ -64,3 +64,11 @@ def test_flat_linear_weights_end_in_the_two_corners(seed, tmp_path, record_prope
     print(f"flat fixed seed {seed}: ratio {verdict.hypervolume_ratio:.4f}, farthest from a corner {distance.max():.4f}")
     assert verdict.hypervolume_ratio < 0.6
     assert (distance < 0.05).all()
+
+
+@pytest.mark.parametrize("name", ["tilt", "bow"])
+def test_steady_weights_fill_a_front_beside_poor_answers(name, tmp_path, record_property):
+    verdict = judged(name, tmp_path, 0, weighting="steady-chebyshev", learning_rate=2e-3, steps=200, eval_every=100)
+    record_property("hypervolume_ratio", verdict.hypervolume_ratio)
+    print(f"{name} steady-chebyshev: ratio {verdict.hypervolume_ratio:.4f}")
+    assert verdict.hypervolume_ratio >= 0.93

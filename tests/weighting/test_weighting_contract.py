@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pareto_align.testing.weighting import WeightingContract
-from pareto_align.weighting import Chebyshev, Fixed, Hypervolume, HypervolumePaper, Signal, Weighting
+from pareto_align.weighting import Chebyshev, Fixed, Hypervolume, HypervolumePaper, Signal, SteadyChebyshev, Weighting
 
 
 class TestFixed(WeightingContract):
@@ -34,6 +34,13 @@ class _FramedChebyshev(Chebyshev):
     def setup(self, K: int, m: int) -> None:
         self.ideal, self.nadir = np.ones(m), np.zeros(m)
         super().setup(K, m)
+
+
+class TestSteadyChebyshev(WeightingContract):
+    shares_population = True
+
+    def make(self) -> Weighting:
+        return SteadyChebyshev()
 
 
 class TestHypervolume(WeightingContract):
