@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +32,7 @@ class FamilyMember:
         folder: Its folder.
         preference: Whatever `Preference.of` reads.
         server: Gives the base model that `generate` answers with.
+        scratch: Gives a folder for adapters that nobody asked to keep.
 
     Attributes:
         preference: `[m]` weights over the optimized objectives.
@@ -43,7 +42,15 @@ class FamilyMember:
             measured preference has missed. NaN where too few were measured to know.
     """
 
-    def __init__(self, record: FrontRecord, folder: Path, preference: Any, server: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        record: FrontRecord,
+        folder: Path,
+        preference: Any,
+        *,
+        server: Callable[[], Any],
+        scratch: Callable[[], Path],
+    ) -> None:
         family = record.family
         if family is None:
             raise ConfigError(
@@ -51,7 +58,7 @@ class FamilyMember:
                 "were trained for and for no others. Choose one with `front.select(preference)`, or fit with "
                 "family='blocks' to have an adapter for any preference."
             )
-        self._record, self._family, self._server = record, family, server
+        self._record, self._family, self._server, self._scratch = record, family, server, scratch
         self._source = folder / family.adapter
         self._names = [objective.name for objective in record.objectives]
         self.preference = Preference.of(preference, self._spanning).weights
@@ -87,12 +94,6 @@ class FamilyMember:
         family.ranks = (self._family.ranks[0], self._family.ranks[1])
         write_policy(family, self._source, self.preference, target)
 
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        folder = tempfile.TemporaryDirectory(prefix="pareto-align-")
-        self._write(Path(folder.name) / self.name)
-        return folder
-
     @property
     def name(self) -> str:
         """A name for the adapter, the same for the same preference of the same family."""
@@ -101,8 +102,11 @@ class FamilyMember:
 
     @property
     def adapter_path(self) -> Path:
-        """A stock PEFT folder of the adapter; a temporary one, which goes with this object."""
-        return Path(self._folder.name) / self.name
+        """A stock PEFT folder of the adapter; a temporary one, which goes with the front. `save` writes one to keep."""
+        folder = self._scratch() / self.name
+        if not folder.is_dir():
+            self._write(folder)
+        return folder
 
     def load_model(self, base: Any = None, **load: Any) -> PeftModel:
         """The base model with this adapter on it; see `Member.load_model`."""

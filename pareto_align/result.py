@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -256,6 +257,7 @@ class ParetoFront:
         self._members = [Member(self, i) for i in range(len(record.members))]
         self.base: Base | None = None
         self._server: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> ParetoFront:
@@ -320,7 +322,12 @@ class ParetoFront:
         """
         from pareto_align.family_member import FamilyMember
 
-        return FamilyMember(self.record, self.folder, preference, self.server)
+        return FamilyMember(self.record, self.folder, preference, server=self.server, scratch=self._scratch_folder)
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="pareto-align-")
+        return Path(self._scratch.name)
 
     @property
     def fallen(self) -> list[Fallen]:

@@ -20,9 +20,9 @@ def test_the_prompts_are_many_short_and_different() -> None:
 def test_the_objectives_pull_against_each_other() -> None:
     objectives = ObjectiveSet(demo.demo_objectives())
     prompts = demo.demo_prompts()[:3]
-    said = ["I love it, what a wonderful and happy surprise, thank you!", "Yes.", ""]
+    said = ["I love it, what a wonderful and happy surprise, thank you!", "It is cold.", ""]
     completions = [[{"role": "assistant", "content": text}] for text in said]
-    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2], []])
+    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2, 3], []])
     warm, short, empty = scores
     assert warm[0] > 0.9 > short[0]
     assert short[1] > 0.9 > warm[1]
@@ -36,5 +36,12 @@ def test_the_aligner_is_built_without_loading_the_model() -> None:
     assert aligner.model == demo.MODEL
     assert (aligner.settings.steps, aligner.settings.seed) == (3, 5)
     assert aligner.settings.population >= 4
-    preferences = aligner.explorer.preferences(("tone", "brevity"), aligner.settings.population, 0)
-    assert ((preferences > 0) & (preferences < 1)).all(), "no slot is sent to a corner"
+    assert (aligner.family, aligner.weighting.name, aligner.explorer.name) == ("blocks", "fixed", "everywhere")
+
+
+def test_one_word_is_no_short_answer() -> None:
+    objectives = ObjectiveSet(demo.demo_objectives())
+    said = ["Beautiful.", "I love it."]
+    completions = [[{"role": "assistant", "content": text}] for text in said]
+    word, sentence = objectives.score(demo.demo_prompts()[:2], completions, completion_ids=[[1, 2], [1, 2, 3, 4]])
+    assert word[1] < 0.4 < 0.8 < sentence[1]

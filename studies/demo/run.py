@@ -1,8 +1,7 @@
-"""The demo's front for several seeds, and linear weights beside it: `python studies/demo/run.py`.
+"""The demo's front for several seeds, and independent policies beside it: `python studies/demo/run.py`.
 
-Writes results.json and front.png beside this file. About 11 minutes a run on 2 cores; a run that is there is not
-repeated (delete its folder under studies/demo/runs to have it again). The right half of the picture is the problem
-`flat` of pareto_align.testing, whose true front is known: seconds.
+Writes results.json and front.png beside this file. Some minutes a run on 2 cores; a run that is there is not repeated
+(delete its folder under studies/demo/runs to have it again), and `--seeds`, `--kinds` take a part.
 """
 
 from __future__ import annotations
@@ -10,135 +9,125 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from peft import LoraConfig
 
-from pareto_align import Grid, ParetoFront
+from pareto_align import ParetoFront
 from pareto_align.demo import SETTINGS, demo_aligner, demo_prompts
 
 HERE = Path(__file__).parent
 TONE, BREVITY = 0, 1
+RANK = 24  # what the family's blocks add up to: it is sharing that is compared, not rank
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"family": "independent", "explorer": "grid", "weighting": "fixed"},
+    "chebyshev": {"family": "independent", "explorer": "grid", "weighting": "chebyshev"},
+}
+LOOKS = {
+    "default": ("one family (the demo)", "#2a788e", "o"),
+    "linear": (f"5 independent policies of rank {RANK}, linear weights", "#b5651d", "s"),
+    "chebyshev": (f"5 independent policies of rank {RANK}, Chebyshev weights", "#7a5195", "^"),
+}
 
 
 def fit(kind: str, seed: int) -> ParetoFront:
-    """One run: the demo as it is, or the same with fixed linear weights on a grid with its corners."""
+    """One run, begun, gone on with or read."""
     folder = HERE / "runs" / f"{kind}-{seed}"
-    if not (folder / "front" / "front.json").exists():
-        fixed = {"weighting": "fixed", "explorer": Grid()} if kind == "fixed" else {}
+    if not (folder / "seconds").exists():
         started = time.monotonic()
-        demo_aligner(seed=seed, output_dir=folder, **fixed).fit(demo_prompts())
+        aligner = demo_aligner(seed=seed, output_dir=folder, **KINDS[kind])
+        if kind != "default":
+            aligner.lora = LoraConfig(**{**_plain(aligner.lora), "r": RANK, "lora_alpha": 2 * RANK})
+        aligner.fit(demo_prompts())
         (folder / "seconds").write_text(f"{time.monotonic() - started:.0f}")
     return ParetoFront.load(folder)
 
 
-def verdict(front: ParetoFront) -> dict[str, object]:
+def _plain(lora: LoraConfig) -> dict[str, Any]:
+    """What the demo says of its adapters."""
+    return {name: getattr(lora, name) for name in ("target_modules", "layers_to_transform", "task_type")}
+
+
+def verdict(front: ParetoFront) -> dict[str, Any]:
     """What the demo promises, as numbers."""
+    from pareto_align.front import paired_difference
+
     estimates = [member.estimate for member in front.record.members]
     values = np.array([e.mean for e in estimates])
 
     def distinct(i: int, j: int) -> bool:
-        from pareto_align.front import paired_difference
-
         gap, error = paired_difference(estimates[i], estimates[j])
         return bool((np.abs(gap) > 2 * error)[[TONE, BREVITY]].any())
 
     pairs = list(itertools.combinations(range(len(values)), 2))
-    order = np.argsort(values[:, TONE])
     last = next((e for e in reversed(front.history) if e["event"] == "report"), {})
+    cost = front.record.cost
     return {
         "members": len(front),
         "values": values.round(3).tolist(),
         "stderr": np.array([e.stderr for e in estimates]).round(3).tolist(),
         "pairs_apart_by_two_standard_errors": f"{sum(distinct(i, j) for i, j in pairs)} of {len(pairs)}",
-        "strictly_between_the_corners": max(len(order) - 2, 0),
         "hypervolume": [last.get(k) for k in ("hypervolume", "hypervolume_low", "hypervolume_high")],
         "untrained_hypervolume": [
             last.get(k) for k in ("reference_hypervolume", "reference_hypervolume_low", "reference_hypervolume_high")
         ],
-        "restarts": sum(e["event"] == "stalled" and e["action"] == "started again" for e in front.history),
-        "seconds": int((front.path / "seconds").read_text()) if (front.path / "seconds").exists() else None,
+        "tokens": {name: cost[name] for name in ("train_tokens", "eval_tokens", "rollouts")},
+        "samples": [
+            [sample["completion"].strip() for sample in member.samples[:3]]
+            for member in sorted(front, key=lambda member: -member.values[TONE])
+        ],
+        "seconds": int((front.path / "seconds").read_text()),
     }
 
 
-def last_population(front: ParetoFront) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard errors `[K, M]` of all policies at the last measurement, kept or not."""
-    event = [e for e in front.history if e["event"] == "evaluation"][-1]
-    return np.array(event["values"]), np.array(event["stderr"])
-
-
-def known_front(weighting: str, seed: int = 0) -> dict[str, Any]:
-    """Eight policies on `flat` after 400 steps: exact expected rewards, share of the attainable hypervolume."""
-    from pareto_align.testing.judging import judged_fit
-    from pareto_align.testing.problems import get_problem
-
-    with tempfile.TemporaryDirectory() as folder:
-        fit = judged_fit(
-            get_problem("flat"), Path(folder) / "run", weighting=weighting, seed=seed,
-            learning_rate=1e-3, steps=400, eval_every=25,
-        )  # fmt: skip
-    return {"values": fit.values.round(4).tolist(), "hypervolume_ratio": round(fit.verdict().hypervolume_ratio, 4)}
-
-
-LOOKS = {"fixed": ("linear weights", "#b5651d", "s"), "chebyshev": ("smooth Chebyshev (default)", "#2a788e", "o")}
-
-
-def draw(fronts: dict[str, ParetoFront], flat: dict[str, dict[str, Any]]) -> Figure:
-    """The README's picture: the demo at its end on the left, a problem with a known front on the right."""
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+def draw(fronts: dict[str, ParetoFront], results: dict[str, Any]) -> Figure:
+    """The README's picture: what each kind published, with 95 % intervals."""
+    figure = Figure(figsize=(7.6, 5.4), layout="constrained")
+    axes = figure.subplots()
     for kind, front in fronts.items():
         label, color, marker = LOOKS[kind]
-        values, stderr = last_population(front)
-        left.errorbar(
-            values[:, TONE], values[:, BREVITY], 1.96 * stderr[:, BREVITY], 1.96 * stderr[:, TONE],
-            fmt=marker, color=color, markersize=8, elinewidth=1.2, label=label, alpha=0.9,
+        order = np.argsort(front.values[:, TONE])
+        x, y = front.values[order, TONE], front.values[order, BREVITY]
+        volume = results[f"{kind}-0"]["hypervolume"][0]
+        axes.errorbar(
+            x, y, front.halfwidth[order, BREVITY], front.halfwidth[order, TONE], fmt=f"{marker}-", color=color,
+            markersize=7, elinewidth=0.8, lw=1.2, alpha=0.9, label=f"{label}: hypervolume {volume:.2f}",
         )  # fmt: skip
-    reference = fronts["chebyshev"].record.reference_policy
+    reference = next(iter(fronts.values())).record.reference_policy
     if reference is not None:
-        left.plot(*reference.mean[[TONE, BREVITY]], "D", mfc="white", mec="black", ms=8, ls="", label="untrained")
-    left.set(xlabel="positive tone (better →)", ylabel="brevity (better →)")
-    left.set_title(
-        f"SmolLM2-135M: {SETTINGS['population']} policies, {SETTINGS['steps']} steps, 95 % intervals", loc="left"
+        axes.plot(*reference.mean[[TONE, BREVITY]], "D", mfc="white", mec="black", ms=8, ls="", label="untrained")
+    axes.set(xlabel="positive tone (better →)", ylabel="brevity (better →)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(
+        f"SmolLM2-135M, {SETTINGS['steps']} steps, the same {3000:,} rollouts each, 95 % intervals", loc="left"
     )
-    right.plot([0, 1], [1, 0], color="#999999", lw=1.2, label="true front")
-    for kind, found in flat.items():
-        label, color, marker = LOOKS[kind]
-        values = np.array(found["values"])
-        size = 15 if kind == "fixed" else 9  # several policies lie on one another in the corners
-        right.plot(values[:, 0], values[:, 1], marker, color=color, ms=size, ls="", alpha=0.9, label=label)
-    right.set(xlabel="first reward (better →)", ylabel="second reward (better →)")
-    right.set_title("a straight front, known exactly: 8 policies, 400 steps", loc="left")
-    for axes in (left, right):
-        axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-        axes.grid(color="#e5e5e5")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right")
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Fit what is missing, then write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--fixed", type=int, nargs="*", default=[0], help="seeds to run with fixed linear weights too")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
-    results = {f"chebyshev-{seed}": verdict(fit("chebyshev", seed)) for seed in arguments.seeds}
-    results |= {f"fixed-{seed}": verdict(fit("fixed", seed)) for seed in arguments.fixed}
-    flat = {kind: known_front(kind) for kind in ("fixed", "chebyshev")}
-    results |= {f"flat-{kind}": found for kind, found in flat.items()}
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    fronts = {
-        kind: fit(kind, seeds[0])
-        for kind, seeds in (("fixed", arguments.fixed), ("chebyshev", arguments.seeds))
-        if seeds
-    }
-    draw(fronts, flat).savefig(HERE / "front.png", dpi=150)
-    print(json.dumps(results, indent=1))
+    file = HERE / "results.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for seed, kind in itertools.product(arguments.seeds, arguments.kinds):
+        results[f"{kind}-{seed}"] = verdict(fit(kind, seed))
+        file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        print(f"{kind}-{seed}: hypervolume {results[f'{kind}-{seed}']['hypervolume']}", flush=True)
+    fronts = {kind: fit(kind, 0) for kind in KINDS if f"{kind}-0" in results and (HERE / "runs" / f"{kind}-0").exists()}
+    if fronts:
+        draw(fronts, results).savefig(HERE / "front.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -221,3 +221,13 @@ class TestTokenBrevity:
     def test_the_limit_is_a_whole_number_of_at_least_two(self, limit: object) -> None:
         with pytest.raises(ConfigError, match="max_tokens"):
             text_module.token_brevity(limit)  # type: ignore[arg-type]
+
+    def test_few_words_earn_in_proportion(self) -> None:
+        reward = text_module.token_brevity(5, least_words=3)
+        found = reward(completions=["Yes", "Oh yes", "I do so", "I do so too"], completion_ids=[[1], [1], [1], [1]])
+        assert found == pytest.approx([1 / 3, 2 / 3, 1, 1])
+
+    @pytest.mark.parametrize("least", [0, -1, 1.5, True])
+    def test_least_words_must_be_a_count(self, least: object) -> None:
+        with pytest.raises(ConfigError, match="least_words"):
+            text_module.token_brevity(5, least_words=least)  # type: ignore[arg-type]

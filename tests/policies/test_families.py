@@ -51,6 +51,11 @@ class TestPBLoRA(FamilyContract):
         return PBLoRA()
 
 
+class TestCentredGates(FamilyContract):
+    def make(self):
+        return Gates(features="centred")
+
+
 class TestQuadraticGates(FamilyContract):
     def make(self):
         return Gates(features="quadratic", each=2)
@@ -117,7 +122,7 @@ def test_names_and_what_they_mean():
         ({"name": "blocks", "shared": -1}, "`shared` must be a whole number of at least 0"),
         ({"name": "blocks", "shared": 1.5}, "`shared` must be a whole number"),
         ({"name": "blocks", "shared": True}, "`shared` must be a whole number"),
-        ({"name": "gates", "features": "cubic"}, "one of linear, quadratic, thermometer"),
+        ({"name": "gates", "features": "cubic"}, "one of linear, centred, quadratic, thermometer"),
         ({"name": "gates", "bins": 0}, "`bins`"),
         (3, "a name, a mapping"),
     ],
@@ -212,6 +217,11 @@ def test_thermometers_fill_up():
     found = made.featured(torch.tensor([[0.0, 1.0], [0.25, 0.75], [0.6, 0.4]]))
     expected = [[0, 0, 0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 1, 1, 1, 0], [1, 1, 0.4, 0, 1, 0.6, 0, 0]]
     torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_centred_features_are_zero_at_equal_weights():
+    found = Gates(features="centred").featured(torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0, 0.0], [2.0, -1.0, -1.0]]))
 
 
 def test_quadratic_features_are_the_weights_and_their_products():
