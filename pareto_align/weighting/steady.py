@@ -91,6 +91,7 @@ class SteadyChebyshev(FramedWeighting):
         ConfigError: A setting out of range.
     """
 
+    reading = "place"
     state_names: ClassVar[tuple[str, ...]] = (*FramedWeighting.state_names, "surprise", "surprises", "places", "asked")
 
     def __init__(

@@ -77,7 +77,7 @@ def test_every_command_has_help_json_and_debug(name, cli):
 
 
 def test_the_help_of_fit_lists_every_key(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "250")  # wide enough for every meaning to stand on one line
     text = cli("fit", "--help").out
     for name, default, meaning in settings_rows():
         assert re.search(rf"^  {name} +{re.escape(meaning)} \(default {re.escape(default)}\)$", text, re.MULTILINE)
