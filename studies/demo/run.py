@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from peft import LoraConfig
 
 from pareto_align import ParetoFront
 from pareto_align.demo import SETTINGS, demo_aligner, demo_prompts
+from pareto_align.discovery.journal import read_journal
 
 HERE = Path(__file__).parent
 TONE, BREVITY = 0, 1
@@ -37,15 +37,13 @@ LOOKS = {
 
 
 def fit(kind: str, seed: int) -> ParetoFront:
-    """One run, begun, gone on with or read."""
+    """One run, or what it left."""
     folder = HERE / "runs" / f"{kind}-{seed}"
-    if not (folder / "seconds").exists():
-        started = time.monotonic()
+    if not any(event["event"] == "end" for event in read_journal(folder / "journal.jsonl")):
         aligner = demo_aligner(seed=seed, output_dir=folder, **KINDS[kind])
         if kind != "default":
             aligner.lora = LoraConfig(**{**_plain(aligner.lora), "r": RANK, "lora_alpha": 2 * RANK})
         aligner.fit(demo_prompts())
-        (folder / "seconds").write_text(f"{time.monotonic() - started:.0f}")
     return ParetoFront.load(folder)
 
 
@@ -82,7 +80,6 @@ def verdict(front: ParetoFront) -> dict[str, Any]:
             [sample["completion"].strip() for sample in member.samples[:3]]
             for member in sorted(front, key=lambda member: -member.values[TONE])
         ],
-        "seconds": int((front.path / "seconds").read_text()),
     }
 
 
@@ -109,7 +106,7 @@ def draw(fronts: dict[str, ParetoFront], results: dict[str, Any]) -> Figure:
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    figure.legend(frameon=False, loc="outside lower left")
     return figure
 
 
