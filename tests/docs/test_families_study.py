@@ -1,0 +1,85 @@
+"""The study of families: its page says what its results say, and its command runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "studies" / "families"
+
+
+@pytest.fixture(scope="module")
+def code():
+    """The study's modules, as its own command sees them; gone afterwards."""
+    known = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDY.parent))
+        patch.syspath_prepend(str(STUDY))
+        names = ("cases", "page", "run", "runs")
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)  # another study has modules of the same names
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(STUDY.parent)):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_results_are_of_the_one_setting_and_planned(code, results):
+    assert results["setting"] == code.cases.SETTING
+    assert set(results["runs"]) <= {case.key for case in code.cases.cases()}
+    assert len(results["runs"]) >= len(code.cases.METHODS) * len(code.cases.PROBLEMS), "a whole seed at the least"
+
+
+def test_the_page_is_written_from_the_results(code, results):
+    assert (STUDY / "README.md").read_text(encoding="utf-8") == code.page.report(results)
+
+
+def test_all_methods_of_a_problem_had_the_same_rollouts(code, results):
+    """Tokens may differ where answers end by themselves; here every answer has the same length."""
+    for problem in ("flat", "tilt", "bow", "arc"):
+        assert len({run["tokens"] for key, run in results["runs"].items() if key.startswith(f"{problem}/")}) == 1
+
+
+def test_what_the_page_says_in_words(code, results):
+    """Linear weights end in the corners of a straight front but miss nothing; unseen preferences need a family."""
+
+    def mean(problem, method, what):
+        return float(np.mean(code.page.numbers(results, problem, method, what)))
+
+    assert mean("flat", "centred, linear", "ratio") < 0.3
+    assert mean("flat", "centred, linear", "own") < 0.01
+    for problem in ("contexts-3", "many"):
+        nearest = mean(problem, "independent, linear", "unseen")
+        assert mean(problem, "blocks, linear", "unseen") < nearest / 2
+        assert mean(problem, "centred, linear", "unseen") < nearest / 2
+    assert mean("bow", "centred, chebyshev", "ratio") > mean("bow", "blocks, chebyshev", "ratio")
+
+
+@pytest.mark.parametrize("method", ["independent, linear", "centred, chebyshev"])
+def test_a_run_is_measured(code, method):
+    found = code.cases.measure(code.cases.Case("tilt", method, 0), code.cases.SMOKE)
+    assert 0 <= found["ratio"] <= 1.001
+    assert np.isfinite([found["own"], found["unseen"], found["worst"]]).all()
+    assert found["members"] >= 1
+
+
+def test_the_command_keeps_what_it_ran_and_does_not_repeat_it(code, tmp_path, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(code.run, "measure", lambda case, setting: calls.append(case) or {"ratio": 0.5, "unseen": 0.1})
+    arguments = ["--smoke", "--results", str(tmp_path / "r.json"), "--problems", "flat", "--seeds", "0"]
+    assert code.run.main(arguments) == 0
+    assert code.run.main(arguments) == 0
+    assert len(calls) == len(code.cases.METHODS)
+    assert "flat/blocks, linear/0" in capsys.readouterr().out
