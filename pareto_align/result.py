@@ -358,19 +358,21 @@ class ParetoFront:
         return pandas.DataFrame(dict(columns), index=pandas.Index([m.id for m in self._members], name="member"))
 
     @overload
-    def hypervolume(self, reference: Sequence[float] | None = None, confidence: None = None) -> float: ...
+    def hypervolume(
+        self, reference: Sequence[float] | Mapping[str, float] | None = None, confidence: None = None
+    ) -> float: ...
     @overload
     def hypervolume(
-        self, reference: Sequence[float] | None = None, *, confidence: float
+        self, reference: Sequence[float] | Mapping[str, float] | None = None, *, confidence: float
     ) -> tuple[float, float, float]: ...
     def hypervolume(
-        self, reference: Sequence[float] | None = None, confidence: float | None = None
+        self, reference: Sequence[float] | Mapping[str, float] | None = None, confidence: float | None = None
     ) -> float | tuple[float, float, float]:
         """Hypervolume on the frozen [0, 1] frame of the optimized objectives.
 
         Args:
-            reference: The worst point that still counts, one number an optimized objective in the user's units; the
-                point the run fixed before training by default.
+            reference: The worst point that still counts, one number an optimized objective in the user's units, in
+                order or by name; by default the point that the run fixed before training.
             confidence: Ask for an interval, 0.95 for example.
 
         Returns:

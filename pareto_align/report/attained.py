@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,21 +40,26 @@ class Hypervolume:
         return f"{self.value:.3f} ({100 * self.confidence:g} % interval {self.low:.3f} to {self.high:.3f})"
 
 
-def normalized_reference(record: FrontRecord, reference: Sequence[float] | None) -> np.ndarray:
+def normalized_reference(record: FrontRecord, reference: Sequence[float] | Mapping[str, float] | None) -> np.ndarray:
     """The reference point [m] on the frozen frame: the record's own, or one given in the user's units.
 
     Raises:
-        ConfigError: The given point has the wrong length or is not finite.
+        ConfigError: The given point has the wrong length or names, or is not finite.
     """
     if reference is None:
         return np.asarray(record.reference, dtype=float)
     axes = list(optimized(record))
-    point = np.asarray(reference, dtype=float)
-    if point.shape != (len(axes),) or not np.isfinite(point).all():
-        names = ", ".join(record.objectives[i].name for i in axes)
+    names = [record.objectives[i].name for i in axes]
+    strangers = set(reference) - set(names) if isinstance(reference, Mapping) else set()
+    try:
+        given = [reference[name] for name in names] if isinstance(reference, Mapping) else list(reference)
+        point = np.asarray(given, dtype=float)
+    except (TypeError, ValueError, KeyError):
+        point = np.zeros(0)
+    if strangers or point.shape != (len(axes),) or not np.isfinite(point).all():
         raise ConfigError(
-            f"`reference` must be {len(axes)} finite numbers, one for each of {names}, in your own units. "
-            f"Found {np.array2string(point)}."
+            f"`reference` must be {len(axes)} finite numbers, one for each of {', '.join(map(repr, names))}, in this "
+            f"order or by name, in your own units. Found {reference!r}."
         )
     lower = np.array([record.objectives[i].lower for i in axes])
     upper = np.array([record.objectives[i].upper for i in axes])
@@ -63,7 +68,7 @@ def normalized_reference(record: FrontRecord, reference: Sequence[float] | None)
 
 def front_hypervolume(
     record: FrontRecord,
-    reference: Sequence[float] | None = None,
+    reference: Sequence[float] | Mapping[str, float] | None = None,
     *,
     confidence: float = 0.95,
     seed: int = 0,
@@ -74,7 +79,7 @@ def front_hypervolume(
 
     Args:
         record: The front.
-        reference: The worst point that still counts, [m] in the user's units; the one the run fixed by default.
+        reference: The worst point that still counts, [m] or by name, in the user's units; by default the run's own.
         confidence: Share of resamples the interval covers, in (0, 1).
         seed: Of the resampling.
     """

@@ -34,15 +34,24 @@ def test_hypervolume_on_the_frozen_frame():
     assert found.low < found.value < found.high
 
 
-def test_reference_point_is_read_in_the_users_units():
+@pytest.mark.parametrize(
+    "reference", [[0.5, 50.0], (0.5, 50), {"tone": 0.5, "length": 50}, {"length": 50, "tone": 0.5}]
+)
+def test_reference_point_is_read_in_the_users_units(reference):
     # tone at least 0.5, at most 50 words: only (0.6, 30) is inside, (0.6 - 0.5) * (50 - 30) / 100
-    found = front_hypervolume(tone_and_length(), [0.5, 50.0])
+    found = front_hypervolume(tone_and_length(), reference)
     assert found.value == pytest.approx(0.1 * 0.2)
 
 
-@pytest.mark.parametrize("reference", [[0.5], [0.5, np.nan], [0.5, 50.0, 0.0]])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        [0.5], [0.5, np.nan], [0.5, 50.0, 0.0], 0.5, "ab", ["a", 50], [None, 50], [[0.5], 50],
+        {"tone": 0.5}, {"tone": 0.5, "words": 50}, {"tone": 0.5, "length": 50, "words": 1}, {"tone": 0.5, "length": "x"},
+    ],
+)  # fmt: skip
 def test_reference_point_of_the_wrong_form(reference):
-    with pytest.raises(ConfigError, match=r"2 finite numbers, one for each of tone, length"):
+    with pytest.raises(ConfigError, match=r"2 finite numbers, one for each of 'tone', 'length'"):
         front_hypervolume(tone_and_length(), reference)
 
 
