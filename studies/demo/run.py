@@ -26,6 +26,7 @@ RANK = 24  # what the family's blocks add up to: it is sharing that is compared,
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
+    "centred": {"family": {"name": "gates", "features": "centred"}},
     "linear": {"family": "independent", "explorer": "grid", "weighting": "fixed"},
     "chebyshev": {"family": "independent", "explorer": "grid", "weighting": "chebyshev"},
 }
@@ -41,7 +42,7 @@ def fit(kind: str, seed: int) -> ParetoFront:
     folder = HERE / "runs" / f"{kind}-{seed}"
     if not any(event["event"] == "end" for event in read_journal(folder / "journal.jsonl")):
         aligner = demo_aligner(seed=seed, output_dir=folder, **KINDS[kind])
-        if kind != "default":
+        if kind in ("linear", "chebyshev"):
             aligner.lora = LoraConfig(**{**_plain(aligner.lora), "r": RANK, "lora_alpha": 2 * RANK})
         aligner.fit(demo_prompts())
     return ParetoFront.load(folder)
@@ -122,7 +123,7 @@ def main() -> None:
         results[f"{kind}-{seed}"] = verdict(fit(kind, seed))
         file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(f"{kind}-{seed}: hypervolume {results[f'{kind}-{seed}']['hypervolume']}", flush=True)
-    fronts = {kind: fit(kind, 0) for kind in KINDS if f"{kind}-0" in results and (HERE / "runs" / f"{kind}-0").exists()}
+    fronts = {kind: fit(kind, 0) for kind in LOOKS if f"{kind}-0" in results and (HERE / "runs" / f"{kind}-0").exists()}
     if fronts:
         draw(fronts, results).savefig(HERE / "front.png", dpi=150)
 

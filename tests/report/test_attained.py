@@ -47,7 +47,8 @@ def test_reference_point_is_read_in_the_users_units(reference):
     "reference",
     [
         [0.5], [0.5, np.nan], [0.5, 50.0, 0.0], 0.5, "ab", ["a", 50], [None, 50], [[0.5], 50],
-        {"tone": 0.5}, {"tone": 0.5, "words": 50}, {"tone": 0.5, "length": 50, "words": 1}, {"tone": 0.5, "length": "x"},
+        {"tone": 0.5}, {"tone": 0.5, "words": 50}, {"tone": 0.5, "length": "x"},
+        {"tone": 0.5, "length": 50, "words": 1},
     ],
 )  # fmt: skip
 def test_reference_point_of_the_wrong_form(reference):
