@@ -19,6 +19,7 @@ from pareto_align.messages import template_variables
 from pareto_align.objectives import ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
+from pareto_align.registry import is_named
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting.nested import make_part
@@ -175,8 +176,8 @@ class ParetoAligner:
         )
         self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
         self.objectives = ObjectiveSet(as_objectives(objectives))
-        self.family = family
-        usual_weighting, usual_explorer = _usual_parts(family)
+        self.family = "independent" if family is None or is_named(family, "independent") else family
+        usual_weighting, usual_explorer = usual_parts(self.family)
         self.weighting = make_part(usual_weighting if weighting is None else weighting)
         self.learner = learner
         self.explorer = make_explorer(usual_explorer if explorer is None else explorer)
@@ -222,7 +223,7 @@ class ParetoAligner:
         """The model, the objectives, and what is not as it is by default."""
         model = repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
         usual = {name: given.default for name, given in inspect.signature(type(self)).parameters.items()}
-        usual["weighting"], usual["explorer"] = _usual_parts(self.family)
+        usual["weighting"], usual["explorer"] = usual_parts(self.family)
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
         shown |= {"explorer": self.explorer.name, **asdict(self.settings)}
         shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
@@ -468,6 +469,6 @@ def _callbacks(given: Any) -> list[Callable[[Mapping[str, Any]], None]]:
     return callbacks
 
 
-def _usual_parts(family: Any) -> tuple[str, str]:
+def usual_parts(family: Any) -> tuple[str, str]:
     """Weighting and explorer by default: those of independent policies, or of a family."""
-    return ("chebyshev", "discover") if family is None or family == "independent" else ("fixed", "everywhere")
+    return ("chebyshev", "discover") if family == "independent" else ("fixed", "everywhere")

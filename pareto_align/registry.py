@@ -5,14 +5,14 @@ A part is given by its registered name, by a mapping with `name` and settings, o
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from pareto_align.errors import ConfigError
+from pareto_align.spelling import hint
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "is_named"]
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -78,18 +78,18 @@ class Registry(Generic[T]):
             )
         cls = self._classes.get(name)
         if cls is None:
-            raise ConfigError(f"Unknown {self.kind} {name!r}.{_hint(name, self.names())}")
+            raise ConfigError(f"Unknown {self.kind} {name!r}.{hint(name, self.names())}")
         known = list(inspect.signature(cls).parameters)
         if unknown := sorted(set(settings) - set(known), key=str):
-            raise ConfigError(
-                f"The {self.kind} {name!r} has no setting {unknown[0]!r}.{_hint(str(unknown[0]), known or ['none'])}"
-            )
+            raise ConfigError(f"The {self.kind} {name!r} has no setting {unknown[0]!r}.{hint(unknown[0], known)}")
         try:
             return cls(**settings)
+        except ConfigError:  # the part has said what is wrong
+            raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"The {self.kind} {name!r} cannot be made with {settings}: {error}.") from error
 
 
-def _hint(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(known)}."
+def is_named(part: Any, name: str) -> bool:
+    """Whether a part is given as this name and nothing else: `name`, or a mapping of it alone."""
+    return bool(part == name or part == {"name": name})

@@ -20,6 +20,7 @@ from pareto_align.discovery.rows import read_rows
 from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective, shared
+from pareto_align.registry import is_named
 from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["RunConfig", "load_config", "load_origin"]
 
 OWN_REWARDS = "pareto_align.objectives."
-INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         from pareto_align.learning.credit import Credit, make_credit
 
         keywords["learner"] = _named("learner", values["learner"], folder, make_credit, Credit)
-    if values.get("family") not in (None, INDEPENDENT, {"name": INDEPENDENT}):
+    if values.get("family") is not None and not is_named(values["family"], "independent"):
         from pareto_align.policies.families import Family, families
 
         keywords["family"] = _named("family", values["family"], folder, families.make, Family)

@@ -33,8 +33,9 @@ from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
-from pareto_align.policies.families import Family, FamilyAdamW
+from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
+from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting
@@ -67,9 +68,9 @@ class Plan:
                 f"The learner {self.credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
                 f"Found group_size={self.settings.group_size}."
             )
-        self._check_family()
         if self.lora is not None:
             check_lora(self.lora)
+        self._check_family()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
 

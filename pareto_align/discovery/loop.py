@@ -27,7 +27,8 @@ from pareto_align.discovery.stopping import StopRequest
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import PromptRow, roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
-from pareto_align.policies.families import Family, FamilyAdamW
+from pareto_align.policies.families import Family
+from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.weighting import Weighting

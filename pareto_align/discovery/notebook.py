@@ -42,7 +42,7 @@ class NotebookView:
             self.stage = "fitting the front"
             if kind == "start":
                 self.untrained = list(event["reference"])
-        elif kind == "evaluation":
+        elif kind in ("evaluation", "further"):
             self.evaluation = event
         elif kind in ("end", "stopped"):
             self.stage = "done" if kind == "end" else "stopped"

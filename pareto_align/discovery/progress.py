@@ -112,7 +112,7 @@ def members_text(count: int) -> str:
 
 
 class PlainLines:
-    """A line on stderr for each stage of a run and each evaluation, for logs and pipes.
+    """A line on stderr for each stage of a run and each measurement, for logs and pipes.
 
     Args:
         steps: Training steps of the run.
@@ -129,7 +129,7 @@ class PlainLines:
             self._say(event["stage"])
         elif kind == "resumed" and event.get("step"):
             self._say(f"going on from step {event['step']} of {self.pace.steps}")
-        elif kind == "evaluation":
+        elif kind in ("evaluation", "further"):
             self._say(
                 f"step {event['step']} of {self.pace.steps}: {hypervolume_text(event)}, "
                 f"{members_text(event['members'])}, {self.pace.told()}"
@@ -170,7 +170,7 @@ class ProgressBar:
             self.bar.set_description("fitting the front")
         elif kind == "step":
             self.bar.update()
-        elif kind == "evaluation":
+        elif kind in ("evaluation", "further"):
             self.bar.set_postfix_str(f"{hypervolume_text(event)}, {members_text(event['members'])}")
         elif kind == "stalled":
             text = f"policy {event['policy']} stalled at step {event['step']}: {event['action']}"

@@ -16,9 +16,8 @@ from pareto_align.learning.layout import Batch, RowLayout, checkpointing
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import RewardScale
-from pareto_align.policies.families import FamilyAdamW
 from pareto_align.policies.logprobs import TokenLoss, completion_logprobs, fused_loss, lay_out, predicting_states
-from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["Learner", "StepReport"]

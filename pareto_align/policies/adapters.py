@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pareto_align.errors import FrontFileError, ModelError
 from pareto_align.policies.lora_config import WEIGHTS_FILE, read_lora_config
+from pareto_align.policies.tensors import read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -89,12 +90,9 @@ def _delete(model: PeftModel, adapter: str) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        return load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
+        return read_tensors(folder / WEIGHTS_FILE)
+    except OSError as error:
         raise FrontFileError(f"Cannot read the adapter in {folder}: {error}") from error
 
 

@@ -34,15 +34,14 @@ from torch import Tensor
 
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError, FrontFileError
-from pareto_align.policies.lora_config import WEIGHTS_FILE, default_lora_config
-from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.policies.lora_config import CONFIG_FILE, WEIGHTS_FILE, default_lora_config
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.registry import Registry
+from pareto_align.policies.tensors import read_tensors, write_tensors
+from pareto_align.registry import Registry, is_named
 
 __all__ = [
     "Blocks",
     "Family",
-    "FamilyAdamW",
     "Gates",
     "PBLoRA",
     "Panacea",
@@ -53,8 +52,12 @@ __all__ = [
 ]
 
 EXTRAS_FILE = "family.safetensors"
+BEGINNING, END = "base_model.model.", ".lora_B.weight"
+"""Of the name that PEFT gives the B of a layer."""
 INDEPENDENT = "independent"
 """The name for no family at all: every policy has parameters of its own."""
+MOST = 4096
+"""Of ranks in a block and of bins; settings come from files too, and are not to ask for all memory."""
 
 
 class Family(KeepsArguments, ABC):
@@ -176,13 +179,11 @@ class Family(KeepsArguments, ABC):
 
         `write_policy` makes the adapter of a preference of it, without the model.
         """
-        from safetensors.torch import save_file
-
         P = self.population.parameter_count
         self.population.save_adapter(self.parameters[0, :P], folder)
         extras = self.parameters[0, P:].detach().cpu().view(len(self.population.blocks), -1)
         named = {block.name: row.clone() for block, row in zip(self.population.blocks, extras, strict=True)}
-        save_file(named, folder / EXTRAS_FILE)
+        write_tensors(named, folder / EXTRAS_FILE)
 
     def _on_device(self, preferences: Any) -> Tensor:
         return torch.as_tensor(preferences, dtype=torch.float32).to(self.parameters.device)
@@ -203,22 +204,25 @@ def write_policy(family: Family, source: Path, preference: Any, target: Path) ->
         target: The new folder.
 
     Raises:
-        FrontFileError: The source cannot be read, or does not fit the family.
+        FrontFileError: The source cannot be read or does not fit the family, or the target cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
+    asked = torch.tensor(preference, dtype=torch.float32)[None]
+    m = asked.shape[1]
     try:
-        tensors, extras = load_file(source / WEIGHTS_FILE), load_file(source / EXTRAS_FILE)
-        asked = torch.tensor(preference, dtype=torch.float32)[None]
-        for name, numbers in extras.items():
-            key = f"base_model.model.{name}.lora_B.weight"
-            tensors[key] = fold(tensors[key][None], family.cores(asked, numbers[None])[:, 0])[0].contiguous()
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        tensors, extras = read_tensors(source / WEIGHTS_FILE), read_tensors(source / EXTRAS_FILE)
+        for key in [key for key in tensors if key.endswith(END)]:
+            b, numbers = tensors[key], extras[key.removeprefix(BEGINNING).removesuffix(END)]
+            if (b.shape[1], numbers.numel()) != (family.rank(m), family.extras(m)):
+                raise ValueError(f"{key} is not of the rank {family.rank(m)} with {family.extras(m)} further numbers")
+            tensors[key] = fold(b[None], family.cores(asked, numbers[None])[:, 0])[0].contiguous()
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise FrontFileError(f"The family in {source} cannot be read: {type(error).__name__}: {error}") from error
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
-    shutil.copyfile(source / "adapter_config.json", target / "adapter_config.json")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_tensors(tensors, target / WEIGHTS_FILE)
+        shutil.copyfile(source / CONFIG_FILE, target / CONFIG_FILE)
+    except OSError as error:
+        raise FrontFileError(f"The adapter cannot be written to {target}: {error}") from error
 
 
 families: Registry[Family] = Registry("family", Family)  # type: ignore[type-abstract]
@@ -236,11 +240,7 @@ def make_family(family: str | Mapping[str, Any] | Family | None) -> Family | Non
     Raises:
         ConfigError: The name or a setting is unknown.
     """
-    if (
-        family is None
-        or family == INDEPENDENT
-        or (isinstance(family, Mapping) and dict(family) == {"name": INDEPENDENT})
-    ):
+    if family is None or is_named(family, INDEPENDENT):
         return None
     return families.make(family)
 
@@ -387,76 +387,9 @@ class PBLoRA(Family):
         return core
 
 
-class FamilyAdamW:
-    """AdamW on a family's parameters, with the face of `PopulationAdamW`: it is handed the policies' gradients.
-
-    Args:
-        family: Set up on `population`.
-        population: Serves the family's policies, one a slot.
-        **adam: Of `PopulationAdamW`.
-
-    Attributes:
-        preferences: `[K, m]` what the slots serve now.
-    """
-
-    def __init__(self, family: Family, population: PolicyPopulation, **adam: Any) -> None:
-        self.family = family
-        self.population = population
-        self.inner = PopulationAdamW(family.parameters, **adam)
-        self.preferences = torch.full((population.size, family.m), 1 / family.m)
-
-    @torch.no_grad()
-    def place(self, preferences: Any) -> None:
-        """Let slot k serve the preference of row k of `[K, m]` from now on."""
-        self.preferences = torch.as_tensor(preferences, dtype=torch.float32)
-        self.population.parameters.copy_(self.family.rows(self.preferences))
-
-    @torch.no_grad()
-    def step(self, grad: Tensor, learning_rate: float) -> Tensor:
-        """Take one step along the mean of the policies' gradients; those that are not finite are left out.
-
-        Args:
-            grad: `[K, P]` gradient of each policy's loss.
-            learning_rate: As for a single policy.
-
-        Returns:
-            `[K]` norms of the policies' gradients; not finite where one was left out.
-        """
-        norms = grad.norm(dim=1)
-        sound = torch.isfinite(norms)
-        if sound.any():
-            kept = sound.cpu()
-            self.inner.step(self.family.pull(self.preferences[kept], grad[sound]), learning_rate)
-            self.place(self.preferences)
-        return norms
-
-    def reset(self, slot: int) -> None:
-        """Nothing: a slot of a family has no moments of its own."""
-
-    @property
-    def parameters(self) -> Tensor:
-        """`[1, D]` what is trained."""
-        return self.family.parameters
-
-    @torch.no_grad()
-    def put_back(self, row: int, parameters: Tensor) -> None:
-        """Let the family go on from parameters `[D]` of before, with a fresh optimizer."""
-        self.inner.put_back(row, parameters)
-        self.place(self.preferences)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Moments `[1, D]`, step count `[1, 1]` and the family's parameters `[1, D]`."""
-        return {**self.inner.state_dict(), "family": self.family.parameters}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy a saved state into this optimizer and the family."""
-        state = dict(state)
-        self.family.parameters.copy_(state.pop("family"))
-        self.inner.load_state_dict(state)
-
-
 def _count(family: str, name: str, value: Any, *, least: int) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ConfigError(f"Family {family!r}: `{name}` must be a whole number of at least {least}. Found {value!r}.")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST):
+        raise ConfigError(
+            f"Family {family!r}: `{name}` must be a whole number from {least} to {MOST}. Found {value!r}."
+        )
     return value

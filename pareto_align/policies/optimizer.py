@@ -1,13 +1,21 @@
-"""AdamW over stacked policy slots: one row a policy, each with its own step count, clipping and reset."""
+"""AdamW over stacked policy slots: one row a policy, each with its own step count, clipping and reset.
+
+Of a family there is one row, which is stepped by what all slots find.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["PopulationAdamW"]
+if TYPE_CHECKING:
+    from pareto_align.policies.families import Family
+    from pareto_align.policies.population import PolicyPopulation
+
+__all__ = ["FamilyAdamW", "PopulationAdamW"]
 
 
 class PopulationAdamW:
@@ -97,3 +105,72 @@ class PopulationAdamW:
 def _bias(beta: float, steps: Tensor) -> Tensor:
     """Adam's bias correction `1 - beta**steps`, where a plain difference loses four digits of float32 at first."""
     return -torch.expm1(steps * math.log(beta)) if beta > 0 else torch.ones_like(steps)
+
+
+class FamilyAdamW:
+    """AdamW on a family's parameters, with the face of `PopulationAdamW`: it is handed the policies' gradients.
+
+    Args:
+        family: Set up on `population`.
+        population: Serves the family's policies, one a slot.
+        **adam: Of `PopulationAdamW`.
+
+    Attributes:
+        preferences: `[K, m]` what the slots serve now.
+    """
+
+    def __init__(self, family: Family, population: PolicyPopulation, **adam: Any) -> None:
+        self.family = family
+        self.population = population
+        self.inner = PopulationAdamW(family.parameters, **adam)
+        self.preferences = torch.full((population.size, family.m), 1 / family.m)
+
+    @torch.no_grad()
+    def place(self, preferences: Any) -> None:
+        """Let slot k serve the preference of row k of `[K, m]` from now on."""
+        self.preferences = torch.as_tensor(preferences, dtype=torch.float32)
+        self.population.parameters.copy_(self.family.rows(self.preferences))
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, learning_rate: float) -> Tensor:
+        """Take one step along the mean of the policies' gradients; those that are not finite are left out.
+
+        Args:
+            grad: `[K, P]` gradient of each policy's loss.
+            learning_rate: As for a single policy.
+
+        Returns:
+            `[K]` norms of the policies' gradients; not finite where one was left out.
+        """
+        norms = grad.norm(dim=1)
+        sound = torch.isfinite(norms)
+        if sound.any():
+            kept = sound.cpu()
+            self.inner.step(self.family.pull(self.preferences[kept], grad[sound]), learning_rate)
+            self.place(self.preferences)
+        return norms
+
+    def reset(self, slot: int) -> None:
+        """Nothing: a slot of a family has no moments of its own."""
+
+    @property
+    def parameters(self) -> Tensor:
+        """`[1, D]` what is trained."""
+        return self.family.parameters
+
+    @torch.no_grad()
+    def put_back(self, row: int, parameters: Tensor) -> None:
+        """Let the family go on from parameters `[D]` of before, with a fresh optimizer."""
+        self.inner.put_back(row, parameters)
+        self.place(self.preferences)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments `[1, D]`, step count `[1, 1]` and the family's parameters `[1, D]`."""
+        return {**self.inner.state_dict(), "family": self.family.parameters}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy a saved state into this optimizer and the family."""
+        state = dict(state)
+        self.family.parameters.copy_(state.pop("family"))
+        self.inner.load_state_dict(state)

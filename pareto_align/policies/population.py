@@ -29,6 +29,7 @@ from pareto_align.policies.lora_config import (
 from pareto_align.policies.norms import FrozenNorm
 from pareto_align.policies.targets import find_targets, target_names
 from pareto_align.policies.tenancy import let_go, take
+from pareto_align.policies.tensors import read_tensors, write_tensors
 
 __all__ = ["PolicyPopulation"]
 
@@ -271,15 +272,9 @@ class PolicyPopulation:
 
     def save_adapter(self, row: Tensor, folder: Path) -> None:
         """Write one policy `[M]` as a stock PEFT LoRA folder that loads without this package."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         base = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(self.adapter_tensors(row), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk, say
-            raise OSError(str(error)) from error
+        write_tensors(self.adapter_tensors(row), folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(member_config(self.lora, self.targets, base), encoding="utf-8")
 
     def read_adapter(self, folder: Path) -> Tensor:
@@ -292,13 +287,11 @@ class PolicyPopulation:
             FrontFileError: The folder is no LoRA adapter of this model's layers, or its rank is larger than ours.
         """
         from peft.utils.other import get_pattern_key
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         try:
             config = read_lora_config(folder)
-            tensors = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, SafetensorError) as error:
+            tensors = read_tensors(folder / WEIGHTS_FILE)
+        except (OSError, ValueError) as error:
             raise FrontFileError(f"Cannot read the adapter in {folder}: {error}") from error
         if (config.alora_invocation_tokens or None) != (self.lora.alora_invocation_tokens or None):
             raise FrontFileError(

@@ -27,7 +27,8 @@ from pareto_align.arguments import arguments_of
 from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
 from pareto_align.policies.base import load_base
-from pareto_align.policies.families import Family, FamilyAdamW, families, write_policy
+from pareto_align.policies.families import Family, families, write_policy
+from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.testing.problems import get_problem
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from aligner_runs import PROBLEM, events, fit, lora, make
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PreferenceError
 from pareto_align.discovery.explorers import Discover, Everywhere
@@ -124,6 +124,8 @@ def test_bad_preferences_and_fronts_without_a_family_say_what_to_do(run, tmp_pat
         ({"family": "blcks"}, "Did you mean 'blocks'"),
         ({"family": {"name": "blocks", "each": 0}}, "each"),
         ({"objectives": PROBLEM.objectives()[:1]}, "at least two objectives"),
+        ({"lora": {"r": 4}}, "LoraConfig"),
+        ({"lora": LoraConfig(r=0)}, "LoraConfig: `?r`?"),
     ],
 )
 def test_what_a_family_cannot_work_with_is_refused_before_anything_is_loaded(settings, words, tmp_path, monkeypatch):
@@ -255,3 +257,10 @@ def test_the_interval_holds_the_truth(bend):
             inside += int((np.abs(value - truth(np.array(x))) <= half).sum())
             total += 2
     assert inside / total > 0.93
+
+
+@pytest.mark.parametrize("family", [None, "independent", {"name": "independent"}])
+def test_no_family_has_the_defaults_of_independent_policies_however_it_is_said(family):
+    aligner = make(family=family)
+    assert (aligner.weighting.name, aligner.explorer.name) == ("chebyshev", "discover")
+    assert "family" not in repr(aligner)

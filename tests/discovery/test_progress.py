@@ -69,6 +69,16 @@ def test_a_log_gets_a_line_for_each_stage_and_each_evaluation(capsys, clock):
     ]
 
 
+def test_what_a_family_is_measured_at_afterwards_is_shown_as_well(capsys):
+    """The front of a family is published at the end, from what is measured after the last evaluation."""
+    lines, view = PlainLines(10), NotebookView(10, ["a", "b"], [0, 1], Display())
+    for event in [*STORY[:-1], {**EVALUATION, "event": "further", "hypervolume": 0.7, "members": 9}]:
+        lines(event)
+        view(event)
+    assert "hypervolume 0.700 (0.400 to 0.600), 9 members" in capsys.readouterr().err.splitlines()[-1]
+    assert "hypervolume 0.700 (0.400 to 0.600), 9 members" in view.page()
+
+
 def test_a_resumed_run_is_timed_from_where_it_goes_on(capsys, clock):
     lines = PlainLines(100)
     lines({"event": "resumed", "step": 90})

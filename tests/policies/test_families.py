@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES, RAGGED, lora, relative_error, tiny_base, tiny_model
 
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.policies import PolicyPopulation
 from pareto_align.policies.families import (
+    EXTRAS_FILE,
     Blocks,
     Family,
     Gates,
@@ -118,12 +120,14 @@ def test_names_and_what_they_mean():
         ("block", "Did you mean 'blocks'"),
         ({"shared": 2}, "needs `name`"),
         ({"name": "blocks", "rank": 2}, "no setting 'rank'"),
-        ({"name": "blocks", "each": 0}, "`each` must be a whole number of at least 1. Found 0"),
-        ({"name": "blocks", "shared": -1}, "`shared` must be a whole number of at least 0"),
+        ({"name": "blocks", "each": 0}, "^Family 'blocks': `each` must be a whole number from 1 to 4096. Found 0"),
+        ({"name": "blocks", "shared": -1}, "`shared` must be a whole number from 0"),
         ({"name": "blocks", "shared": 1.5}, "`shared` must be a whole number"),
         ({"name": "blocks", "shared": True}, "`shared` must be a whole number"),
         ({"name": "gates", "features": "cubic"}, "one of linear, centred, quadratic, thermometer"),
         ({"name": "gates", "bins": 0}, "`bins`"),
+        ({"name": "gates", "bins": 1 << 40}, "`bins` must be a whole number from 1 to 4096"),
+        ({"name": "blocks", "each": 1 << 20}, "`each` must be a whole number from 1 to 4096"),
         (3, "a name, a mapping"),
     ],
 )
@@ -241,3 +245,42 @@ def test_a_folder_that_is_no_family_is_an_error_of_ours(tmp_path):
     population.close()
     with pytest.raises(FrontFileError, match="cannot be read"):
         write_policy(made, tmp_path / "bare", [0.5, 0.5], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["blocks", "panacea", "pblora"])
+def test_a_layer_without_its_further_numbers_is_not_left_open(kind, tmp_path):
+    """Its B would stand with all blocks at full weight, which is no policy of the family."""
+    made, population = ready(kind)
+    made.save(tmp_path / "family")
+    population.close()
+    extras = load_file(tmp_path / "family" / EXTRAS_FILE)
+    extras.pop(next(iter(extras)))
+    save_file(extras, tmp_path / "family" / EXTRAS_FILE)
+    with pytest.raises(FrontFileError, match="cannot be read: KeyError"):
+        write_policy(made, tmp_path / "family", [0.5, 0.5], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["blocks", "panacea", "pblora"])
+@pytest.mark.parametrize("ranks", [(1 << 20, 1 << 20), (0, 1)])
+def test_ranks_that_are_not_those_of_the_file_are_refused_before_cores_are_made(kind, ranks, tmp_path):
+    made, population = ready(kind)
+    made.save(tmp_path / "family")
+    population.close()
+    made.ranks = ranks
+    made.cores = lambda *a: pytest.fail("cores were made")
+    with pytest.raises(FrontFileError, match="is not of the rank"):
+        write_policy(made, tmp_path / "family", [0.5, 0.5], tmp_path / "out")
+
+
+def test_an_adapter_that_cannot_be_written_is_an_error_of_ours(tmp_path):
+    made, population = ready("blocks")
+    made.save(tmp_path / "family")
+    population.close()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FrontFileError, match="cannot be written"):
+        write_policy(made, tmp_path / "family", [0.5, 0.5], tmp_path / "file" / "out")
+    folder = tmp_path / "out"
+    (folder / "adapter_model.safetensors").mkdir(parents=True)  # safetensors has an error of its own for it
+    with pytest.raises(FrontFileError, match="cannot be written"):
+        write_policy(made, tmp_path / "family", [0.5, 0.5], folder)
