@@ -1,17 +1,59 @@
-"""What studies share: a file of runs that can be gone on with, and means with intervals over seeds.
+"""What studies share: their command, a file of runs that can be gone on with, and means with intervals over seeds.
 
 Used by the studies that say so in their imports; a study puts this folder on its path.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+def command(about: str | None, seeds: Sequence[int], **parts: Sequence[str]) -> argparse.ArgumentParser:
+    """The options of a study: which seeds, which of each of its parts, and what becomes of the results."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    for name, known in parts.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=list(known), metavar="NAME", help=", ".join(known))
+    parser.add_argument("--page", action="store_true", help="train nothing, write the page from the results")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to try it")
+    parser.add_argument("--results", type=Path, help="default: results.json beside the command")
+    return parser
+
+
+def fill(
+    results: dict[str, Any],
+    todo: Sequence[Any],
+    measure: Callable[[Any], dict[str, Any]],
+    *,
+    told: Callable[[dict[str, Any]], str],
+    file: Path | None,
+    planned: Sequence[str],
+) -> None:
+    """Measure cases, which have a `key`; each is kept at once and told in a line.
+
+    Args:
+        results: As `read` gives them; the runs are put in.
+        todo: The cases that are missing.
+        measure: The numbers of a case.
+        told: What a line says of them.
+        file: Where they are kept; None keeps nothing.
+        planned: The keys of all cases, in order.
+    """
+    started = time.monotonic()
+    for number, case in enumerate(todo, 1):
+        found = results["runs"][case.key] = measure(case)
+        minutes = (time.monotonic() - started) / 60
+        print(f"{case.key}: {told(found)} ({number} of {len(todo)}, {minutes:.1f} min)", flush=True)
+        if file is not None:
+            write(file, results, planned)
 
 
 def read(file: Path | None, setting: dict[str, Any]) -> dict[str, Any]:

@@ -7,20 +7,18 @@ and the results; `--page` does only that. `--smoke` tries it in a few steps and 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))  # of what studies share
+sys.path.insert(1, str(HERE.parent))  # for `runs`
 
+import runs  # noqa: E402
 from cases import METHODS, SEEDS, SETTING, SMOKE, cases, measure, untrained  # noqa: E402
-from runs import read, write  # noqa: E402
 
 
 def write_pages(results: dict[str, Any]) -> None:
@@ -34,30 +32,24 @@ def write_pages(results: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="NAME", help=", ".join(METHODS))
-    parser.add_argument("--page", action="store_true", help="train nothing, write page and figure from the results")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of few completions")
-    parser.add_argument("--results", type=Path, help="default: results.json beside this file; page only with that one")
-    options = parser.parse_args(arguments)
+    options = runs.command(__doc__, SEEDS, methods=list(METHODS)).parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
     logging.getLogger("transformers").setLevel(logging.ERROR)
     setting = SMOKE if options.smoke else SETTING
     file = options.results or (None if options.smoke else HERE / "results.json")
-    results = read(file, setting)
+    results = runs.read(file, setting)
     planned = [case.key for case in cases()]
     todo = [] if options.page else [c for c in cases(options.seeds, options.methods) if c.key not in results["runs"]]
     if todo and "untrained" not in results:
         results["untrained"] = untrained(setting)
-    started = time.monotonic()
-    for number, case in enumerate(todo, 1):
-        found = results["runs"][case.key] = measure(case, setting)
-        minutes = (time.monotonic() - started) / 60
-        best = max(values[0] for values in found["values"])
-        print(f"{case.key}: best accuracy {best:.3f} ({number} of {len(todo)}, {minutes:.1f} min)", flush=True)
-        if file is not None:
-            write(file, results, planned)
+    runs.fill(
+        results,
+        todo,
+        lambda case: measure(case, setting),
+        file=file,
+        planned=planned,
+        told=lambda found: f"best accuracy {max(values[0] for values in found['values']):.3f}",
+    )
     if file == HERE / "results.json":
         write_pages(results)
     return 0

@@ -7,11 +7,9 @@ does only that. `--smoke` tries it in a few steps and writes nothing unless it i
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,15 +32,9 @@ def write_pages(results: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    known = sorted({problem for problem, _ in TASKS})
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--explorers", nargs="+", choices=EXPLORERS, metavar="NAME", help=", ".join(EXPLORERS))
-    parser.add_argument("--problems", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
-    parser.add_argument("--page", action="store_true", help="train nothing, write page and figure from the results")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of a few policies")
-    parser.add_argument("--results", type=Path, help="default: results.json beside this file; page only with that one")
-    options = parser.parse_args(arguments)
+    options = runs.command(
+        __doc__, SEEDS, explorers=EXPLORERS, problems=sorted({problem for problem, _ in TASKS})
+    ).parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
     logging.getLogger("transformers").setLevel(logging.ERROR)
     setting = SMOKE if options.smoke else SETTING
@@ -50,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = runs.read(file, setting)
     plan = cases(options.seeds, options.explorers, options.problems)
     todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
-    started = time.monotonic()
-    for number, case in enumerate(todo, 1):
-        found = results["runs"][case.key] = measure(case, setting)
-        minutes = (time.monotonic() - started) / 60
-        print(f"{case.key}: ratio {found['ratio']:.3f} ({number} of {len(todo)}, {minutes:.1f} min)", flush=True)
-        if file is not None:
-            runs.write(file, results, [case.key for case in cases()])
+    runs.fill(
+        results,
+        todo,
+        lambda case: measure(case, setting),
+        file=file,
+        planned=[case.key for case in cases()],
+        told=lambda found: f"ratio {found['ratio']:.3f}",
+    )
     if file == HERE / "results.json":
         write_pages(results)
     return 0

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "families"
-
-
-@pytest.fixture(scope="module")
-def code():
-    """The study's modules, as its own command sees them; gone afterwards."""
-    known = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(STUDY.parent))
-        patch.syspath_prepend(str(STUDY))
-        names = ("cases", "page", "run", "runs")
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)  # another study has modules of the same names
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    for name in set(sys.modules) - known:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(STUDY.parent)):
-            del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def results():
-    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
+MODULES = ("cases", "page", "run", "runs")
 
 
 def test_the_results_are_of_the_one_setting_and_planned(code, results):

@@ -25,11 +25,6 @@ def code():
     return module
 
 
-@pytest.fixture(scope="module")
-def results():
-    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
-
-
 def test_the_page_is_made_of_the_results(code, results):
     assert (STUDY / "README.md").read_text(encoding="utf-8") == code.page(results)
 

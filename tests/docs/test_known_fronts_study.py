@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "known_fronts"
+MODULES = ("cases", "summary", "page", "figure", "run")
 PAGE = ROOT / "docs" / "choosing-a-weighting.md"
-
-
-@pytest.fixture(scope="module")
-def code():
-    """The study's modules, as its own command sees them; gone afterwards."""
-    known = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(STUDY))
-        names = ("cases", "summary", "page", "figure", "run")
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)  # another study has modules of the same names
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    for name in set(sys.modules) - known:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(STUDY)):
-            del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def results():
-    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

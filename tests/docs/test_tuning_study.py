@@ -21,11 +21,6 @@ def code():
     return module
 
 
-@pytest.fixture(scope="module")
-def results():
-    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
-
-
 def test_the_page_has_the_tables_of_the_results(code, results):
     page = (STUDY / "README.md").read_text(encoding="utf-8")
     for line in (*code.table(results), *code.verdicts(results)):
