@@ -22,7 +22,7 @@ from pareto_align.printable import one_line
 from pareto_align.registry import is_named
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.nested import make_part
+from pareto_align.weighting import make as make_weighting
 
 if TYPE_CHECKING:
     from pareto_align.discovery.assembly import Plan
@@ -178,7 +178,7 @@ class ParetoAligner:
         self.objectives = ObjectiveSet(as_objectives(objectives))
         self.family = "independent" if family is None or is_named(family, "independent") else family
         usual_weighting, usual_explorer = usual_parts(self.family)
-        self.weighting = make_part(usual_weighting if weighting is None else weighting)
+        self.weighting = make_weighting(usual_weighting if weighting is None else weighting)
         self.learner = learner
         self.explorer = make_explorer(usual_explorer if explorer is None else explorer)
         self.lora = lora

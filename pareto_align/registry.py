@@ -43,7 +43,7 @@ class Registry(Generic[T]):
             known = self._classes.get(name)
             if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ConfigError(
-                    f"There is a {self.kind} {name!r} already: {known.__module__}.{known.__qualname__}. "
+                    f"The {self.kind} {name!r} exists already: {known.__module__}.{known.__qualname__}. "
                     "Register yours under another name."
                 )
             cls.name = name
@@ -52,12 +52,16 @@ class Registry(Generic[T]):
 
         return add
 
+    def get(self, name: str) -> type[T] | None:
+        """The class of that name, or None."""
+        return self._classes.get(name)
+
     def names(self) -> list[str]:
         """All registered names, sorted."""
         return sorted(self._classes)
 
     def make(self, part: str | Mapping[str, Any] | T) -> T:
-        """The part that a user described.
+        """A part by name, by a mapping with `name` and settings, or the instance given.
 
         Raises:
             ConfigError: The name or a setting is unknown, or a setting is of the wrong kind.
@@ -69,19 +73,21 @@ class Registry(Generic[T]):
         if isinstance(part, Mapping):
             settings = dict(part)
             if "name" not in settings:
-                raise ConfigError(f"A {self.kind} given as a mapping needs `name`. Found {sorted(settings, key=str)}.")
+                raise ConfigError(f"`{self.kind}` given as a mapping needs `name`. Found {sorted(settings, key=str)}.")
             name = settings.pop("name")
         if not isinstance(name, str):
             raise ConfigError(
-                f"A {self.kind} is a name, a mapping with `name`, or an instance of {self.base.__name__}. "
+                f"`{self.kind}` must be a name, a mapping with `name`, or an instance of {self.base.__name__}. "
                 f"Found {name!r}."
             )
         cls = self._classes.get(name)
         if cls is None:
-            raise ConfigError(f"Unknown {self.kind} {name!r}.{hint(name, self.names())}")
+            told = hint(name, self.names()) or f" Known: {', '.join(self.names())}."
+            raise ConfigError(f"Unknown {self.kind} {name!r}.{told}")
         known = list(inspect.signature(cls).parameters)
         if unknown := sorted(set(settings) - set(known), key=str):
-            raise ConfigError(f"The {self.kind} {name!r} has no setting {unknown[0]!r}.{hint(unknown[0], known)}")
+            told = hint(unknown[0], known) if known else " It takes none."
+            raise ConfigError(f"The {self.kind} {name!r} has no setting {unknown[0]!r}.{told}")
         try:
             return cls(**settings)
         except ConfigError:  # the part has said what is wrong

@@ -78,10 +78,10 @@ def test_a_learner_with_settings_is_one_in_python_too():
     [
         (3, "`learner` must be a name, a mapping with `name`, or an instance"),
         ({"k": 2.0}, "`learner` given as a mapping needs `name`"),
-        ({"name": "rvpo", "kk": 2.0}, r"'rvpo' has no setting \['kk'\]. It has: k"),
+        ({"name": "rvpo", "kk": 2.0}, "'rvpo' has no setting 'kk'. Did you mean 'k'"),
         ({"name": "rvpo", "k": "a"}, "'rvpo' cannot be made with {'k': 'a'}"),
-        ("grop", "Unknown learner 'grop'. Nearest: 'grpo'"),
-        ("zzz", "Unknown learner 'zzz'. Available: centred"),
+        ("grop", "Unknown learner 'grop'. Did you mean 'grpo'"),
+        ("zzz", "Unknown learner 'zzz'. Known: centred"),
     ],
 )
 def test_learners_that_are_none(learner, said):
@@ -233,16 +233,16 @@ def test_a_folder_that_cannot_be_locked_is_said_and_the_model_given_back(tmp_pat
     [
         ({"weighting": {"name": "chebyshev", "mu": 0.2}}, None),
         ({"explorer": {"name": "random", "every": 3}}, None),
-        ({"weighting": {"name": "chebyshev", "mew": 0.2}}, r"'chebyshev' has no setting \['mew'\]"),
+        ({"weighting": {"name": "chebyshev", "mew": 0.2}}, "'chebyshev' has no setting 'mew'"),
         ({"weighting": {"mu": 0.2}}, "needs `name`"),
         (
             {"explorer": {"name": "random", "evry": 3}},
-            r"'random' has no setting \['evry'\]. Did you mean 'every'\? It has: concentration",
+            "'random' has no setting 'evry'. Did you mean 'every'",
         ),
         ({"explorer": {"every": 3}}, "needs `name`"),
         ({"explorer": {"name": "radnom"}}, "Did you mean 'random'"),
-        ({"explorer": 3}, "Unknown explorer 3: it is a name, a mapping with `name`, or an instance"),
-        ({"weighting": 3}, "A weighting is a name or an instance"),
+        ({"explorer": 3}, "`explorer` must be a name, a mapping with `name`, or an instance of Explorer. Found 3"),
+        ({"weighting": 3}, "`weighting` must be a name, a mapping with `name`, or an instance"),
     ],
 )
 def test_a_mapping_names_what_it_sets_as_in_a_config(settings, said):

@@ -27,12 +27,9 @@ References:
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -40,6 +37,7 @@ from torch import Tensor
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
 from pareto_align.learning.losses import centre
+from pareto_align.registry import Registry
 
 __all__ = [
     "Centred",
@@ -133,63 +131,14 @@ class Credit(KeepsArguments, ABC):
         return scalar
 
 
-_REGISTRY: dict[str, type[Credit]] = {}
-_C = TypeVar("_C", bound=type[Credit])
-
-
-def register_credit(name: str) -> Callable[[_C], _C]:
-    """Class decorator: make a credit available by `name`.
-
-    Raises:
-        ConfigError: The name is taken by another class.
-    """
-
-    def add(cls: _C) -> _C:
-        known = _REGISTRY.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(f"A credit named '{name}' exists already: {known.__module__}.{known.__qualname__}.")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
-
-
-def make_credit(credit: str | Mapping[str, Any] | Credit) -> Credit:
-    """The credit of that name, or of a mapping with its `name` and settings; an instance is handed back as it is.
-
-    Raises:
-        ConfigError: Unknown name (the nearest known one is named) or setting, or a mapping without `name`.
-    """
-    if isinstance(credit, Credit):
-        return credit
-    settings: dict[str, Any] = {}
-    if isinstance(credit, Mapping):
-        settings = dict(credit)
-        if "name" not in settings:
-            raise ConfigError(f"A `learner` given as a mapping needs `name`. Found {sorted(settings)}.")
-        credit = settings.pop("name")
-    if not isinstance(credit, str):
-        raise ConfigError(
-            f"`learner` must be a name, a mapping with `name`, or an instance of Credit. Found {credit!r}."
-        )
-    if credit not in _REGISTRY:
-        near = difflib.get_close_matches(credit, _REGISTRY, n=1)
-        hint = f" Nearest: '{near[0]}'." if near else ""
-        raise ConfigError(f"Unknown learner '{credit}'.{hint} Available: {', '.join(available_credits())}.")
-    cls = _REGISTRY[credit]
-    known = inspect.signature(cls).parameters
-    if unknown := sorted(set(settings) - set(known)):
-        raise ConfigError(f"Learner '{credit}' has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
-    try:
-        return cls(**settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"Learner '{credit}' cannot be made with {settings}: {error}.") from error
+learners: Registry[Credit] = Registry("learner", Credit)  # type: ignore[type-abstract]
+register_credit = learners.register
+make_credit = learners.make
 
 
 def available_credits() -> list[str]:
     """Names of all registered credits, sorted."""
-    return sorted(_REGISTRY)
+    return learners.names()
 
 
 def _centre(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

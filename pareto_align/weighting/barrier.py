@@ -13,10 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import FloatArray, register, running_mean
+from pareto_align.weighting.base import FloatArray, Part, register, running_mean
 from pareto_align.weighting.lagrangian import ConstraintWeighting
 from pareto_align.weighting.means import check_memory
-from pareto_align.weighting.nested import Part
 
 __all__ = ["Barrier"]
 

@@ -7,20 +7,20 @@ is the strength of that policy's step. A method that only trades returns rows th
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
+from pareto_align.registry import Registry
 
 __all__ = [
+    "Part",
     "Signal",
     "State",
     "Weighting",
@@ -191,61 +191,32 @@ class Weighting(KeepsArguments, ABC):
             raise ConfigError(f"Weighting '{self.name}' has slots 0 to {self.K - 1}. Found {slot}.")
 
 
-_REGISTRY: dict[str, type[Weighting]] = {}
-_W = TypeVar("_W", bound=type[Weighting])
+weightings: Registry[Weighting] = Registry("weighting", Weighting)  # type: ignore[type-abstract]
+register = weightings.register
+
+Part: TypeAlias = str | Mapping[str, Any] | Weighting
+"""A weighting as a user gives it: a name, a mapping with `name` and its settings, or an instance."""
 
 
-def register(name: str) -> Callable[[_W], _W]:
-    """Class decorator: make a weighting available by `name`.
-
-    Raises:
-        ConfigError: The name is taken by another class.
-    """
-
-    def add(cls: _W) -> _W:
-        known = _REGISTRY.get(name)
-        # A reloaded module (notebooks) defines the same class again; that is no clash.
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(f"A weighting named '{name}' exists already: {known.__module__}.{known.__qualname__}.")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
-
-
-def make(weighting: str | Weighting, **settings: Any) -> Weighting:
-    """The weighting of that name, built with `settings`; an instance is handed back as it is.
+def make(weighting: Part, **settings: Any) -> Weighting:
+    """The weighting of that name, built with `settings`, or what a mapping describes; an instance is handed back.
 
     Raises:
-        ConfigError: Unknown name (the nearest known one is named), unknown setting, or settings beside an instance.
+        ConfigError: Unknown name or setting, a value of the wrong kind, or settings beside an instance.
     """
-    if isinstance(weighting, Weighting):
-        if settings:
-            raise ConfigError(f"Settings {sorted(settings)} cannot be applied to a weighting that is built already.")
-        return weighting
-    if not isinstance(weighting, str):
-        raise ConfigError(f"A weighting is a name or an instance of Weighting. Found {weighting!r}.")
-    if weighting not in _REGISTRY:
-        close = difflib.get_close_matches(weighting, _REGISTRY, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"Unknown weighting '{weighting}'. Nearest: '{close[0]}'. Available: {', '.join(available())}."
-        )
-    cls = _REGISTRY[weighting]
-    known = inspect.signature(cls).parameters
-    if unknown := sorted(set(settings) - set(known)):
-        raise ConfigError(f"Weighting '{weighting}' has no setting {unknown}. It has: {', '.join(known) or 'none'}.")
-    return cls(**settings)
+    if isinstance(weighting, Weighting) and settings:
+        raise ConfigError(f"Settings {sorted(settings)} cannot be applied to a weighting that is built already.")
+    return weightings.make({"name": weighting, **settings} if settings else weighting)
 
 
 def available() -> list[str]:
     """Names of all registered weightings, sorted."""
-    return sorted(_REGISTRY)
+    return weightings.names()
 
 
 def reading_of(name: str) -> str:
     """How the weighting of that name reads a preference, as far as its name tells; "rate" for an unknown one."""
-    return _REGISTRY[name].reading if name in _REGISTRY else Weighting.reading
+    return (weightings.get(name) or Weighting).reading
 
 
 def softmax(logits: ArrayLike) -> FloatArray:

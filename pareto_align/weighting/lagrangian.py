@@ -20,9 +20,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import FloatArray, Signal, register, running_mean
+from pareto_align.weighting.base import FloatArray, Part, Signal, make, register, running_mean
 from pareto_align.weighting.means import check_memory
-from pareto_align.weighting.nested import NestedWeighting, Part, make_part
+from pareto_align.weighting.nested import NestedWeighting
 
 __all__ = [
     "ConstraintWeighting",
@@ -58,7 +58,7 @@ class ConstraintWeighting(NestedWeighting):
     multipliers: FloatArray
 
     def __init__(self, *, objectives: Part) -> None:
-        part = make_part(objectives)
+        part = make(objectives)
         if "slack" in part.requires:
             raise ConfigError(
                 f"Weighting '{self.name}' steers the constraints: `objectives` cannot be '{part.name}' too."

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import State, Weighting, make
+from pareto_align.weighting.base import State, Weighting
 
-__all__ = ["NestedWeighting", "Part", "make_part"]
-
-Part: TypeAlias = str | Mapping[str, Any] | Weighting
-"""A weighting as a setting of another one: a name, a mapping with `name` and its settings, or an instance."""
-
-
-def make_part(part: Part) -> Weighting:
-    """The weighting that `part` describes.
-
-    Raises:
-        ConfigError: Unknown name or setting, a value of the wrong kind, or a mapping without `name`.
-    """
-    if not isinstance(part, Mapping):
-        return make(part)
-    settings = dict(part)
-    if "name" not in settings:
-        raise ConfigError(f"A weighting given as a mapping needs `name`. Found {sorted(settings)}.")
-    name = settings.pop("name")
-    try:
-        return make(name, **settings)
-    except (TypeError, ValueError) as error:  # of the wrong kind altogether, such as text for a number
-        raise ConfigError(f"Weighting {name!r} cannot be made with {settings}: {error}.") from error
+__all__ = ["NestedWeighting"]
 
 
 class NestedWeighting(Weighting):

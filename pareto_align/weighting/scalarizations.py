@@ -25,10 +25,10 @@ from numpy.typing import ArrayLike
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.dominance import nondominated_mask
-from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register, softmax
+from pareto_align.weighting.base import FloatArray, Part, Signal, interior, make, normalize_rows, register, softmax
 from pareto_align.weighting.chebyshev import FramedScalarization, smooth_chebyshev_gradient
 from pareto_align.weighting.means import SmoothedWeighting
-from pareto_align.weighting.nested import NestedWeighting, Part, make_part
+from pareto_align.weighting.nested import NestedWeighting
 
 __all__ = [
     "PSA",
@@ -363,7 +363,7 @@ class PSA(NestedWeighting):
     def __init__(
         self, *, scalarization: Part = "fixed", factor: float = 1.1, distance: float = 0.1, floor: float = 1e-3
     ) -> None:
-        super().__init__([make_part(scalarization)])
+        super().__init__([make(scalarization)])
         if not (np.isfinite(factor) and factor > 1):
             raise ConfigError(f"PSA `factor` must be a number above 1. Found {factor}.")
         for name, value in (("distance", distance), ("floor", floor)):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import FloatArray, Signal, Weighting, register
-from pareto_align.weighting.nested import NestedWeighting, Part, make_part
+from pareto_align.weighting.base import FloatArray, Part, Signal, Weighting, make, register
+from pareto_align.weighting.nested import NestedWeighting
 
 __all__ = ["Schedule"]
 
@@ -145,7 +145,7 @@ def _read(points: Sequence[tuple[float, Stage]]) -> tuple[FloatArray, list[Float
             raise ConfigError(f"Points of a Schedule must ascend in progress. Found {time} after {times[-1]}.")
         times.append(float(time))
         if isinstance(stage, (str, Mapping, Weighting)):
-            stages.append(make_part(stage))
+            stages.append(make(stage))
         else:
             try:
                 stages.append(np.asarray(stage, dtype=np.float64))

@@ -20,9 +20,9 @@ from typing import ClassVar
 import numpy as np
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting.base import FloatArray, Signal, register, running_mean
+from pareto_align.weighting.base import FloatArray, Part, Signal, make, register, running_mean
 from pareto_align.weighting.means import check_memory
-from pareto_align.weighting.nested import NestedWeighting, Part, make_part
+from pareto_align.weighting.nested import NestedWeighting
 from pareto_align.weighting.simplex_search import NelderMead
 
 __all__ = ["NelderMeadThresholds", "ProxyPoints"]
@@ -48,7 +48,7 @@ class _MovingThresholds(NestedWeighting):
     offsets: FloatArray
 
     def __init__(self, *, constraints: Part) -> None:
-        part = make_part(constraints)
+        part = make(constraints)
         if "slack" not in part.requires:
             raise ConfigError(f"Weighting '{self.name}': `constraints` '{part.name}' holds no thresholds.")
         super().__init__([part])

@@ -38,7 +38,7 @@ def test_given_preferences_are_taken_in_their_order():
     ("explorer", "error", "said"),
     [
         (lambda: make_explorer("grit"), ConfigError, "Did you mean 'grid'"),
-        (lambda: make_explorer(3), ConfigError, "Unknown explorer 3"),
+        (lambda: make_explorer(3), ConfigError, "`explorer` must be a name"),
         (lambda: Grid(margin=-0.1), ConfigError, "margin=-0.1"),
         (lambda: Grid(margin=math.nan), ConfigError, "margin=nan"),
         (lambda: make_explorer({"name": "grid", "margin": "a"}), ConfigError, "margin='a'"),

@@ -17,7 +17,7 @@ import pareto_align
 from pareto_align.cli.parser import build_parser
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.testing.weighting import WeightingContract
-from pareto_align.weighting import available, make, register
+from pareto_align.weighting import available, make
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -277,7 +277,9 @@ def run_example(chat_model, tmp_path, monkeypatch):
             super().__init__(model, objectives, **{**settings, **small, "progress": False})
 
     monkeypatch.setattr(pareto_align, "ParetoAligner", Small)
-    monkeypatch.setattr(inspect.getmodule(register), "_REGISTRY", dict(inspect.getmodule(register)._REGISTRY))
+    from pareto_align.weighting.base import weightings
+
+    monkeypatch.setattr(weightings, "_classes", dict(weightings._classes))
     monkeypatch.chdir(tmp_path)
 
     def run(page: Path) -> dict[str, Any]:
@@ -387,18 +389,18 @@ def test_the_readme_shows_commands_and_make_targets_that_exist():
 
 
 @pytest.mark.parametrize(
-    ("section", "package"),
+    ("section", "package", "registry"),
     [
-        ("weighting", "pareto_align.weighting.base"),
-        ("learner", "pareto_align.learning.credit"),
-        ("explorer", "pareto_align.discovery.explorers.base"),
-        ("family", "pareto_align.policies.families"),
+        ("weighting", "pareto_align.weighting.base", "weightings"),
+        ("learner", "pareto_align.learning.credit", "learners"),
+        ("explorer", "pareto_align.discovery.explorers.base", "explorers"),
+        ("family", "pareto_align.policies.families", "families"),
     ],
 )
-def test_the_configuration_page_names_all_that_can_be_chosen(section, package):
+def test_the_configuration_page_names_all_that_can_be_chosen(section, package, registry):
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{section}` \|(.*)\|$", text, flags=re.MULTILINE)
     module = importlib.import_module(package)
-    registry = module.families._classes if section == "family" else module._REGISTRY
+    registry = getattr(module, registry)._classes
     ours = [name for name, cls in registry.items() if cls.__module__.startswith("pareto_align.")]  # others: of tests
     assert re.findall(r"`([^`]+)`", row.split("Names: ")[1]) == sorted(ours)

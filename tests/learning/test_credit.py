@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pareto_align.errors import ConfigError
@@ -286,6 +286,7 @@ def test_under_pama_a_weight_says_who_counts_and_not_how_much() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4))
+@example(7752, 2)
 @settings(max_examples=30, deadline=None)
 def test_pama_is_the_worst_gain_whatever_the_scales(seed: int, m: int) -> None:
     rewards = random_rewards(K=2, m=m, seed=seed)
@@ -293,7 +294,8 @@ def test_pama_is_the_worst_gain_whatever_the_scales(seed: int, m: int) -> None:
     advantages = credit.combine(credit.vector(rewards), weights)
     z = make_credit("gdpo").vector(rewards)
     close(advantages, z.amin(-1).clamp(min=0))
-    scaled = credit.combine(credit.vector(rewards * torch.logspace(-1, 2, m)), weights)
+    # Upwards only: the epsilon beside the standard deviation shows in rewards that hardly differ.
+    scaled = credit.combine(credit.vector(rewards * torch.logspace(0, 3, m)), weights)
     close(scaled, advantages, 2e-2)
 
 
@@ -419,7 +421,7 @@ def test_a_group_of_one_has_no_peers(name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_credit("centered"), "Nearest: 'centred'"),
+        (lambda: make_credit("centered"), "Did you mean 'centred'"),
         (lambda: make_credit(None), "`learner` must be a name, a mapping with `name`, or an instance"),
         (lambda: Centred().vector(torch.zeros(2, 3, 4)), r"\[K, N, G, m\]"),
         (lambda: Centred().combine(torch.zeros(2, 1, 2, 3), torch.ones(3, 2)), r"\[2, 3\]"),
@@ -449,7 +451,7 @@ def test_a_credit_of_ones_own() -> None:
         assert isinstance(found, Raw)
         close(found.combine(found.vector(group(1, NAN)), torch.tensor([[2.0]])), [2, 0])
     finally:
-        credit._REGISTRY.pop("test-only", None)
+        credit.learners._classes.pop("test-only", None)
 
 
 def test_signed_weights_keep_their_direction_and_strength():

@@ -115,7 +115,7 @@ def test_it_asks_for_what_its_parts_ask_for() -> None:
         ({"points": [("half", [1, 0])]}, "between 0 and 1"),
         ({"points": [(50, [1, 0])]}, "between 0 and 1"),
         ({"points": [(0.5, [1, 0]), (0.5, [0, 1])]}, "ascend"),
-        ({"points": [(0.5, "chebychev")]}, "Nearest: 'chebyshev'"),
+        ({"points": [(0.5, "chebychev")]}, "Did you mean 'chebyshev'"),
         ({"points": [(0.5, [[1, 0], [1]])]}, "no weighting"),
         ({"points": [(0.5, None)]}, "must be 2"),
         ({}, "Found neither"),

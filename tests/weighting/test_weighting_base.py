@@ -30,11 +30,11 @@ def test_everything_public_is_there() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make("chebychev"), "Nearest: 'chebyshev'"),
-        (lambda: make("chebyshev", mue=1), r"no setting \['mue'\].*mu"),
+        (lambda: make("chebychev"), "Did you mean 'chebyshev'"),
+        (lambda: make("chebyshev", mue=1), "no setting 'mue'. Did you mean 'mu'"),
         (lambda: make("fixed", mu=1), "no setting"),
         (lambda: make(Fixed(), mu=1), "built already"),
-        (lambda: make(3), "name or an instance"),
+        (lambda: make(3), "a name, a mapping with `name`, or an instance"),
         (lambda: Fixed().setup(0, 2), "K=0"),
         (lambda: Fixed()(Signal(0, 1, np.zeros((1, 2)), np.ones((1, 2)))), "call setup"),
         (lambda: Signal(0, 1, np.zeros(2), np.zeros(2)), r"\[K, m\]"),
@@ -80,7 +80,7 @@ def test_registering() -> None:
     finally:
         from pareto_align.weighting import base
 
-        base._REGISTRY.pop("test-only", None)
+        base.weightings._classes.pop("test-only", None)
 
 
 def test_progress_runs_from_the_first_step_to_the_last() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pareto_align.arguments import KeepsArguments
 from pareto_align.errors import ConfigError
 from pareto_align.front import Entry, Estimate, ParetoArchive
+from pareto_align.registry import Registry
 
 __all__ = ["Exploration", "Explorer", "Mixture", "Task", "available_explorers", "make_explorer", "register_explorer"]
 
@@ -168,64 +167,11 @@ class Explorer(KeepsArguments, ABC):
             raise ConfigError(f"Explorer {self.name!r} keeps no state. Found {sorted(state)}.")
 
 
-_REGISTRY: dict[str, type[Explorer]] = {}
-_E = TypeVar("_E", bound=type[Explorer])
-
-
-def register_explorer(name: str) -> Callable[[_E], _E]:
-    """Class decorator: make an explorer available by `name`.
-
-    Raises:
-        ConfigError: The name is taken by another class.
-    """
-
-    def add(cls: _E) -> _E:
-        if name in _REGISTRY:
-            raise ConfigError(f"There is an explorer {name!r} already: {_REGISTRY[name].__qualname__}.")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
+explorers: Registry[Explorer] = Registry("explorer", Explorer)  # type: ignore[type-abstract]
+register_explorer = explorers.register
+make_explorer = explorers.make
 
 
 def available_explorers() -> list[str]:
     """Names of all registered explorers, sorted."""
-    return sorted(_REGISTRY)
-
-
-def make_explorer(explorer: str | Mapping[str, Any] | Explorer) -> Explorer:
-    """An explorer by name, by a mapping with its `name` and settings, or the instance given.
-
-    Raises:
-        ConfigError: The name or a setting is unknown.
-    """
-    if isinstance(explorer, Explorer):
-        return explorer
-    settings: dict[str, Any] = {}
-    if isinstance(explorer, Mapping):
-        settings = dict(explorer)
-        if "name" not in settings:
-            raise ConfigError(f"An explorer given as a mapping needs `name`. Found {sorted(settings)}.")
-        explorer = settings.pop("name")
-    if not isinstance(explorer, str):
-        raise ConfigError(f"Unknown explorer {explorer!r}: it is a name, a mapping with `name`, or an instance.")
-    if explorer not in _REGISTRY:
-        near = difflib.get_close_matches(explorer, _REGISTRY, n=1)
-        raise ConfigError(
-            f"Unknown explorer {explorer!r}."
-            + (f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(available_explorers())}.")
-        )
-    cls = _REGISTRY[explorer]
-    known = inspect.signature(cls).parameters
-    if unknown := sorted(set(settings) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        raise ConfigError(
-            f"Explorer {explorer!r} has no setting {unknown}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-            + f" It has: {', '.join(known) or 'none'}."
-        )
-    try:
-        return cls(**settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"Explorer {explorer!r} cannot be made with {settings}: {error}.") from error
+    return explorers.names()
