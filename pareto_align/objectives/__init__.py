@@ -13,6 +13,7 @@ from pareto_align.objectives.objective import Objective, ObjectiveSet
 from pareto_align.objectives.ranking import lexicographic
 from pareto_align.objectives.scaling import RewardScale
 from pareto_align.objectives.sharing import shared
+from pareto_align.objectives.similarity import relevance
 from pareto_align.objectives.text import (
     TextReward,
     brevity,
@@ -61,6 +62,7 @@ __all__ = [
     "positive_tone",
     "readability",
     "regex_match",
+    "relevance",
     "reward_model",
     "shared",
     "token_brevity",

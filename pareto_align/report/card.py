@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pareto_align.errors import FrontFileError, ParetoAlignError
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
+from pareto_align.report.fallen import fallen_entries
 from pareto_align.report.table import escape_markdown, front_table, markdown_table
 from pareto_align.report.units import shown_record
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
 __all__ = ["fenced", "hub_id", "model_card", "write_card"]
+
+TOLD = 12
+"""Policies off the front that a card tells of; `front.fallen` has all."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -43,6 +48,7 @@ def model_card(record: FrontRecord, *, folder: str = "members") -> str:
         "## What was optimized\n\n" + "\n".join(_objective_line(o) for o in record.objectives),
         _cost(record.cost),
         _samples(record),
+        _not_kept(record),
         "## Limits\n\n" + _limits(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -182,6 +188,22 @@ def _samples(record: FrontRecord) -> str:
                 f"{fenced(_text(pair.get('completion')))}"
             )
     return "## Samples\n\nGenerated text, as it came.\n\n" + "\n\n".join(blocks) if blocks else ""
+
+
+def _not_kept(record: FrontRecord) -> str:
+    """What else was measured, by verdict, and of the last ones why."""
+    entries = fallen_entries(record)
+    if not entries:
+        return ""
+    counts = Counter(entry.status for entry in entries)
+    told = ", ".join(f"{count} {escape_markdown(status)}" for status, count in counts.items())
+    number = f"{len(entries)} more {'policy was' if len(entries) == 1 else 'policies were'} measured: {told}."
+    lines = [
+        f"- **{escape_markdown(entry.id)}**, {escape_markdown(entry.status)}: {escape_markdown(entry.reason)}"
+        for entry in entries[-TOLD:]
+    ]
+    which = f" The last {TOLD}:" if len(entries) > TOLD else ""
+    return f"## Measured and not kept\n\n{number}{which}\n\n" + "\n".join(lines)
 
 
 def _text(value: Any) -> str:

@@ -107,3 +107,21 @@ def test_write_card(tmp_path):
     assert path.read_text(encoding="utf-8") == model_card(tone_and_length())
     with pytest.raises(FrontFileError, match="Cannot write the model card"):
         write_card(tone_and_length(), tmp_path / "missing")
+
+
+def test_the_card_says_what_was_not_kept_and_why():
+    rows = [
+        {"id": f"x{i}", "values": [0.1, 1.0], "stderr": [0.0, 0.0], "status": "dominated", "reason": "'a' is *better*."}
+        for i in range(14)
+    ]
+    rows.append({"id": "late", "values": [None, 1.0], "stderr": [None, 0.0], "status": "invalid", "reason": "No mean."})
+    card = model_card(tone_and_length(fallen=rows))
+    section = card.split("## Measured and not kept\n\n")[1].split("\n\n## ")[0]
+    assert section.startswith("15 more policies were measured: 14 dominated, 1 invalid. The last 12:")
+    assert section.count("\n- **") == 12
+    assert "- **x13**, dominated: 'a' is \\*better\\*." in section
+    assert section.endswith("- **late**, invalid: No mean.")
+
+
+def test_a_card_of_a_front_that_kept_everything_has_no_such_section():
+    assert "not kept" not in model_card(tone_and_length())
