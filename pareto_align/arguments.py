@@ -1,25 +1,89 @@
-"""What an object was built with: kept by the object itself, and told as plain data."""
+"""What an object is built with: checked as its constructor's annotations say, kept, and told as plain data.
+
+A plug-in says of each setting what it may be, and nothing else needs to be done about it:
+
+    def __init__(self, *, lr: Positive = 0.1, memory: Memory = 0.9, rounds: Count = 2, rule: Literal["a", "b"] = "a")
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import math
+import sys
+import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from numbers import Integral, Real
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 
-__all__ = ["KeepsArguments", "arguments_of", "plain"]
+from pareto_align.errors import ConfigError
+
+__all__ = [
+    "Count",
+    "KeepsArguments",
+    "Memory",
+    "NotNegative",
+    "Positive",
+    "Share",
+    "Whole",
+    "Within",
+    "arguments_of",
+    "plain",
+]
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number: from `least` or above `above`, up to `most` or below `below`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it; NaN does not."""
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        if self.least > -math.inf and self.most < math.inf:
+            return f" from {self.least:g} to {self.most:g}"
+        low = f" of at least {self.least:g}" if self.least > -math.inf else ""
+        low = f" above {self.above:g}" if self.above > -math.inf else low
+        high = f" of at most {self.most:g}" if self.most < math.inf else ""
+        high = f" below {self.below:g}" if self.below < math.inf else high
+        return f"{low} and{high}" if low and high else low + high
+
+
+Positive = Annotated[float, Within(above=0)]
+NotNegative = Annotated[float, Within(least=0)]
+Share = Annotated[float, Within(least=0, most=1)]
+Memory = Annotated[float, Within(least=0, below=1)]
+"""The share of an old mean that a step keeps."""
+Whole = Annotated[int, Within(least=0)]
+Count = Annotated[int, Within(least=1)]
 
 
 class KeepsArguments:
-    """Base of what users build with settings of their own and hand in: it remembers with which.
+    """Base of what users build with settings of their own and hand in: it checks them and remembers them.
 
-    A subclass need not do anything for it: what its constructor is called with is taken down.
+    A subclass need not do anything for it: what its constructor is called with is compared with the annotations, where
+    those are numbers, truths or choices, and taken down.
+
+    Attributes:
+        kind: What it is called in messages.
+        name: What the plug-in is registered as.
+
+    Raises:
+        ConfigError: A setting is not what its annotation says.
     """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -30,11 +94,74 @@ class KeepsArguments:
 def _keeping(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def keeping(self: Any, *args: Any, **keywords: Any) -> None:
+        _check(init, self, args, keywords)
         if "_built_with" not in self.__dict__:  # a base class's constructor is called within its own
             self.__dict__["_built_with"] = args, keywords
         init(self, *args, **keywords)
 
     return keeping
+
+
+def _check(init: Callable[..., None], thing: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    try:
+        given = inspect.signature(init).bind(thing, *args, **keywords).arguments
+    except TypeError:
+        return  # the constructor itself says what is missing or too much
+    for name, (allowed, default) in _annotated(init).items():
+        value = given.get(name, default)
+        if name in given and value is not default and not any(_fits(value, kind) for kind in allowed):
+            words = " or ".join(_words(kind) for kind in allowed if kind is not type(None))
+            raise ConfigError(f"{thing.kind} {thing.name!r}: `{name}` must be {words}. Found {value!r}.")
+
+
+@functools.cache
+def _annotated(init: Callable[..., None]) -> dict[str, tuple[tuple[Any, ...], Any]]:
+    """By parameter, what it may be and its default; only of those whose whole annotation can be checked."""
+    found = {}
+    names = vars(sys.modules.get(init.__module__, types.ModuleType("")))
+    for parameter in list(inspect.signature(init).parameters.values())[1:]:
+        hint = parameter.annotation
+        if isinstance(hint, str):
+            try:
+                hint = eval(hint, dict(names))
+            except (NameError, TypeError, AttributeError, SyntaxError):
+                continue  # a name that only a type checker imports
+        allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if all(_known(kind) for kind in allowed):
+            found[parameter.name] = (allowed, parameter.default)
+    return found
+
+
+def _known(kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        number, *more = get_args(kind)
+        return number in (int, float) and len(more) == 1 and isinstance(more[0], Within)
+    return kind in (int, float, bool, type(None)) or get_origin(kind) is Literal
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is Annotated:
+        number, within = get_args(kind)
+        return _fits(value, number) and within.holds(float(value))
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    if kind in (int, float):
+        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return is_number and math.isfinite(float(value))
+    return value is None
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is Annotated:
+        number, within = get_args(kind)
+        if kind == Positive:
+            return "a positive number"
+        return _words(number) + str(within)
+    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
 
 
 def arguments_of(thing: Any) -> dict[str, Any]:

@@ -27,14 +27,13 @@ References:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from pareto_align.arguments import KeepsArguments
+from pareto_align.arguments import KeepsArguments, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.learning.losses import centre
 from pareto_align.registry import Registry
@@ -67,6 +66,7 @@ class Credit(KeepsArguments, ABC):
         needs_group: It compares completions of one prompt, so G must be at least 2.
     """
 
+    kind = "Learner"
     name: ClassVar[str] = ""
     needs_group: ClassVar[bool] = True
 
@@ -290,12 +290,6 @@ class Pama(Gdpo):
     def __init__(
         self, *, granularity: Granularity = "sample", saturated: Saturated = "leave_out", noon: bool = True
     ) -> None:
-        for name, value, known in (
-            ("granularity", granularity, get_args(Granularity)),
-            ("saturated", saturated, get_args(Saturated)),
-        ):
-            if value not in known:
-                raise ConfigError(f"Pama `{name}` must be one of {', '.join(known)}. Found {value!r}.")
         self.granularity, self.saturated, self.noon = granularity, saturated, bool(noon)
 
     def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
@@ -330,9 +324,7 @@ class Rvpo(Gdpo):
         ConfigError: `k` is not a positive number.
     """
 
-    def __init__(self, *, k: float = 1.0) -> None:
-        if not (math.isfinite(k) and k > 0):
-            raise ConfigError(f"Rvpo `k` must be a positive number. Found {k}.")
+    def __init__(self, *, k: Positive = 1.0) -> None:
         self.k = float(k)
 
     def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from pareto_align.arguments import KeepsArguments
+from pareto_align.arguments import KeepsArguments, Within
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.policies.lora_config import CONFIG_FILE, WEIGHTS_FILE, default_lora_config
 from pareto_align.policies.population import PolicyPopulation
@@ -58,6 +58,9 @@ INDEPENDENT = "independent"
 """The name for no family at all: every policy has parameters of its own."""
 MOST = 4096
 """Of ranks in a block and of bins; settings come from files too, and are not to ask for all memory."""
+Ranks = Annotated[int, Within(least=1, most=MOST)]
+SharedRanks = Annotated[int, Within(least=0, most=MOST)]
+Features = Literal["linear", "centred", "quadratic", "thermometer"]
 
 
 class Family(KeepsArguments, ABC):
@@ -80,13 +83,13 @@ class Family(KeepsArguments, ABC):
         ConfigError: A setting is out of range, or no rank is left.
     """
 
+    kind = "Family"
     name: ClassVar[str] = ""
     ranks: tuple[int, int]
     parameters: Tensor
 
-    def __init__(self, *, shared: int | None = None, each: int | None = None) -> None:
-        self.shared = _count(self.name, "shared", shared, least=0)
-        self.each = _count(self.name, "each", each, least=1)
+    def __init__(self, *, shared: SharedRanks | None = None, each: Ranks | None = None) -> None:
+        self.shared, self.each = shared, each
 
     # -- what a family is ---------------------------------------------------------------------------------------
 
@@ -263,18 +266,12 @@ class Gates(Family):
         ConfigError: A setting is out of range.
     """
 
-    FEATURES: ClassVar[tuple[str, ...]] = ("linear", "centred", "quadratic", "thermometer")
-
     def __init__(
-        self, *, features: str = "linear", bins: int = 4, shared: int | None = None, each: int | None = None
+        self, *, features: Features = "linear", bins: Ranks = 4, shared: int | None = None, each: int | None = None
     ) -> None:
         super().__init__(shared=shared, each=each)
-        if features not in self.FEATURES:
-            raise ConfigError(
-                f"Family {self.name!r}: `features` must be one of {', '.join(self.FEATURES)}. Found {features!r}."
-            )
         self.features = features
-        self.bins = _count(self.name, "bins", bins, least=1)
+        self.bins = bins
 
     def rank(self, m: int) -> int:
         """See `Family.rank`."""
@@ -385,11 +382,3 @@ class PBLoRA(Family):
         core = torch.eye(shared + each, device=inner.device, dtype=inner.dtype).repeat(k, len(extras), 1, 1)
         core[..., shared:, shared:] = inner
         return core
-
-
-def _count(family: str, name: str, value: Any, *, least: int) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST):
-        raise ConfigError(
-            f"Family {family!r}: `{name}` must be a whole number from {least} to {MOST}. Found {value!r}."
-        )
-    return value

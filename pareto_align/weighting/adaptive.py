@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pareto_align.arguments import Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, normalize_rows, register, running_mean
 from pareto_align.weighting.means import SmoothedWeighting
@@ -42,10 +43,10 @@ class SAW(SmoothedWeighting):
     requires = frozenset({"spread"})
     state_names = (*SmoothedWeighting.state_names, "scatter", "scattered")
 
-    def __init__(self, *, lowest: float | Sequence[float] = 0.0, largest: float = 10.0, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, *, lowest: float | Sequence[float] = 0.0, largest: Positive = 10.0, smoothing: float = 0.0
+    ) -> None:
         super().__init__(smoothing=smoothing)
-        if not (np.isfinite(largest) and largest > 0):
-            raise ConfigError(f"SAW `largest` must be a positive number. Found {largest}.")
         self.lowest, self.largest = np.asarray(lowest, dtype=np.float64), float(largest)
 
     def setup(self, K: int, m: int) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pareto_align.errors import ConfigError
+from pareto_align.arguments import Memory, Whole
 from pareto_align.weighting.base import FloatArray, Signal, normalize_rows, register
 from pareto_align.weighting.gramians import (
     CONE_RIDGE,
@@ -78,9 +78,7 @@ class PCGrad(GramianWeighting):
 
     state_names = ("draws",)
 
-    def __init__(self, *, seed: int = 0) -> None:
-        if not (isinstance(seed, int) and seed >= 0):
-            raise ConfigError(f"PCGrad `seed` must be a whole number of at least 0. Found {seed!r}.")
+    def __init__(self, *, seed: Whole = 0) -> None:
         self.seed = int(seed)
 
     def setup(self, K: int, m: int) -> None:
@@ -137,9 +135,7 @@ class CAGrad(GramianWeighting):
         ConfigError: `c` is not in [0, 1).
     """
 
-    def __init__(self, *, c: float = 0.4) -> None:
-        if not 0 <= c < 1:
-            raise ConfigError(f"CAGrad `c` must be at least 0 and below 1. Found {c}.")
+    def __init__(self, *, c: Memory = 0.4) -> None:
         self.c = float(c)
 
     def _weigh(self, slot: int, gradients: Gradients, preference: FloatArray) -> FloatArray:

@@ -12,10 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from pareto_align.errors import ConfigError
+from pareto_align.arguments import Memory, Positive
 from pareto_align.weighting.base import FloatArray, Part, register, running_mean
 from pareto_align.weighting.lagrangian import ConstraintWeighting
-from pareto_align.weighting.means import check_memory
 
 __all__ = ["Barrier"]
 
@@ -51,18 +50,15 @@ class Barrier(ConstraintWeighting):
     def __init__(
         self,
         *,
-        t: float = 20.0,
-        margin: float = 0.05,
-        cap: float = 20.0,
-        smoothing: float = 0.5,
+        t: Positive = 20.0,
+        margin: Positive = 0.05,
+        cap: Positive = 20.0,
+        smoothing: Memory = 0.5,
         objectives: Part = "fixed",
     ) -> None:
         super().__init__(objectives=objectives)
-        for name, value in (("t", t), ("margin", margin), ("cap", cap)):
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"Weighting 'barrier': `{name}` must be a positive number. Found {value}.")
         self.t, self.margin, self.cap = float(t), float(margin), float(cap)
-        self.smoothing = check_memory(self.name, "smoothing", smoothing)
+        self.smoothing = float(smoothing)
 
     def _allocate(self, c: int) -> None:
         self.smoothed, self.count = np.zeros((self.K, c)), np.zeros((self.K, c))

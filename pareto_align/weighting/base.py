@@ -135,6 +135,7 @@ class Weighting(KeepsArguments, ABC):
         state_names: Attributes (arrays or numbers) that make up the state.
     """
 
+    kind = "Weighting"
     name: ClassVar[str] = ""
     # Not ClassVar: a weighting that is built of others takes these from its parts.
     requires: frozenset[str] = frozenset()

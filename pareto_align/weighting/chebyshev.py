@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pareto_align.arguments import NotNegative, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register, softmax
 from pareto_align.weighting.frame import FramedWeighting
@@ -70,8 +71,8 @@ class FramedScalarization(FramedWeighting):
     def __init__(
         self,
         *,
-        tau: float,
-        floor: float,
+        tau: NotNegative,
+        floor: NotNegative,
         smoothing: float,
         frame_smoothing: float,
         min_range: float,
@@ -81,9 +82,6 @@ class FramedScalarization(FramedWeighting):
         super().__init__(
             smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
         )
-        for name, value in (("tau", tau), ("floor", floor)):
-            if not (_is_number(value) and value >= 0):
-                raise ConfigError(f"Weighting '{self.name}': `{name}` must be a number of at least 0. Found {value!r}.")
         self.tau, self.floor = float(tau), float(floor)
 
     def setup(self, K: int, m: int) -> None:
@@ -152,10 +150,10 @@ class Chebyshev(FramedScalarization):
     def __init__(
         self,
         *,
-        mu: float = 0.05,
+        mu: Positive = 0.05,
         smoothing: float = 0.5,
         frame_smoothing: float = 0.9,
-        rho: float = 0.01,
+        rho: NotNegative = 0.01,
         tau: float = 0.0,
         floor: float = 1e-3,
         min_range: float = 0.1,
@@ -171,10 +169,6 @@ class Chebyshev(FramedScalarization):
             ideal=ideal,
             nadir=nadir,
         )
-        if not (_is_number(mu) and mu > 0):
-            raise ConfigError(f"Chebyshev `mu` must be a positive number. Found {mu!r}.")
-        if not (_is_number(rho) and rho >= 0):
-            raise ConfigError(f"Chebyshev `rho` must be a number of at least 0. Found {rho!r}.")
         self.mu, self.rho = float(mu), float(rho)
 
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:

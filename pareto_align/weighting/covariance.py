@@ -8,13 +8,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from pareto_align.arguments import Memory, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, Weighting, normalize_rows, register, running_mean, softmax
-from pareto_align.weighting.means import check_memory
 
 __all__ = ["CTWA"]
 
@@ -60,16 +60,11 @@ class CTWA(Weighting):
         *,
         target: float | Sequence[float] = 0.1,
         measure: Measure = "correlation",
-        lr: float = 1.0,
+        lr: Positive = 1.0,
         enough: float | Sequence[float] | None = None,
-        smoothing: float = 0.9,
-        reach: float = 5.0,
+        smoothing: Memory = 0.9,
+        reach: Positive = 5.0,
     ) -> None:
-        if measure not in get_args(Measure):
-            raise ConfigError(f"CTWA `measure` must be one of {get_args(Measure)}. Found {measure!r}.")
-        for name, value in (("lr", lr), ("reach", reach)):
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"CTWA `{name}` must be a positive number. Found {value}.")
         self.target = np.asarray(target, dtype=np.float64)
         self.enough = np.asarray(np.inf if enough is None else enough, dtype=np.float64)
         if not np.isfinite(self.target).all():
@@ -78,7 +73,7 @@ class CTWA(Weighting):
             raise ConfigError(f"CTWA `enough` must be numbers. Found {self.enough.tolist()}.")
         self.measure: Measure = measure
         self.lr, self.reach = float(lr), float(reach)
-        self.smoothing = check_memory(self.name, "smoothing", smoothing)
+        self.smoothing = float(smoothing)
 
     def setup(self, K: int, m: int) -> None:
         """Every policy at its preference. [K, m] running sums and counts of c, drifts of the log-weights."""

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from pareto_align.arguments import Memory, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Weighting, running_mean
-from pareto_align.weighting.means import check_memory
 
 __all__ = ["FramedWeighting"]
 
@@ -42,16 +42,14 @@ class FramedWeighting(Weighting):
     def __init__(
         self,
         *,
-        smoothing: float,
-        frame_smoothing: float,
-        min_range: float,
+        smoothing: Memory,
+        frame_smoothing: Memory,
+        min_range: Positive,
         ideal: Sequence[float] | None,
         nadir: Sequence[float] | None,
     ) -> None:
-        if not (np.isfinite(min_range) and min_range > 0):
-            raise ConfigError(f"Weighting '{self.name}': `min_range` must be a positive number. Found {min_range}.")
-        self.smoothing = check_memory(self.name, "smoothing", smoothing)
-        self.frame_smoothing = check_memory(self.name, "frame_smoothing", frame_smoothing)
+        self.smoothing = float(smoothing)
+        self.frame_smoothing = float(frame_smoothing)
         self.min_range = float(min_range)
         self.ideal = None if ideal is None else np.asarray(ideal, dtype=np.float64)
         self.nadir = None if nadir is None else np.asarray(nadir, dtype=np.float64)

@@ -7,11 +7,12 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pareto_align.arguments import Count, Memory, NotNegative, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, Weighting, interior, register, softmax
 from pareto_align.weighting.gramians import Gradients, require_gramians
@@ -77,26 +78,14 @@ class GradientInfluence(Weighting):
     def __init__(
         self,
         *,
-        lr: float = 1e-6,
-        mu: float = 1e-5,
+        lr: NotNegative = 1e-6,
+        mu: Positive = 1e-5,
         decay: bool = True,
-        accumulate: int = 1,
+        accumulate: Count = 1,
         lengths: Lengths = "unit",
-        anchor: float = 0.0,
-        floor: float = 1e-3,
+        anchor: Memory = 0.0,
+        floor: NotNegative = 1e-3,
     ) -> None:
-        if not (np.isfinite(lr) and lr >= 0):
-            raise ConfigError(f"GradientInfluence `lr` must be a number of at least 0. Found {lr}.")
-        if not (np.isfinite(mu) and mu > 0):
-            raise ConfigError(f"GradientInfluence `mu` must be a positive number. Found {mu}.")
-        if not (isinstance(accumulate, int) and accumulate >= 1):
-            raise ConfigError(f"GradientInfluence `accumulate` must be a whole number above 0. Found {accumulate}.")
-        if lengths not in get_args(Lengths):
-            raise ConfigError(f"GradientInfluence `lengths` must be one of {get_args(Lengths)}. Found {lengths!r}.")
-        if not 0 <= anchor < 1:
-            raise ConfigError(f"GradientInfluence `anchor` must be at least 0 and below 1. Found {anchor}.")
-        if not (np.isfinite(floor) and floor >= 0):
-            raise ConfigError(f"GradientInfluence `floor` must be a number of at least 0. Found {floor}.")
         self.lr, self.mu, self.decay, self.accumulate = float(lr), float(mu), bool(decay), int(accumulate)
         self.lengths: Lengths = lengths
         self.anchor, self.floor = float(anchor), float(floor)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pareto_align.arguments import NotNegative, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, Weighting, normalize_rows, project_simplex, register
 from pareto_align.weighting.gramians import Gradients, best_on_simplex, min_norm_point, require_gramians
@@ -50,11 +51,7 @@ class MoDo(Weighting):
     requires = frozenset({"gramians", "cross_gramians"})
     state_names = ("weights",)
 
-    def __init__(self, *, gamma: float = 0.1, rho: float = 0.1, raw: bool = False) -> None:
-        if not (np.isfinite(gamma) and gamma > 0):
-            raise ConfigError(f"MoDo `gamma` must be a positive number. Found {gamma}.")
-        if not (np.isfinite(rho) and rho >= 0):
-            raise ConfigError(f"MoDo `rho` must be a number of at least 0. Found {rho}.")
+    def __init__(self, *, gamma: Positive = 0.1, rho: NotNegative = 0.1, raw: bool = False) -> None:
         self.gamma, self.rho, self.raw = float(gamma), float(rho), bool(raw)
 
     def setup(self, K: int, m: int) -> None:

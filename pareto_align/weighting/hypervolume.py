@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pareto_align.arguments import Positive
 from pareto_align.errors import ConfigError
 from pareto_align.front.dominance import nondominated_mask
 from pareto_align.front.indicators import hypervolume
@@ -49,9 +50,7 @@ class Hypervolume(Weighting):
     requires = frozenset({"measured"})
     state_names = ("factor", "latest", "points", "owner")
 
-    def __init__(self, *, gain: float = 20.0, share_front: bool = True) -> None:
-        if not (np.isfinite(gain) and gain > 0):
-            raise ConfigError(f"Hypervolume `gain` must be a positive number. Found {gain}.")
+    def __init__(self, *, gain: Positive = 20.0, share_front: bool = True) -> None:
         self.gain, self.share_front = float(gain), bool(share_front)
 
     def setup(self, K: int, m: int) -> None:

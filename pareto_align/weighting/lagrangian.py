@@ -19,9 +19,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Count, Memory, NotNegative, Positive, Whole
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Part, Signal, make, register, running_mean
-from pareto_align.weighting.means import check_memory
 from pareto_align.weighting.nested import NestedWeighting
 
 __all__ = [
@@ -122,13 +122,9 @@ class _Smoothed(ConstraintWeighting):
 
     state_names: ClassVar[tuple[str, ...]] = (*ConstraintWeighting.state_names, "smoothed", "count")
 
-    def __init__(self, *, objectives: Part, lr: float, gain: float, smoothing: float) -> None:
+    def __init__(self, *, objectives: Part, lr: Positive, gain: NotNegative, smoothing: Memory) -> None:
         super().__init__(objectives=objectives)
-        if not (np.isfinite(lr) and lr > 0):
-            raise ConfigError(f"Weighting '{self.name}': `lr` must be a positive number. Found {lr}.")
-        if not (np.isfinite(gain) and gain >= 0):
-            raise ConfigError(f"Weighting '{self.name}': `gain` must be a number of at least 0. Found {gain}.")
-        self.lr, self.gain, self.smoothing = float(lr), float(gain), check_memory(self.name, "smoothing", smoothing)
+        self.lr, self.gain, self.smoothing = float(lr), float(gain), float(smoothing)
 
     def _allocate(self, c: int) -> None:
         self.smoothed, self.count = np.zeros((self.K, c)), np.zeros((self.K, c))
@@ -176,15 +172,13 @@ class Lagrangian(_Smoothed):
         *,
         lr: float = 1.0,
         gain: float = 20.0,
-        init: float = 0.5,
-        cap: float = 20.0,
+        init: NotNegative = 0.5,
+        cap: Positive = 20.0,
         smoothing: float = 0.5,
         objectives: Part = "fixed",
     ) -> None:
         super().__init__(objectives=objectives, lr=lr, gain=gain, smoothing=smoothing)
-        if not (np.isfinite(cap) and cap > 0):
-            raise ConfigError(f"Lagrangian `cap` must be a positive number. Found {cap}.")
-        if not 0 <= init <= cap:
+        if init > cap:
             raise ConfigError(f"Lagrangian `init` must be between 0 and `cap`. Found {init} and {cap}.")
         self.init, self.cap = float(init), float(cap)
 
@@ -392,22 +386,17 @@ class SafeRLHF(ConstraintWeighting):
     def __init__(
         self,
         *,
-        lr: float = 0.1,
-        init: float = 1.0,
-        cap: float = 20.0,
-        floor: float = 0.01,
-        window: int = 2,
-        delay: int = 0,
+        lr: Positive = 0.1,
+        init: Positive = 1.0,
+        cap: Positive = 20.0,
+        floor: Positive = 0.01,
+        window: Count = 2,
+        delay: Whole = 0,
         objectives: Part = "fixed",
     ) -> None:
         super().__init__(objectives=objectives)
-        if not (np.isfinite(lr) and lr > 0):
-            raise ConfigError(f"SafeRLHF `lr` must be a positive number. Found {lr}.")
-        if not 0 < floor <= init <= cap < np.inf:
-            raise ConfigError(f"SafeRLHF needs 0 < `floor` <= `init` <= `cap`. Found {floor}, {init}, {cap}.")
-        for name, value, least in (("window", window, 1), ("delay", delay, 0)):
-            if not (isinstance(value, int) and value >= least):
-                raise ConfigError(f"SafeRLHF `{name}` must be a whole number of at least {least}. Found {value!r}.")
+        if not floor <= init <= cap:
+            raise ConfigError(f"SafeRLHF needs `floor` <= `init` <= `cap`. Found {floor}, {init}, {cap}.")
         self.lr, self.init, self.cap, self.floor = float(lr), float(init), float(cap), float(floor)
         self.window, self.delay = int(window), int(delay)
 

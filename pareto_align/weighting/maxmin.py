@@ -14,13 +14,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Memory, NotNegative, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, normalize_rows, register, running_mean, softmax
-from pareto_align.weighting.means import SmoothedWeighting, check_memory
+from pareto_align.weighting.means import SmoothedWeighting
 
 __all__ = ["MaxMin"]
 
@@ -73,25 +74,17 @@ class MaxMin(SmoothedWeighting):
         self,
         *,
         rule: Rule = "multiplicative",
-        eta: float = 0.5,
-        gain: float = 20.0,
-        averaging: float = 3.0,
-        reach: float = 5.0,
+        eta: Positive = 0.5,
+        gain: NotNegative = 20.0,
+        averaging: NotNegative = 3.0,
+        reach: Positive = 5.0,
         regret: bool = False,
         ideal: Sequence[float] | None = None,
         groups: Sequence[Sequence[float]] | None = None,
         smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
+        frame_smoothing: Memory = 0.9,
     ) -> None:
         super().__init__(smoothing=smoothing)
-        if rule not in get_args(Rule):
-            raise ConfigError(f"MaxMin `rule` must be one of {get_args(Rule)}. Found {rule!r}.")
-        for name, value in (("eta", eta), ("reach", reach)):
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"MaxMin `{name}` must be a positive number. Found {value}.")
-        for name, value in (("gain", gain), ("averaging", averaging)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"MaxMin `{name}` must be a number of at least 0. Found {value}.")
         if ideal is not None and not regret:
             raise ConfigError("MaxMin `ideal` is what regret is counted from: set `regret` as well.")
         self.rule: Rule = rule
@@ -99,7 +92,7 @@ class MaxMin(SmoothedWeighting):
         self.regret = bool(regret)
         self.ideal = None if ideal is None else np.asarray(ideal, dtype=np.float64)
         self.groups = None if groups is None else _mixtures(groups)
-        self.frame_smoothing = check_memory(self.name, "frame_smoothing", frame_smoothing)
+        self.frame_smoothing = float(frame_smoothing)
 
     def setup(self, K: int, m: int) -> None:
         """Forget all values seen; every policy's weights at its preference. [K, g] but best [g] and age [K]."""

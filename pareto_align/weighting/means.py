@@ -6,21 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from pareto_align.errors import ConfigError
+from pareto_align.arguments import Memory
 from pareto_align.weighting.base import FloatArray, Weighting, running_mean
 
-__all__ = ["SmoothedWeighting", "check_memory"]
-
-
-def check_memory(name: str, setting: str, value: float) -> float:
-    """`value` as the share of the old mean that a step keeps.
-
-    Raises:
-        ConfigError: Not at least 0 and below 1; weighting `name` and its `setting` are named.
-    """
-    if not 0 <= value < 1:
-        raise ConfigError(f"Weighting '{name}': `{setting}` must be at least 0 and below 1. Found {value}.")
-    return float(value)
+__all__ = ["SmoothedWeighting"]
 
 
 class SmoothedWeighting(Weighting):
@@ -35,8 +24,8 @@ class SmoothedWeighting(Weighting):
 
     state_names: ClassVar[tuple[str, ...]] = ("smoothed", "count")
 
-    def __init__(self, *, smoothing: float) -> None:
-        self.smoothing = check_memory(self.name, "smoothing", smoothing)
+    def __init__(self, *, smoothing: Memory) -> None:
+        self.smoothing = float(smoothing)
 
     def setup(self, K: int, m: int) -> None:
         """Forget all values seen. [K, m] running sums and counts."""

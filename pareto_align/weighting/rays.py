@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pareto_align.arguments import NotNegative, Positive, Share
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register
 from pareto_align.weighting.frame import FramedWeighting
@@ -55,7 +56,7 @@ class _Placed(FramedWeighting):
     def __init__(
         self,
         *,
-        floor: float,
+        floor: Positive,
         smoothing: float,
         frame_smoothing: float,
         min_range: float,
@@ -65,8 +66,6 @@ class _Placed(FramedWeighting):
         super().__init__(
             smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
         )
-        if not (np.isfinite(floor) and floor > 0):
-            raise ConfigError(f"Weighting '{self.name}': `floor` must be a positive number. Found {floor}.")
         self.floor = float(floor)
 
     def setup(self, K: int, m: int) -> None:
@@ -136,7 +135,7 @@ class EPOSearch(_Placed):
     def __init__(
         self,
         *,
-        tolerance: float = 1e-3,
+        tolerance: NotNegative = 1e-3,
         restricted: bool = True,
         floor: float = 1e-3,
         smoothing: float = 0.5,
@@ -153,8 +152,6 @@ class EPOSearch(_Placed):
             ideal=ideal,
             nadir=nadir,
         )
-        if not (np.isfinite(tolerance) and tolerance >= 0):
-            raise ConfigError(f"EPOSearch `tolerance` must be a number of at least 0. Found {tolerance}.")
         self.tolerance, self.restricted = float(tolerance), bool(restricted)
 
     def _steer(
@@ -219,7 +216,7 @@ class ParetoMTL(_Placed):
     def __init__(
         self,
         *,
-        warmup: float = 0.2,
+        warmup: Share = 0.2,
         floor: float = 1e-3,
         smoothing: float = 0.5,
         frame_smoothing: float = 0.9,
@@ -235,8 +232,6 @@ class ParetoMTL(_Placed):
             ideal=ideal,
             nadir=nadir,
         )
-        if not 0 <= warmup <= 1:
-            raise ConfigError(f"ParetoMTL `warmup` must be between 0 and 1. Found {warmup}.")
         self.warmup = float(warmup)
 
     def setup(self, K: int, m: int) -> None:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pareto_align.arguments import NotNegative, Positive, Whole, Within
 from pareto_align.errors import ConfigError
 from pareto_align.front.dominance import nondominated_mask
 from pareto_align.weighting.base import FloatArray, Part, Signal, interior, make, normalize_rows, register, softmax
@@ -111,7 +112,7 @@ class AugmentedTchebycheff(Tchebycheff):
     def __init__(
         self,
         *,
-        rho: float = 0.05,
+        rho: NotNegative = 0.05,
         tau: float = 0.0,
         floor: float = 1e-3,
         smoothing: float = 0.5,
@@ -129,8 +130,6 @@ class AugmentedTchebycheff(Tchebycheff):
             ideal=ideal,
             nadir=nadir,
         )
-        if not (np.isfinite(rho) and rho >= 0):
-            raise ConfigError(f"AugmentedTchebycheff `rho` must be a number of at least 0. Found {rho}.")
         self.rho = float(rho)
 
 
@@ -159,7 +158,7 @@ class STCH(FramedScalarization):
     def __init__(
         self,
         *,
-        mu: float = 0.01,
+        mu: Positive = 0.01,
         tau: float = 0.0,
         floor: float = 1e-3,
         smoothing: float = 0.5,
@@ -177,8 +176,6 @@ class STCH(FramedScalarization):
             ideal=ideal,
             nadir=nadir,
         )
-        if not (np.isfinite(mu) and mu > 0):
-            raise ConfigError(f"STCH `mu` must be a positive number. Found {mu}.")
         self.mu = float(mu)
 
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:
@@ -221,11 +218,8 @@ class SoftMin(SmoothedWeighting):
         ConfigError: A setting out of range.
     """
 
-    def __init__(self, *, k: float = 10.0, k_end: float | None = None, smoothing: float = 0.5) -> None:
+    def __init__(self, *, k: NotNegative = 10.0, k_end: NotNegative | None = None, smoothing: float = 0.5) -> None:
         super().__init__(smoothing=smoothing)
-        for name, value in (("k", k), ("k_end", k_end)):
-            if value is not None and not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"SoftMin `{name}` must be a number of at least 0. Found {value}.")
         self.k, self.k_end = float(k), float(k if k_end is None else k_end)
 
     def __call__(self, signal: Signal) -> FloatArray:
@@ -269,9 +263,9 @@ class HypervolumeScalarization(FramedScalarization):
     def __init__(
         self,
         *,
-        seed: int = 0,
-        redraw: int = 0,
-        margin: float = 0.1,
+        seed: Whole = 0,
+        redraw: Whole = 0,
+        margin: NotNegative = 0.1,
         smoothing: float = 0.5,
         frame_smoothing: float = 0.9,
         min_range: float = 0.1,
@@ -287,13 +281,6 @@ class HypervolumeScalarization(FramedScalarization):
             ideal=ideal,
             nadir=nadir,
         )
-        for name, number in (("seed", seed), ("redraw", redraw)):
-            if not (isinstance(number, int) and number >= 0):
-                raise ConfigError(
-                    f"HypervolumeScalarization `{name}` must be a whole number of at least 0. Found {number!r}."
-                )
-        if not (np.isfinite(margin) and margin >= 0):
-            raise ConfigError(f"HypervolumeScalarization `margin` must be a number of at least 0. Found {margin}.")
         self.seed, self.redraw, self.margin = int(seed), int(redraw), float(margin)
 
     def setup(self, K: int, m: int) -> None:
@@ -361,14 +348,14 @@ class PSA(NestedWeighting):
     state_names: ClassVar[tuple[str, ...]] = ("drift", "latest", "points")
 
     def __init__(
-        self, *, scalarization: Part = "fixed", factor: float = 1.1, distance: float = 0.1, floor: float = 1e-3
+        self,
+        *,
+        scalarization: Part = "fixed",
+        factor: Annotated[float, Within(above=1)] = 1.1,
+        distance: NotNegative = 0.1,
+        floor: NotNegative = 1e-3,
     ) -> None:
         super().__init__([make(scalarization)])
-        if not (np.isfinite(factor) and factor > 1):
-            raise ConfigError(f"PSA `factor` must be a number above 1. Found {factor}.")
-        for name, value in (("distance", distance), ("floor", floor)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"PSA `{name}` must be a number of at least 0. Found {value}.")
         self.factor, self.distance, self.floor = float(factor), float(distance), float(floor)
 
     def setup(self, K: int, m: int) -> None:

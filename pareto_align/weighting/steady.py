@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from pareto_align.arguments import NotNegative, Positive, Share
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Signal, interior, normalize_rows, register, running_mean, softmax
 from pareto_align.weighting.frame import FramedWeighting
@@ -97,14 +98,14 @@ class SteadyChebyshev(FramedWeighting):
     def __init__(
         self,
         *,
-        mu: float = 0.08,
-        level: float = 0.15,
-        lead: float = 0.5,
-        noise: float = 4.0,
-        ridge: float = 0.003,
+        mu: Positive = 0.08,
+        level: Share = 0.15,
+        lead: NotNegative = 0.5,
+        noise: NotNegative = 4.0,
+        ridge: Positive = 0.003,
         smoothing: float = 0.5,
         frame_smoothing: float = 0.9,
-        floor: float = 1e-3,
+        floor: Positive = 1e-3,
         min_range: float = 0.1,
         ideal: Sequence[float] | None = None,
         nadir: Sequence[float] | None = None,
@@ -112,14 +113,6 @@ class SteadyChebyshev(FramedWeighting):
         super().__init__(
             smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
         )
-        for name, value in (("mu", mu), ("ridge", ridge), ("floor", floor)):
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"SteadyChebyshev `{name}` must be a positive number. Found {value!r}.")
-        for name, value in (("lead", lead), ("noise", noise)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"SteadyChebyshev `{name}` must be a number of at least 0. Found {value!r}.")
-        if not 0 <= level <= 1:
-            raise ConfigError(f"SteadyChebyshev `level` must be between 0 and 1. Found {level!r}.")
         self.mu, self.level, self.lead = float(mu), float(level), float(lead)
         self.noise, self.ridge, self.floor = float(noise), float(ridge), float(floor)
 

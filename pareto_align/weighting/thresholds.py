@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from pareto_align.arguments import Count, Memory, NotNegative, Positive, Whole, Within
 from pareto_align.errors import ConfigError
 from pareto_align.weighting.base import FloatArray, Part, Signal, make, register, running_mean
-from pareto_align.weighting.means import check_memory
 from pareto_align.weighting.nested import NestedWeighting
 from pareto_align.weighting.simplex_search import NelderMead
 
@@ -133,28 +133,18 @@ class NelderMeadThresholds(_MovingThresholds):
     def __init__(
         self,
         *,
-        near: float = 0.03,
-        patience: int = 40,
-        readings: int = 5,
-        radius: float = 0.1,
-        reach: float = 0.5,
-        tolerance: float = 0.01,
-        search: float = 0.8,
+        near: NotNegative = 0.03,
+        patience: Whole = 40,
+        readings: Count = 5,
+        radius: Positive = 0.1,
+        reach: Positive = 0.5,
+        tolerance: NotNegative = 0.01,
+        search: Annotated[float, Within(above=0, most=1)] = 0.8,
         constraints: Part = "lagrangian-equality",
     ) -> None:
         super().__init__(constraints=constraints)
-        for name, steps, least in (("patience", patience, 0), ("readings", readings, 1)):
-            if not (isinstance(steps, int) and steps >= least):
-                raise ConfigError(
-                    f"NelderMeadThresholds `{name}` must be a whole number of at least {least}. Found {steps!r}."
-                )
-        if not (np.isfinite(reach) and 0 < radius <= reach):
-            raise ConfigError(f"NelderMeadThresholds needs 0 < `radius` <= `reach`. Found {radius} and {reach}.")
-        for name, size in (("near", near), ("tolerance", tolerance)):
-            if not (np.isfinite(size) and size >= 0):
-                raise ConfigError(f"NelderMeadThresholds `{name}` must be a number of at least 0. Found {size}.")
-        if not 0 < search <= 1:
-            raise ConfigError(f"NelderMeadThresholds `search` must be above 0 and at most 1. Found {search}.")
+        if radius > reach:
+            raise ConfigError(f"NelderMeadThresholds needs `radius` <= `reach`. Found {radius} and {reach}.")
         self.near, self.patience, self.readings = float(near), int(patience), int(readings)
         self.radius, self.reach = float(radius), float(reach)
         self.tolerance, self.search = float(tolerance), float(search)
@@ -240,21 +230,15 @@ class ProxyPoints(_MovingThresholds):
     def __init__(
         self,
         *,
-        memory: float = 0.98,
-        warmup: int = 20,
-        pace: float = 0.1,
-        confidence: float = 2.0,
+        memory: Memory = 0.98,
+        warmup: Whole = 20,
+        pace: Annotated[float, Within(above=0, most=1)] = 0.1,
+        confidence: NotNegative = 2.0,
         interactions: bool = False,
         constraints: Part = "lagrangian-equality",
     ) -> None:
         super().__init__(constraints=constraints)
-        self.memory = check_memory(self.name, "memory", memory)
-        if not (isinstance(warmup, int) and warmup >= 0):
-            raise ConfigError(f"ProxyPoints `warmup` must be a whole number of at least 0. Found {warmup!r}.")
-        if not 0 < pace <= 1:
-            raise ConfigError(f"ProxyPoints `pace` must be above 0 and at most 1. Found {pace}.")
-        if not (np.isfinite(confidence) and confidence >= 0):
-            raise ConfigError(f"ProxyPoints `confidence` must be a number of at least 0. Found {confidence}.")
+        self.memory = float(memory)
         self.warmup, self.pace, self.confidence = int(warmup), float(pace), float(confidence)
         self.interactions = bool(interactions)
 

@@ -253,7 +253,7 @@ def test_a_folder_may_be_named_like_a_number_or_a_date(load):
         ({"explorer": {"name": "grid", "margin": 2}}, "`margin` must lie in"),
         ({"learner": "rlooo"}, "Unknown learner 'rlooo'. Did you mean 'rloo'"),
         ({"learner": {"name": "rvpo", "kk": 1}}, r"`learner` 'rvpo' has no setting 'kk'. Did you mean 'k'\?"),
-        ({"learner": {"name": "rvpo", "k": "a"}}, "`learner` 'rvpo' cannot be made with .*'k': 'a'"),
+        ({"learner": {"name": "rvpo", "k": "a"}}, "Learner 'rvpo': `k` must be a positive number. Found 'a'"),
         ({"learner": 3}, "`learner` must be a name, or a mapping with a `name`. Found 3"),
         (
             {"weighting": {"name": "chebyshev", "margn": 1}},

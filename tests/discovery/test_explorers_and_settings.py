@@ -39,10 +39,14 @@ def test_given_preferences_are_taken_in_their_order():
     [
         (lambda: make_explorer("grit"), ConfigError, "Did you mean 'grid'"),
         (lambda: make_explorer(3), ConfigError, "`explorer` must be a name"),
-        (lambda: Grid(margin=-0.1), ConfigError, "margin=-0.1"),
-        (lambda: Grid(margin=math.nan), ConfigError, "margin=nan"),
-        (lambda: make_explorer({"name": "grid", "margin": "a"}), ConfigError, "margin='a'"),
-        (lambda: make_explorer({"name": "grid", "margin": None}), ConfigError, "margin=None"),
+        (lambda: Grid(margin=-0.1), ConfigError, "`margin` .* Found -0.1"),
+        (lambda: Grid(margin=math.nan), ConfigError, "`margin` .* Found nan"),
+        (lambda: make_explorer({"name": "grid", "margin": "a"}), ConfigError, "`margin` .* Found 'a'"),
+        (
+            lambda: make_explorer({"name": "grid", "margin": None}),
+            ConfigError,
+            "`margin` .* Found None",
+        ),
         (
             lambda: make_explorer({"name": "grid", "preferences": 3}),
             ConfigError,

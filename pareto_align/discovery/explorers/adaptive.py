@@ -10,13 +10,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share, Within
 from pareto_align.discovery.explorers.allocation import Allocation
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Task, register_explorer
-from pareto_align.discovery.explorers.checks import check_choice, check_keys, check_number, require
+from pareto_align.discovery.explorers.checks import check_keys, require
 from pareto_align.discovery.explorers.openings import find_gaps, nearest_parent, widest
 from pareto_align.front import preferences as simplex
 from pareto_align.weighting.base import normalize_rows
@@ -78,22 +79,22 @@ class Adaptive(Explorer):
     def __init__(
         self,
         *,
-        rule: str = "gap",
-        delta: float = 0.1,
-        distance: float = 0.05,
-        margin: float = 0.01,
-        settle: float = 0.3,
-        freeze: float = 0.8,
-        patience: int = 2,
-        least: float = 1e-3,
-        most: float = 0.5,
-        resolution: float = 2.0,
+        rule: Literal["gap", "psa", "both"] = "gap",
+        delta: NotNegative = 0.1,
+        distance: NotNegative = 0.05,
+        margin: Annotated[float, Within(least=1e-6, most=0.1)] = 0.01,
+        settle: Share = 0.3,
+        freeze: Share = 0.8,
+        patience: Count = 2,
+        least: Share = 1e-3,
+        most: Share = 0.5,
+        resolution: NotNegative = 2.0,
     ) -> None:
-        self.rule = check_choice(self.name, "rule", rule, ("gap", "psa", "both"))
-        self.delta = check_number(self.name, "delta", delta, 0.0)
-        self.distance = check_number(self.name, "distance", distance, 0.0)
-        self.margin = check_number(self.name, "margin", margin, 1e-6, 0.1)
-        self.resolution = check_number(self.name, "resolution", resolution, 0.0)
+        self.rule = rule
+        self.delta = float(delta)
+        self.distance = float(distance)
+        self.margin = float(margin)
+        self.resolution = float(resolution)
         self.allocation = Allocation(self.name, settle=settle, freeze=freeze, patience=patience, least=least, most=most)
         self.tried: list[np.ndarray] = []
 

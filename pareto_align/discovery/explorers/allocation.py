@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.discovery.explorers.base import Exploration
-from pareto_align.discovery.explorers.checks import check_count, check_keys, check_number, check_share
+from pareto_align.discovery.explorers.checks import check_keys
 from pareto_align.discovery.explorers.openings import newest
 from pareto_align.errors import ConfigError
 from pareto_align.front import contributions, hypervolume
@@ -53,23 +53,23 @@ class Allocation:
         most: Largest share of the slots that is free at a time.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: `settle` is larger than `freeze`. The ranges are what the explorer's own annotations say.
     """
 
     def __init__(
         self, explorer: str, *, settle: float, freeze: float, patience: int, least: float, most: float
     ) -> None:
         self.explorer = explorer
-        self.settle = check_share(explorer, "settle", settle)
-        self.freeze = check_share(explorer, "freeze", freeze)
+        self.settle = float(settle)
+        self.freeze = float(freeze)
         if self.settle > self.freeze:
             raise ConfigError(
                 f"Explorer {explorer!r}: `settle` must not be larger than `freeze`. Found settle={settle!r}, "
                 f"freeze={freeze!r}."
             )
-        self.patience = check_count(explorer, "patience", patience)
-        self.least = check_number(explorer, "least", least, 0.0, 1.0)
-        self.most = check_share(explorer, "most", most)
+        self.patience = int(patience)
+        self.least = float(least)
+        self.most = float(most)
         self.idle: list[int] = []
 
     def begin(self, population: int) -> None:

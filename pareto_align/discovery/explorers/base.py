@@ -115,6 +115,7 @@ class Explorer(KeepsArguments, ABC):
         for_families: True for one that draws preferences, which only a family can follow.
     """
 
+    kind = "Explorer"
     name: ClassVar[str] = ""
     floor_weighting: str = "lagrangian"
     moves_slots: ClassVar[bool] = True

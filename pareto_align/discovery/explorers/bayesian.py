@@ -9,13 +9,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share, Within
 from pareto_align.discovery.explorers.allocation import BELOW, Allocation
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Task, register_explorer
-from pareto_align.discovery.explorers.checks import check_count, check_number, require, require_library
+from pareto_align.discovery.explorers.checks import require, require_library
 from pareto_align.discovery.explorers.surrogate import PreferenceModel
 from pareto_align.discovery.stalls import NO_SPREAD
 from pareto_align.front import Entry
@@ -55,21 +56,21 @@ class Bayesian(Explorer):
     def __init__(
         self,
         *,
-        settle: float = 0.3,
-        freeze: float = 0.8,
-        patience: int = 2,
-        least: float = 1e-3,
-        most: float = 0.5,
-        drift: float = 0.5,
-        observations: int = 24,
-        candidates: int = 128,
-        samples: int = 16,
+        settle: Share = 0.3,
+        freeze: Share = 0.8,
+        patience: Count = 2,
+        least: Share = 1e-3,
+        most: Share = 0.5,
+        drift: NotNegative = 0.5,
+        observations: Annotated[int, Within(least=FEWEST)] = 24,
+        candidates: Annotated[int, Within(least=2)] = 128,
+        samples: Count = 16,
     ) -> None:
         self.allocation = Allocation(self.name, settle=settle, freeze=freeze, patience=patience, least=least, most=most)
-        self.drift = check_number(self.name, "drift", drift, 0.0)
-        self.observations = check_count(self.name, "observations", observations, FEWEST)
-        self.candidates = check_count(self.name, "candidates", candidates, 2)
-        self.samples = check_count(self.name, "samples", samples)
+        self.drift = float(drift)
+        self.observations = int(observations)
+        self.candidates = int(candidates)
+        self.samples = int(samples)
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
         """See `Explorer.preferences`."""

@@ -8,17 +8,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Task, register_explorer
 from pareto_align.discovery.explorers.checks import (
-    check_choice,
-    check_count,
     check_keys,
-    check_number,
-    check_share,
     require,
 )
 from pareto_align.discovery.stalls import NO_SPREAD
@@ -99,19 +96,19 @@ class CMORL(Explorer):
     def __init__(
         self,
         *,
-        share: float = 0.5,
-        rounds: int = 3,
-        beta: float = 0.9,
-        span: str = "range",
-        extension: str = "lagrangian",
-        radius: float = 0.1,
+        share: Share = 0.5,
+        rounds: Count = 3,
+        beta: Share = 0.9,
+        span: Literal["range", "value"] = "range",
+        extension: Literal["lagrangian", "barrier"] = "lagrangian",
+        radius: NotNegative = 0.1,
     ) -> None:
-        self.share = check_share(self.name, "share", share)
-        self.rounds = check_count(self.name, "rounds", rounds)
-        self.beta = check_number(self.name, "beta", beta, 0.0, 1.0)
-        self.span = check_choice(self.name, "span", span, ("range", "value"))
-        self.floor_weighting = check_choice(self.name, "extension", extension, ("lagrangian", "barrier"))
-        self.radius = check_number(self.name, "radius", radius, 0.0)
+        self.share = float(share)
+        self.rounds = int(rounds)
+        self.beta = float(beta)
+        self.span = span
+        self.floor_weighting = extension
+        self.radius = float(radius)
         if self.share >= 1:
             raise ConfigError(f"Explorer 'cmorl': `share` must be below 1, or stage 2 never begins. Found {share!r}.")
         self._begin()

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share, Whole
 from pareto_align.discovery.explorers.allocation import Allocation
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Mixture, Task, register_explorer
-from pareto_align.discovery.explorers.checks import check_count, check_keys, check_number, require
+from pareto_align.discovery.explorers.checks import check_keys, require
 from pareto_align.discovery.explorers.openings import Gap, find_gaps, nearest_parent, widest
 from pareto_align.discovery.explorers.soups import Soups
 from pareto_align.front import preferences as simplex
@@ -76,19 +77,19 @@ class Discover(Explorer):
     def __init__(
         self,
         *,
-        settle: float = 0.3,
-        freeze: float = 0.8,
-        patience: int = 2,
-        least: float = 1e-3,
-        most: float = 0.5,
-        resolution: float = 2.0,
-        room: float = 0.1,
-        soups: int = 2,
+        settle: Share = 0.3,
+        freeze: Share = 0.8,
+        patience: Count = 2,
+        least: Share = 1e-3,
+        most: Share = 0.5,
+        resolution: NotNegative = 2.0,
+        room: Share = 0.1,
+        soups: Whole = 2,
     ) -> None:
         self.allocation = Allocation(self.name, settle=settle, freeze=freeze, patience=patience, least=least, most=most)
-        self.resolution = check_number(self.name, "resolution", resolution, 0.0)
-        self.room = check_number(self.name, "room", room, 0.0, 1.0)
-        count = check_count(self.name, "soups", soups, 0)
+        self.resolution = float(resolution)
+        self.room = float(room)
+        count = int(soups)
         self.soups = Soups(kinds=("neighbours",), measure=count, after=settle, resolution=resolution) if count else None
         self.tried: list[np.ndarray] = []
 

@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from pareto_align.arguments import Share, Whole
 from pareto_align.discovery.explorers.base import Exploration, Explorer, register_explorer
-from pareto_align.discovery.explorers.checks import check_count, check_share, require
+from pareto_align.discovery.explorers.checks import require
 from pareto_align.discovery.explorers.openings import newest
 from pareto_align.front import preferences as simplex
 from pareto_align.front.preferences import simplex_plane
@@ -49,9 +50,9 @@ class Everywhere(Explorer):
     moves_slots = False
     for_families = True
 
-    def __init__(self, *, corners: float = 0.25, dense: int = 8) -> None:
-        self.corners = check_share(self.name, "corners", corners)
-        self.dense = check_count(self.name, "dense", dense, 0)
+    def __init__(self, *, corners: Share = 0.25, dense: Whole = 8) -> None:
+        self.corners = float(corners)
+        self.dense = int(dense)
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
         """See `Explorer.preferences`: the grid that the family is measured on, row k in cell k where it can be."""

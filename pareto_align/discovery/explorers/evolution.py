@@ -13,20 +13,18 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share, Within
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Mixture, Task, register_explorer
 from pareto_align.discovery.explorers.checks import (
-    check_choice,
-    check_count,
     check_keys,
-    check_number,
-    check_share,
     require,
 )
 from pareto_align.discovery.explorers.openings import newest
+from pareto_align.errors import ConfigError
 from pareto_align.front import Entry
 from pareto_align.front import preferences as simplex
 
@@ -71,21 +69,23 @@ class Evolution(Explorer):
     def __init__(
         self,
         *,
-        method: str = "ga",
-        children: int = 4,
-        sigma: float = 0.05,
-        elite: int = 3,
-        step: float = 0.5,
-        alpha: float = 20.0,
-        after: float = 0.2,
+        method: Literal["ga", "cbo", "mezo"] = "ga",
+        children: Count = 4,
+        sigma: Annotated[float, Within(least=1e-9)] = 0.05,
+        elite: Count = 3,
+        step: NotNegative = 0.5,
+        alpha: NotNegative = 20.0,
+        after: Share = 0.2,
     ) -> None:
-        self.method = check_choice(self.name, "method", method, ("ga", "cbo", "mezo"))
-        self.children = check_count(self.name, "children", children, 2 if method == "mezo" else 1)
-        self.sigma = check_number(self.name, "sigma", sigma, 1e-9)
-        self.elite = check_count(self.name, "elite", elite)
-        self.step = check_number(self.name, "step", step, 0.0)
-        self.alpha = check_number(self.name, "alpha", alpha, 0.0)
-        self.after = check_share(self.name, "after", after)
+        self.method = method
+        if method == "mezo" and children < 2:
+            raise ConfigError(f"Explorer 'evolution': `children` must be at least 2 with 'mezo'. Found {children}.")
+        self.children = int(children)
+        self.sigma = float(sigma)
+        self.elite = int(elite)
+        self.step = float(step)
+        self.alpha = float(alpha)
+        self.after = float(after)
         self.turn = 0
         self.pairs: list[dict[str, Any]] = []
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from pareto_align.arguments import Within
 from pareto_align.discovery.explorers.base import Explorer, register_explorer
-from pareto_align.discovery.explorers.checks import check_number
 from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
 from pareto_align.front.preferences import Preference
@@ -30,10 +30,10 @@ class Grid(Explorer):
 
     moves_slots = False
 
-    def __init__(self, preferences: Sequence[Any] | None = None, *, margin: float = 0.0) -> None:
-        self.margin = check_number(self.name, "margin", margin, 0.0)
-        if self.margin >= 1:
-            raise ConfigError(f"`margin` must lie in [0, 1). Found margin={margin!r}.")
+    def __init__(
+        self, preferences: Sequence[Any] | None = None, *, margin: Annotated[float, Within(least=0, below=1)] = 0.0
+    ) -> None:
+        self.margin = float(margin)
         self.given = None if preferences is None else list(preferences)
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:

@@ -8,12 +8,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from pareto_align.arguments import Count, Share, Within
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Task, register_explorer
-from pareto_align.discovery.explorers.checks import check_count, check_keys, check_number, check_share, require
+from pareto_align.discovery.explorers.checks import check_keys, require
 from pareto_align.discovery.explorers.openings import nearest_parent
 
 __all__ = ["RandomPreferences"]
@@ -36,11 +37,16 @@ class RandomPreferences(Explorer):
     """
 
     def __init__(
-        self, *, concentration: float = 1.0, every: int = 2, freeze: float = 0.8, warm_start: bool = True
+        self,
+        *,
+        concentration: Annotated[float, Within(least=1e-3)] = 1.0,
+        every: Count = 2,
+        freeze: Share = 0.8,
+        warm_start: bool = True,
     ) -> None:
-        self.concentration = check_number(self.name, "concentration", concentration, 1e-3)
-        self.every = check_count(self.name, "every", every)
-        self.freeze = check_share(self.name, "freeze", freeze)
+        self.concentration = float(concentration)
+        self.every = int(every)
+        self.freeze = float(freeze)
         self.warm_start = bool(warm_start)
         self.seen = 0
 

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
+from pareto_align.arguments import Count, NotNegative, Share, Within
 from pareto_align.discovery.explorers.allocation import BELOW
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Mixture, register_explorer
 from pareto_align.discovery.explorers.checks import (
-    check_choice,
-    check_count,
-    check_number,
-    check_share,
     require,
     require_library,
 )
@@ -122,25 +120,27 @@ class Soups(Explorer):
     def __init__(
         self,
         *,
-        train: str = "grid",
+        train: Literal["grid", "bone"] = "grid",
         kinds: Sequence[str] = KINDS,
-        measure: int = 3,
-        after: float = 0.25,
-        beta: float = 0.7,
-        extrapolate: float = 0.0,
-        parents: int = 6,
-        least: float = 1e-3,
-        resolution: float = 2.0,
+        measure: Count = 3,
+        after: Share = 0.25,
+        beta: Share = 0.7,
+        extrapolate: NotNegative = 0.0,
+        parents: Annotated[int, Within(least=2)] = 6,
+        least: Share = 1e-3,
+        resolution: NotNegative = 2.0,
     ) -> None:
-        self.train = check_choice(self.name, "train", train, ("grid", "bone"))
-        self.kinds = tuple(check_choice(self.name, "kinds", kind, KINDS) for kind in kinds)
-        self.measure = check_count(self.name, "measure", measure)
-        self.after = check_share(self.name, "after", after)
-        self.beta = check_number(self.name, "beta", beta, 0.0, 1.0)
-        self.extrapolate = check_number(self.name, "extrapolate", extrapolate, 0.0)
-        self.parents = check_count(self.name, "parents", parents, 2)
-        self.least = check_number(self.name, "least", least, 0.0, 1.0)
-        self.resolution = check_number(self.name, "resolution", resolution, 0.0)
+        self.train = train
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise ConfigError(f"Explorer 'soups': `kinds` must be among {', '.join(KINDS)}. Found {unknown[0]!r}.")
+        self.kinds = tuple(kinds)
+        self.measure = int(measure)
+        self.after = float(after)
+        self.beta = float(beta)
+        self.extrapolate = float(extrapolate)
+        self.parents = int(parents)
+        self.least = float(least)
+        self.resolution = float(resolution)
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
         """See `Explorer.preferences`."""
