@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.discovery.explorers import Explorer, make_explorer
-from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
@@ -20,13 +19,14 @@ from pareto_align.objectives import ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
 from pareto_align.registry import is_named
+from pareto_align.runs.settings import Settings
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting import make as make_weighting
 
 if TYPE_CHECKING:
+    from pareto_align.data.prompts import Splits
     from pareto_align.discovery.assembly import Plan
-    from pareto_align.discovery.prompts import Splits
     from pareto_align.learning.credit import Credit
     from pareto_align.policies.base import Base
     from pareto_align.policies.families import Family
@@ -70,7 +70,7 @@ class ParetoAligner:
         callbacks: Callables, each handed every event of the run as a mapping.
         progress: Show how far the run is: a bar on a terminal, a picture in a notebook, and anywhere else a line on
             stderr for each stage and each evaluation. False shows nothing, not even how the model is loaded.
-        population, steps, ...: See `pareto_align.discovery.settings.Settings`.
+        population, steps, ...: See `pareto_align.runs.settings.Settings`.
 
     Attributes:
         policies_: `[K, M]` the population as `fit` left it, archived or not.
@@ -250,21 +250,21 @@ class ParetoAligner:
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
         """
-        from pareto_align.discovery.run_folder import locked, new_run_folder, refuse_taken
+        from pareto_align.runs.folder import locked, new_run_folder, refuse_taken
 
         where = output_dir if output_dir is not None else self.output_dir
         if where is not None:
             refuse_taken(Path(os.path.expanduser(where)))  # before torch is imported, which takes seconds
         with self._followed() as callbacks:
-            from pareto_align.discovery.identity import base_facts, machine_facts
-            from pareto_align.discovery.prompts import (
+            from pareto_align.data.prompts import (
                 check_groups,
                 encode_rows,
                 split_prompts,
                 warn_of_few,
                 warn_of_shared,
             )
-            from pareto_align.discovery.rows import read_rows
+            from pareto_align.data.rows import read_rows
+            from pareto_align.discovery.identity import base_facts, machine_facts
 
             plan = self._plan()  # what cannot work says so before anything is loaded
             given = read_rows(prompts)
@@ -302,15 +302,15 @@ class ParetoAligner:
             FrontFileError: The folder holds no run that can be resumed, or another process works in it.
             ConfigError: This aligner differs from the one that began the run; it says in what.
         """
-        from pareto_align.discovery.checkpoint import has_checkpoint, read_checkpoint
-        from pareto_align.discovery.run_folder import (
+        from pareto_align.front import read_front
+        from pareto_align.runs.checkpoint import has_checkpoint, read_checkpoint
+        from pareto_align.runs.folder import (
             check_prompts_kept,
             ended,
             locked,
             read_run_record,
             read_splits,
         )
-        from pareto_align.front import read_front
 
         folder = Path(os.path.expanduser(output_dir))
         record = read_run_record(folder)
@@ -342,8 +342,8 @@ class ParetoAligner:
     @contextmanager
     def _followed(self) -> Iterator[list[Callable[[Mapping[str, Any]], None]]]:
         """The callbacks of a run, which are told that it begins; what shows it is closed whatever happens."""
-        from pareto_align.discovery.journal import announce
-        from pareto_align.discovery.progress import follow
+        from pareto_align.runs.journal import announce
+        from pareto_align.runs.progress import follow
 
         shown = follow(self.settings.steps, self.objectives.names, self.objectives.axes) if self.progress else None
         callbacks = [*self.callbacks, *([] if shown is None else [shown])]

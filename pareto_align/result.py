@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from pareto_align.discovery.checkpoint import remove_checkpoint
-from pareto_align.discovery.journal import scan_journal
-from pareto_align.discovery.run_folder import in_use
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
@@ -33,6 +30,9 @@ from pareto_align.report.fallen import Fallen, fallen_entries, in_words
 from pareto_align.report.request import Answer, answer
 from pareto_align.report.table import front_table, html_table, text_table
 from pareto_align.report.units import axes_of, decimals, interval_text, measured, optimized
+from pareto_align.runs.checkpoint import remove_checkpoint
+from pareto_align.runs.folder import in_use
+from pareto_align.runs.journal import scan_journal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

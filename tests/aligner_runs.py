@@ -7,7 +7,7 @@ import warnings
 from peft import LoraConfig
 
 from pareto_align import ParetoAligner, ParetoAlignWarning
-from pareto_align.discovery.journal import read_journal
+from pareto_align.runs.journal import read_journal
 from pareto_align.testing.problems import get_problem
 
 PROBLEM = get_problem("arc", V=6, hidden_size=16)

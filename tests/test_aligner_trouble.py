@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_locked_is_said_and_the_model_given_back(tmp_pat
 
     model = PROBLEM.model()
     with monkeypatch.context() as patch:
-        patch.setattr("pareto_align.discovery.run_folder.FileLock.acquire", refuse)
+        patch.setattr("pareto_align.runs.folder.FileLock.acquire", refuse)
         with pytest.raises(FrontFileError, match=r"cannot be locked.*Read-only file system"):
             fit(tmp_path / "run", model=model)
     assert list(model.state_dict()) == list(PROBLEM.model().state_dict())

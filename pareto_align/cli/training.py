@@ -47,7 +47,7 @@ def demo(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     """Go on with a run that was stopped or killed, and print its front."""
     from pareto_align.config import load_config, load_origin
-    from pareto_align.discovery.run_folder import read_run_record
+    from pareto_align.runs.folder import read_run_record
 
     origin = read_run_record(arguments.run).get("origin")
     if arguments.config is not None:

@@ -15,12 +15,12 @@ from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
+from pareto_align.data.rows import read_rows
 from pareto_align.discovery.explorers import Explorer, make_explorer
-from pareto_align.discovery.rows import read_rows
-from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective, shared
 from pareto_align.registry import is_named
+from pareto_align.runs.settings import Settings, settings_help
 from pareto_align.weighting import Weighting, make
 
 if TYPE_CHECKING:

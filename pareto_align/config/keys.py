@@ -7,8 +7,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from pareto_align.discovery.settings import Settings, settings_help
 from pareto_align.errors import ConfigError
+from pareto_align.runs.settings import Settings, settings_help
 from pareto_align.spelling import hint
 
 __all__ = [

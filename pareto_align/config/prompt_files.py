@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pareto_align.discovery.rows import read_row
+from pareto_align.data.rows import read_row
 from pareto_align.errors import PromptError
 
 __all__ = ["read_prompt_file"]

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TRUTH_KEYS, TUNING_KEYS, check_keys
-from pareto_align.discovery.settings import settings_help
 from pareto_align.errors import ConfigError
+from pareto_align.runs.settings import settings_help
 
 __all__ = ["DEFAULT_NAMES", "read_config"]
 

@@ -11,18 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pareto_align.discovery.budget import Spending
-from pareto_align.discovery.checkpoint import Checkpoint
+from pareto_align.data.prompts import Splits
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Explorer
-from pareto_align.discovery.journal import Callback, Journal, announce
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.prompts import Splits
 from pareto_align.discovery.publishing import Publisher
-from pareto_align.discovery.run_folder import write_run_record, write_splits
-from pareto_align.discovery.seeds import seed_for
-from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import steered_axes
 from pareto_align.discovery.state import put_back
 from pareto_align.errors import ConfigError
@@ -38,6 +32,12 @@ from pareto_align.policies.lora_config import activated_lora_config, check_lora
 from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
+from pareto_align.runs.budget import Spending
+from pareto_align.runs.checkpoint import Checkpoint
+from pareto_align.runs.folder import write_run_record, write_splits
+from pareto_align.runs.journal import Callback, Journal, announce
+from pareto_align.runs.settings import Settings
+from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
 
 __all__ = ["Plan", "assemble", "open_population"]

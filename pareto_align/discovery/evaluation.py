@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_align.discovery.prompts import groups_of
-from pareto_align.discovery.seeds import seed_for
+from pareto_align.data.prompts import PromptRow, groups_of
 from pareto_align.front import Estimate
-from pareto_align.learning.rollouts import PromptRow, score
+from pareto_align.learning.rollouts import score
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams, sample
+from pareto_align.seeds import seed_for
 
 __all__ = ["Evaluator", "Measurement"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from pareto_align.arguments import arguments_of, plain
 from pareto_align.discovery.assembly import Plan
-from pareto_align.discovery.run_folder import objective_records, versions
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.base import Base
 from pareto_align.policies.lora_config import default_lora_config
 from pareto_align.policies.records import processor
+from pareto_align.runs.folder import objective_records, versions
 
 __all__ = ["base_facts", "check_same_base", "check_same_run", "machine_facts", "plan_facts", "warn_of_other_machine"]
 

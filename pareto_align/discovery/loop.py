@@ -9,28 +9,28 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from pareto_align.discovery.budget import Budget, Spending
-from pareto_align.discovery.checkpoint import CheckpointWriter, remove_checkpoint
+from pareto_align.data.prompts import PromptRow, Splits
 from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
-from pareto_align.discovery.journal import Journal, announce
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.prompts import Splits
 from pareto_align.discovery.recovery import Recovery
-from pareto_align.discovery.seeds import seed_for
-from pareto_align.discovery.settings import Settings
 from pareto_align.discovery.signals import make_signal, mean_rewards
 from pareto_align.discovery.stalls import StallMonitor, choose_parent
 from pareto_align.discovery.state import take_down
-from pareto_align.discovery.stopping import StopRequest
 from pareto_align.learning.learner import Learner, StepReport
-from pareto_align.learning.rollouts import PromptRow, roll_out
+from pareto_align.learning.rollouts import roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
 from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
+from pareto_align.runs.budget import Budget, Spending
+from pareto_align.runs.checkpoint import CheckpointWriter, remove_checkpoint
+from pareto_align.runs.journal import Journal, announce
+from pareto_align.runs.settings import Settings
+from pareto_align.runs.stopping import StopRequest
+from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
 
 __all__ = ["FrontDiscovery"]

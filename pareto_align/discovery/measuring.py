@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.budget import Spending
 from pareto_align.discovery.evaluation import Evaluator, Measurement
 from pareto_align.discovery.explorers import Mixture
-from pareto_align.discovery.journal import Journal
-from pareto_align.discovery.plateau import PlateauMonitor
 from pareto_align.discovery.publishing import Publisher, shortcoming
 from pareto_align.discovery.racing import race
-from pareto_align.discovery.settings import Settings
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.front import Estimate, ParetoArchive, Status
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.mixing import mix
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.runs.budget import PlateauMonitor, Spending
+from pareto_align.runs.journal import Journal
+from pareto_align.runs.settings import Settings
 
 __all__ = ["FrontKeeper"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.checkpoint import Checkpoint
 from pareto_align.errors import FrontFileError
+from pareto_align.runs.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from pareto_align.discovery.loop import FrontDiscovery

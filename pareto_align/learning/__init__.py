@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.rollouts import PromptRow, Rollouts, roll_out
+from pareto_align.learning.rollouts import Rollouts, roll_out
 
 __all__ = [
     "Credit",

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet
-from pareto_align.policies.base import Prompt as PromptContent
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
-__all__ = ["PromptRow", "Rollouts", "roll_out", "score"]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptRow:
-    """One prompt of the data set.
-
-    Attributes:
-        prompt: Text or chat messages, handed to the rewards as it is.
-        ids: Its tokens.
-        columns: The row's other columns, forwarded to the rewards by name.
-    """
-
-    prompt: PromptContent
-    ids: tuple[int, ...]
-    columns: Mapping[str, Any]
+__all__ = ["Rollouts", "roll_out", "score"]
 
 
 @dataclass(eq=False)

@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from pareto_align.data.prompts import PromptRow
 from pareto_align.errors import ConfigError, ModelError
 from pareto_align.learning.credit import make_credit
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.memory import PeakMemory
 from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, processor_of
-from pareto_align.learning.rollouts import PromptRow, Rollouts
+from pareto_align.learning.rollouts import Rollouts
 from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.objectives import RewardScale
 from pareto_align.policies.base import Base

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pareto_align.discovery.journal import read_journal
 from pareto_align.errors import FrontFileError, ParetoAlignError
 from pareto_align.front import hypervolume
 from pareto_align.front.storage import read_front
+from pareto_align.runs.journal import read_journal
 from pareto_align.tuning.trials import COUNTED, Run
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pareto_align.discovery.seeds import seed_for
+from pareto_align.seeds import seed_for
 from pareto_align.tuning.search import SobolSearch
 from pareto_align.tuning.space import Dimension, Space
 from pareto_align.tuning.trials import Trial

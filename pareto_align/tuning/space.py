@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from pareto_align.discovery.settings import Settings
 from pareto_align.errors import ConfigError
+from pareto_align.runs.settings import Settings
 
 __all__ = ["DEFAULT_SPACE", "TUNABLE", "Dimension", "Space"]
 

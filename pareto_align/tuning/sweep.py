@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pareto_align.discovery.rows import list_prompts
+from pareto_align.data.rows import list_prompts
 from pareto_align.errors import ConfigError, FrontFileError, TrainingError
 from pareto_align.tuning.comparison import Comparison
 from pareto_align.tuning.fits import Fitter
@@ -272,8 +272,8 @@ def _is_whole(value: Any) -> bool:
 
 def _problem(aligner: ParetoAligner, prompts: Any, eval_prompts: Any) -> dict[str, Any]:
     """What must be the same for a sweep to go on, in JSON's own types."""
-    from pareto_align.discovery.run_folder import objective_records
     from pareto_align.learning.credit import make_credit
+    from pareto_align.runs.folder import objective_records
 
     settings = asdict(aligner.settings)
     del settings["seed"]  # a sweep has its own

@@ -285,8 +285,8 @@ def judge(task: Task, adapters: Tensor | Sequence[str | Path] | None, *, samples
     """
     import torch
 
+    from pareto_align.data.prompts import read_prompts
     from pareto_align.discovery.evaluation import Evaluator
-    from pareto_align.discovery.prompts import read_prompts
     from pareto_align.objectives import ObjectiveSet
     from pareto_align.policies import PolicyPopulation, load_base
     from pareto_align.policies.sampling import SamplingParams

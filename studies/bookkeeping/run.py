@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from pareto_align import ParetoAligner, ParetoAlignWarning, ParetoFront
-from pareto_align.discovery.journal import Journal, scan_journal
 from pareto_align.front import Estimate, FrontRecord, MemberRecord, ObjectiveRecord, ParetoArchive, write_front
+from pareto_align.runs.journal import Journal, scan_journal
 
 HERE = Path(__file__).parent
 OFFERS, WINDOW = 10_000, 200

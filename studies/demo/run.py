@@ -18,7 +18,7 @@ from peft import LoraConfig
 
 from pareto_align import ParetoFront
 from pareto_align.demo import SETTINGS, demo_aligner, demo_prompts
-from pareto_align.discovery.journal import read_journal
+from pareto_align.runs.journal import read_journal
 
 HERE = Path(__file__).parent
 TONE, BREVITY = 0, 1

@@ -15,10 +15,10 @@ import yaml
 
 from pareto_align import ObjectiveError, ParetoAligner, PromptError
 from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, load_config, settings_rows
-from pareto_align.discovery.settings import Settings
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective
 from pareto_align.objectives.text import brevity, positive_tone
+from pareto_align.runs.settings import Settings
 from pareto_align.weighting import Chebyshev, Fixed
 
 DOCS = Path(__file__).parents[2] / "docs"

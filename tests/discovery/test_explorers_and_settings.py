@@ -11,8 +11,8 @@ import pytest
 
 from pareto_align import ParetoAligner
 from pareto_align.discovery import Explorer, Grid, Settings, make_explorer
-from pareto_align.discovery.settings import settings_help
 from pareto_align.errors import ConfigError, PreferenceError
+from pareto_align.runs.settings import settings_help
 
 NAMES = ["tone", "brevity"]
 

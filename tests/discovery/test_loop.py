@@ -8,9 +8,9 @@ import torch
 from aligner_runs import PROBLEM, events, fit
 
 from pareto_align import ConfigError, Objective, ParetoFront, TrainingError
-from pareto_align.discovery.budget import Budget
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
-from pareto_align.discovery.settings import Settings
+from pareto_align.runs.budget import Budget
+from pareto_align.runs.settings import Settings
 from pareto_align.weighting import Weighting, make
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tiny_models import tiny_base
 
-from pareto_align.discovery.prompts import read_prompts, split_prompts
-from pareto_align.discovery.seeds import seed_for
+from pareto_align.data.prompts import read_prompts, split_prompts
 from pareto_align.errors import PromptError
+from pareto_align.seeds import seed_for
 from pareto_align.testing.tiny import symbol_text
 
 

@@ -12,9 +12,9 @@ import torch
 from aligner_runs import PROBLEM, make
 
 from pareto_align import ParetoAlignError, ParetoAlignWarning
-from pareto_align.discovery.checkpoint import read_checkpoint
-from pareto_align.discovery.run_folder import read_run_record, read_splits
 from pareto_align.policies import load_base
+from pareto_align.runs.checkpoint import read_checkpoint
+from pareto_align.runs.folder import read_run_record, read_splits
 
 ROUNDS = 1500
 WORDS = ["", "null", "NaN", "-1", "1e999", "[]", "{}", '"x"', "[" * 4000, "\x00", "9" * 400, '"../../x"', "true"]

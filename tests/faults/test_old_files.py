@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pareto_align.discovery.journal import scan_journal
 from pareto_align.front import read_front, write_front
 from pareto_align.report.history_plot import history_info
 from pareto_align.report.weights_plot import weights_info
 from pareto_align.result import ParetoFront
+from pareto_align.runs.journal import scan_journal
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "front-v1"
 
@@ -109,7 +109,7 @@ def test_a_journal_of_then_is_read(front):
 
 
 def test_a_run_record_of_then_is_read():
-    from pareto_align.discovery.run_folder import read_run_record
+    from pareto_align.runs.folder import read_run_record
 
     record = read_run_record(FIXTURE)
     assert record["schema_version"] == 1

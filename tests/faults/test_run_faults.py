@@ -13,7 +13,7 @@ import pytest
 from aligner_runs import PROBLEM, events, make
 
 from pareto_align import FrontFileError, ParetoAlignWarning, ParetoFront
-from pareto_align.discovery.journal import scan_journal
+from pareto_align.runs.journal import scan_journal
 
 TINY = {"steps": 2, "eval_every": 1, "population": 2, "remeasure_rounds": 0}
 
@@ -96,7 +96,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
         now[0] -= 3600.0
         return now[0]
 
-    monkeypatch.setattr("pareto_align.discovery.journal.time.time", backwards)
+    monkeypatch.setattr("pareto_align.runs.journal.time.time", backwards)
     run = tmp_path / "run"
 
     def stop(event):

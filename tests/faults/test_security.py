@@ -168,11 +168,11 @@ sys.path.insert(0, os.getcwd())  # as `python -m` does
 import pareto_align.result, pareto_align.report.history_plot, pareto_align.report.weights_plot
 front = pareto_align.result.ParetoFront.load(sys.argv[2])  # whatever is imported at first use
 front.summary(), front.card(), front.select(), front.plot_history()
-import pareto_align.discovery.run_folder
+import pareto_align.runs.folder
 sys.addaudithook(hook)
 front = pareto_align.result.ParetoFront.load(sys.argv[1])
 front.summary(), front.card(), front.select(), front[0].to_dict(), front._repr_html_()
-pareto_align.discovery.run_folder.read_run_record(__import__("pathlib").Path(sys.argv[1]))
+pareto_align.runs.folder.read_run_record(__import__("pathlib").Path(sys.argv[1]))
 print(len(front), touched, [m for m in sys.modules if "evil" in m])
 """
 

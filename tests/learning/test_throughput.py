@@ -408,9 +408,9 @@ def test_a_setting_overrules_the_record(cache, tmp_path, asked, named_model, cap
 
 
 def test_the_layouts_of_the_settings_are_the_learners(base):
-    from pareto_align.discovery.settings import LAYOUTS, Settings
     from pareto_align.learning import PolicyLoss, make_credit
     from pareto_align.policies import PolicyPopulation
+    from pareto_align.runs.settings import LAYOUTS, Settings
 
     population = PolicyPopulation(base, 1)
     try:

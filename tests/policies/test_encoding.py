@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from pareto_align import ParetoAlignWarning
-from pareto_align.discovery.prompts import read_prompts
+from pareto_align.data.prompts import read_prompts
 from pareto_align.errors import ConfigError, ModelError, PromptError
 from pareto_align.policies import load_base
 from pareto_align.policies.encoding import marks_of

@@ -7,11 +7,11 @@ import pytest
 from front_records import tone_and_length
 from scipy.stats import t
 
-from pareto_align.discovery.journal import read_journal
 from pareto_align.errors import FrontFileError
 from pareto_align.report.history_plot import dodge, history_info, smoothed
 from pareto_align.report.journal import events_of, table_of
 from pareto_align.report.weights_plot import weights_info
+from pareto_align.runs.journal import read_journal
 
 
 def journal() -> list[dict]:

@@ -14,8 +14,8 @@ import numpy as np
 from aligner_runs import PROBLEM, make
 
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
-from pareto_align.discovery.journal import read_journal
 from pareto_align.errors import ParetoAlignWarning
+from pareto_align.runs.journal import read_journal
 
 
 class Restless(Explorer):

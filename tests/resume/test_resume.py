@@ -18,10 +18,10 @@ from filelock import FileLock
 
 import pareto_align
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront
-from pareto_align.discovery.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, read_checkpoint
 from pareto_align.discovery.explorers import RandomPreferences
-from pareto_align.discovery.journal import read_journal
 from pareto_align.learning.credit import Rvpo
+from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, read_checkpoint
+from pareto_align.runs.journal import read_journal
 from pareto_align.weighting import Chebyshev, Schedule
 
 HERE = Path(__file__).parent

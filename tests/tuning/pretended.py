@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from pareto_align import Estimate, Objective, ParetoAligner, TrainingError
-from pareto_align.discovery.journal import Journal
 from pareto_align.front import FrontRecord
 from pareto_align.front.records import MemberRecord, ObjectiveRecord
+from pareto_align.runs.journal import Journal
 
 BEST = {"learning_rate": 1e-3, "temperature": 0.9}
 NOISE = 0.01

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from pareto_align.discovery.settings import Settings
 from pareto_align.errors import ConfigError
+from pareto_align.runs.settings import Settings
 from pareto_align.tuning import search as searching
 from pareto_align.tuning.search import make_search, resolve_engine
 from pareto_align.tuning.space import DEFAULT_SPACE, TUNABLE, Space

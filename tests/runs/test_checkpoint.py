@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pareto_align.discovery import checkpoint
-from pareto_align.discovery.checkpoint import Checkpoint, CheckpointWriter, read_checkpoint
+from pareto_align.runs import checkpoint
+from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, read_checkpoint
 
 
 def state(step, adapters):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pareto_align.discovery.rows import list_prompts, read_rows
+from pareto_align.data.rows import list_prompts, read_rows
 from pareto_align.errors import PromptError
 
 ROWS = [{"prompt": "What is rain?", "answer": 1}, {"prompt": "Why?", "answer": 2}]

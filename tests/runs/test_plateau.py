@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pareto_align import ConfigError
-from pareto_align.discovery.plateau import PlateauMonitor
+from pareto_align.runs.budget import PlateauMonitor
 
 
 def ends(monitor, values, half=0.1):

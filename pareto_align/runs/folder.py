@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from pareto_align.discovery.journal import read_journal
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
 from pareto_align.front.files import write_whole
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.runs.journal import read_journal
 
 if TYPE_CHECKING:  # torch is not imported here: a folder that is in use says so at once
-    from pareto_align.discovery.prompts import Splits
-    from pareto_align.learning.rollouts import PromptRow
+    from pareto_align.data.prompts import PromptRow, Splits
     from pareto_align.policies.base import Base
 
 __all__ = [
@@ -269,8 +268,7 @@ def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
     Raises:
         FrontFileError: They are missing, damaged or not the run's own, or the model's tokenizer reads them otherwise.
     """
-    from pareto_align.discovery.prompts import Splits
-    from pareto_align.learning.rollouts import PromptRow
+    from pareto_align.data.prompts import PromptRow, Splits
 
     path = folder / PROMPTS_FILE
     rows: dict[str, list[PromptRow]] = {split: [] for split in SPLITS}

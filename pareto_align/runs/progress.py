@@ -26,7 +26,7 @@ def follow(steps: int, names: Sequence[str], axes: Sequence[int]) -> Any:
     if sys.stderr is None:  # pythonw, for instance
         return Silent()
     if (display := _notebook_display()) is not None:
-        from pareto_align.discovery.notebook import NotebookView
+        from pareto_align.runs.notebook import NotebookView
 
         return NotebookView(steps, names, axes, display)
     return ProgressBar(steps) if sys.stderr.isatty() else PlainLines(steps)

@@ -1,15 +1,25 @@
-"""What a run may spend, what it has spent, and how much of it is behind: the one clock of schedules and explorers."""
+"""What a run may spend, what it has spent, how much of it is behind, and whether the front still moves.
+
+The one clock of schedules and explorers.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from pareto_align.discovery.evaluation import Evaluator
-from pareto_align.discovery.settings import Settings
+from pareto_align.errors import ConfigError
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.runs.settings import Settings
 
-__all__ = ["Budget", "Spending"]
+__all__ = ["Budget", "PlateauMonitor", "Spending"]
+
+
+class CountsTokens(Protocol):
+    """Whatever measures policies and counts what it sampled for that."""
+
+    tokens: int
 
 
 class Budget:
@@ -52,7 +62,7 @@ class Spending:
         started: When the run would have begun by this process's clock, had it never been interrupted.
     """
 
-    def __init__(self, select: Evaluator, objectives: ObjectiveSet) -> None:
+    def __init__(self, select: CountsTokens, objectives: ObjectiveSet) -> None:
         self.select = select
         self.objectives = objectives
         self.train_tokens = self.report_tokens = self.rollouts = 0
@@ -80,3 +90,48 @@ class Spending:
     def clock(self) -> dict[str, float]:
         """Wall-clock seconds. They stay out of the front folder, which is the same whenever a run is made."""
         return {"reward_seconds": round(self.objectives.reward_seconds, 2), "seconds": round(self.seconds, 1)}
+
+
+class PlateauMonitor:
+    """Counts the measurements in a row that did not take the hypervolume out of the interval that it had.
+
+    The interval is the one at the last move. A front that grows a little at every measurement leaves it in the end, one
+    that only wavers does not, whichever of its measurements was the lucky one.
+
+    Args:
+        patience: Measurements in a row after which the front counts as standing still; None: it never does.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.still = 0
+        self.interval: tuple[float, float] | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the front has stood still long enough."""
+        return self.patience is not None and self.still >= self.patience
+
+    def note(self, value: float, low: float, high: float) -> None:
+        """Note one measurement of the hypervolume and its interval."""
+        if self.interval is None or not self.interval[0] <= value <= self.interval[1]:
+            self.interval, self.still = (low, high), 0
+        else:
+            self.still += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON's own types."""
+        return {"still": self.still, "interval": None if self.interval is None else list(self.interval)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ConfigError: It is no state of this.
+        """
+        try:
+            interval = state["interval"]
+            self.still = int(state["still"])
+            self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ConfigError(f"This is no state of a plateau monitor: {state!r}.") from error

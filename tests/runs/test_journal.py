@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pareto_align.discovery.journal import Journal, read_journal, scan_journal
+from pareto_align.runs.journal import Journal, read_journal, scan_journal
 
 
 def test_events_are_written_one_a_line_and_handed_to_the_callbacks(tmp_path):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pareto_align.discovery.rows import Row, read_rows
-from pareto_align.discovery.seeds import seed_for
+from pareto_align.data.rows import Row, read_rows
 from pareto_align.errors import ParetoAlignWarning, PromptError
-from pareto_align.learning.rollouts import PromptRow
 from pareto_align.policies.base import Base
+from pareto_align.policies.base import Prompt as PromptContent
+from pareto_align.seeds import seed_for
 
 __all__ = [
+    "PromptRow",
     "Splits",
     "check_groups",
     "encode_rows",
@@ -28,6 +29,21 @@ __all__ = [
 
 FEW = 8
 """Held-out prompts below which most differences between policies are noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRow:
+    """One prompt of the data set.
+
+    Attributes:
+        prompt: Text or chat messages, handed to the rewards as it is.
+        ids: Its tokens.
+        columns: The row's other columns, forwarded to the rewards by name.
+    """
+
+    prompt: PromptContent
+    ids: tuple[int, ...]
+    columns: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

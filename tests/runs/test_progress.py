@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 from aligner_runs import events, fit
 
-from pareto_align.discovery import progress
-from pareto_align.discovery.notebook import NotebookView
-from pareto_align.discovery.progress import PlainLines, ProgressBar, duration, follow
+from pareto_align.runs import progress
+from pareto_align.runs.notebook import NotebookView
+from pareto_align.runs.progress import PlainLines, ProgressBar, duration, follow
 
 EVALUATION = {
     "event": "evaluation", "step": 10, "hypervolume": 0.5041, "hypervolume_low": 0.4, "hypervolume_high": 0.6,

@@ -1,0 +1,7 @@
+"""What survives a kill: settings, budget, folder, journal, checkpoint, stopping, progress. It knows no loop."""
+
+from __future__ import annotations
+
+from pareto_align.runs.settings import Settings
+
+__all__ = ["Settings"]
