@@ -13,7 +13,7 @@ import numpy as np
 
 from pareto_align.discovery.budget import Spending
 from pareto_align.discovery.checkpoint import Checkpoint
-from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
 from pareto_align.discovery.explorers import Explorer
 from pareto_align.discovery.journal import Callback, Journal, announce
 from pareto_align.discovery.loop import FrontDiscovery
@@ -175,6 +175,7 @@ def assemble(
         settings.eval_group_size,
         params,
         seed_for(settings.seed, "select"),
+        rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
         group=settings.eval_group,
     )
     callbacks = list(callbacks)

@@ -11,7 +11,7 @@ import torch
 
 from pareto_align.discovery.budget import Budget, Spending
 from pareto_align.discovery.checkpoint import CheckpointWriter, remove_checkpoint
-from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.journal import Journal, announce
@@ -363,6 +363,7 @@ class FrontDiscovery:
             self.settings.eval_group_size,
             self.params,
             seed_for(self.settings.seed, "report"),
+            rows_at_once=max(ROWS_AT_ONCE, self.settings.rows_a_step),
             group=self.settings.eval_group,
         )
 

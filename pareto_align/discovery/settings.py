@@ -126,11 +126,10 @@ class Settings:
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
-        rows = self.population * self.prompts_per_step * self.group_size
-        if self.max_tokens is not None and self.max_tokens < rows:
+        if self.max_tokens is not None and self.max_tokens < self.rows_a_step:
             raise ConfigError(
-                f"`max_tokens` cannot pay for one step: it samples {rows} completions (population x prompts_per_step x "
-                f"group_size). Found max_tokens={self.max_tokens}."
+                f"`max_tokens` cannot pay for one step: it samples {self.rows_a_step} completions (population x "
+                f"prompts_per_step x group_size). Found max_tokens={self.max_tokens}."
             )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"`max_seconds` must be positive or None. Found {self.max_seconds!r}.")
@@ -138,6 +137,11 @@ class Settings:
             raise ConfigError(f"`weight_decay` must be 0 or more. Found {self.weight_decay!r}.")
         if not self.resolution >= 0:
             raise ConfigError(f"`resolution` must be 0 or more. Found {self.resolution!r}.")
+
+    @property
+    def rows_a_step(self) -> int:
+        """Completions K * N * G that a training step samples, all at once."""
+        return self.population * self.prompts_per_step * self.group_size
 
 
 def _require_count(name: str, value: Any, least: int = 1) -> None:

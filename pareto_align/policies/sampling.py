@@ -36,9 +36,10 @@ def sample(
     prompt_ids: Sequence[Sequence[int]],
     group_size: int,
     params: SamplingParams,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Sequence[Sequence[int]],
     *,
     rows: Tensor | None = None,
+    prompts_a_seed: int | None = None,
 ) -> Completions:
     """Draw `group_size` completions of every prompt from every policy.
 
@@ -51,8 +52,10 @@ def sample(
         prompt_ids: N prompts as token ids.
         group_size: G.
         params: Temperature and length.
-        seeds: One seed a policy served.
+        seeds: One seed a policy served; with `prompts_a_seed` several, of which each seeds that many prompts.
         rows: Policies `[K, M]` to run; by default all slots. With no rows at all (`[0, M]`) the reference policy runs.
+        prompts_a_seed: Prompts whose random numbers come from one seed, so that they draw the same numbers in whatever
+            batch they stand; by default all N.
 
     Returns:
         Completions `[K, N, G, T]`, on the CPU. K is 1 for the reference policy.
@@ -65,9 +68,7 @@ def sample(
     policies, prompts, length = max(rows.shape[0], 1), len(prompt_ids), params.max_new_tokens
     if len(seeds) != policies:
         raise ValueError(f"{len(seeds)} seeds for {policies} policies.")
-    uniforms = torch.cat(
-        [torch.rand(prompts * group_size, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
+    uniforms = torch.cat([_uniforms(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
     serving = population.serving(rows) if rows.shape[0] else population.reference()
     drawn = Drawn(population.base, policies * prompts * group_size, params, uniforms)
     if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
@@ -83,6 +84,19 @@ def sample(
         drawn.logprobs.masked_fill_(~drawn.kept, 0).view(shape).cpu(),
         population.base.stop_ids,
     )
+
+
+def _uniforms(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:
+    """The random numbers `[N * G, T]` of one policy."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    size = prompts_a_seed or prompts
+    if len(seeds) != -(-prompts // size):
+        raise ValueError(f"{len(seeds)} seeds a policy for {prompts} prompts, {size} a seed.")
+    drawn = []
+    for start, one in zip(range(0, prompts, size), seeds, strict=True):
+        rows = min(size, prompts - start) * group
+        drawn.append(torch.rand(rows, length, generator=torch.Generator().manual_seed(one)))
+    return torch.cat(drawn)
 
 
 def fits_window(base: Base, tokens: int) -> bool:
