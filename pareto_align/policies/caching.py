@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pareto_align.policies.attention import AttentionPlan
+from pareto_align.policies.transfers import to_device
 
 __all__ = ["GrowingCache", "GrowingLayer", "SharedPrompt"]
 
@@ -110,8 +111,8 @@ class SharedPrompt(AttentionPlan):
 
     Args:
         keys, values: One `[F, key heads, P, D]` a layer: F prefixes, padded on the right.
-        lengths: `[F]` real tokens of each.
-        prefix_of_row: `[rows]` which prefix a row belongs to.
+        lengths: `[F]` real tokens of each, on the CPU.
+        prefix_of_row: `[rows]` which prefix a row belongs to, on the CPU: what the host knows it need not wait for.
         own_seen: `[rows, L]` False on padding among a row's own first tokens; None if there is none.
     """
 
@@ -124,9 +125,6 @@ class SharedPrompt(AttentionPlan):
         own_seen: Tensor | None = None,
     ) -> None:
         self.keys, self.values, self.lengths = keys, values, lengths
-        width = keys[0].shape[2]
-        seen = torch.arange(width, device=lengths.device) < lengths[:, None]
-        self.seen = None if bool(seen.all()) else seen
         self.own_seen = own_seen
         self.serve(prefix_of_row)
 
@@ -139,18 +137,20 @@ class SharedPrompt(AttentionPlan):
         self.prefix_of_row = prefix_of_row
         if own_seen is not None:
             self.own_seen = own_seen
-        prefixes, rows = len(self.lengths), len(prefix_of_row)
+        prefixes, rows, device = len(self.lengths), len(prefix_of_row), self.keys[0].device
         order = prefix_of_row.argsort(stable=True)
         counts = torch.bincount(prefix_of_row, minlength=prefixes)
         self.stack = int(counts.max())
-        rank = torch.arange(rows, device=order.device) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
+        rank = torch.arange(rows) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
         place = prefix_of_row[order] * self.stack + rank
-        self.gather = torch.zeros(prefixes * self.stack, dtype=torch.long, device=order.device)
-        self.gather[place] = order
-        self.scatter = torch.empty(rows, dtype=torch.long, device=order.device)
-        self.scatter[order] = place
-        in_order = torch.arange(rows, device=order.device)
-        self.sorted = len(self.gather) == rows and bool((self.gather == in_order).all())
+        gather = torch.zeros(prefixes * self.stack, dtype=torch.long)
+        gather[place] = order
+        scatter = torch.empty(rows, dtype=torch.long)
+        scatter[order] = place
+        self.sorted = torch.equal(gather, torch.arange(rows))
+        self.gather, self.scatter = to_device(gather, device), to_device(scatter, device)
+        unseen = torch.arange(self.keys[0].shape[2]) >= self.lengths[prefix_of_row, None]
+        self.unseen = to_device(unseen, device)[:, None, None] if bool(unseen.any()) else None
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
@@ -172,8 +172,8 @@ class SharedPrompt(AttentionPlan):
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         prefix = keys.shape[2]
-        if self.seen is not None:
-            scores[..., :prefix].masked_fill_(~self.seen[self.prefix_of_row][:, None, None], -torch.inf)
+        if self.unseen is not None:
+            scores[..., :prefix].masked_fill_(self.unseen, -torch.inf)
         if self.own_seen is not None:
             scores[..., prefix:].masked_fill_(~self.own_seen[:, None, None, :own], -torch.inf)
         if length > 1:

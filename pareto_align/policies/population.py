@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
 from pareto_align.policies.attention import PopulationAttention
 from pareto_align.policies.base import Base
+from pareto_align.policies.blocks import Block, ComputeBlocks
 from pareto_align.policies.head import Head
 from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
 from pareto_align.policies.lora import PopulationLinear, ServedAdapters
@@ -32,32 +32,6 @@ from pareto_align.policies.tenancy import let_go, take
 from pareto_align.policies.tensors import read_tensors, write_tensors
 
 __all__ = ["PolicyPopulation"]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Where one layer's A and B lie in a policy's row of M parameters."""
-
-    name: str
-    layer: PopulationLinear
-    start: int
-    r: int
-
-    @property
-    def middle(self) -> int:
-        return self.start + self.r * self.layer.linear.in_features
-
-    @property
-    def stop(self) -> int:
-        return self.middle + self.r * self.layer.linear.out_features
-
-    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Views `[..., r, in]` and `[..., out, r]` of rows `[..., M]`."""
-        linear = self.layer.linear
-        return (
-            rows[..., self.start : self.middle].unflatten(-1, (self.r, linear.in_features)),
-            rows[..., self.middle : self.stop].unflatten(-1, (linear.out_features, self.r)),
-        )
 
 
 class PolicyPopulation:
@@ -87,6 +61,7 @@ class PolicyPopulation:
         parameters: `[K, M]` the policies, float32.
         grad: `[K, M]` gradients of the loss, added to by backward passes within `serving(training=True)`.
         attention: What the model's rows attend to.
+        compute: The copies of the policies being served that the layers compute with.
         drivable: Whether the population's own sampler gives the model's logits; None until the first sampling.
         read: The contexts of activated adapters that were read last, and their keys and values.
 
@@ -107,7 +82,7 @@ class PolicyPopulation:
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
         self.drivable: bool | None = None
         self.read: tuple[Any, Any] | None = None
-        self.blocks: list[_Block] = []
+        self.blocks: list[Block] = []
         self._rows: Tensor | None = None
         take(base.model, self)
         try:
@@ -131,7 +106,7 @@ class PolicyPopulation:
         for name, linear in targets:
             layer = PopulationLinear(linear, self.served, scaling, packed=onednn)
             self._replace(name, layer)
-            self.blocks.append(_Block(name, layer, offset, r))
+            self.blocks.append(Block(name, layer, offset, r))
             offset = self.blocks[-1].stop
         wrapped = {id(block.layer.linear) for block in self.blocks}
         for name, module in list(base.model.named_modules()):
@@ -144,6 +119,7 @@ class PolicyPopulation:
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
         self._gradients = self.grad
+        self.compute = ComputeBlocks(self.blocks, base.dtype)
         self._head: Head | ModelError
         try:
             self._head = Head(base, self.served)
@@ -225,7 +201,7 @@ class PolicyPopulation:
         rows = self.parameters if rows is None else rows
         if training and rows is not self.parameters:
             raise ValueError("Only the population's own slots can be trained.")
-        before = (self._rows, self.served.training, self._gradients)
+        before = self._served_now()
         self._serve(rows, training, self.grad if gradients is None else gradients)
         try:
             yield
@@ -235,31 +211,27 @@ class PolicyPopulation:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within this context the model is the frozen base alone, for any number of rows."""
-        before = (self._rows, self.served.training, self._gradients)
+        before = self._served_now()
         self._serve(None, False, self._gradients)
         try:
             yield
         finally:
             self._serve(*before)
 
-    def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor) -> None:
+    def _served_now(self) -> tuple[Tensor | None, bool, Tensor, int]:
+        return self._rows, self.served.training, self._gradients, self.compute.fills
+
+    def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor, filled: int | None = None) -> None:
+        """Serve rows `[k, M]`; `filled` is the fill that put them into the layers, which may still be the last one."""
         if rows is not None:
-            self._fill(rows, gradients)
+            if filled != self.compute.fills:  # written over only where it must be: a backward pass may need them yet
+                self.compute.fill(rows)
+            for block in self.blocks:
+                grads = block.split(gradients) if rows is self.parameters else (None, None)
+                block.layer.grad_a, block.layer.grad_b = grads
         self._rows, self._gradients = rows, gradients
         self.served.count, self.served.training = 0 if rows is None else rows.shape[0], training
         self.served.gradient_scale = 1.0
-
-    @torch.no_grad()
-    def _fill(self, rows: Tensor, gradients: Tensor) -> None:
-        """Copy rows `[k, M]` into dense per-layer blocks `[k, r, in]`, `[k, out, r]` of the model's dtype."""
-        for block in self.blocks:
-            layer = block.layer
-            dtype, device = layer.linear.weight.dtype, layer.linear.weight.device
-            if not dtype.is_floating_point:  # a quantised base computes in the model's own dtype
-                dtype = self.base.dtype
-            a, b = (part.to(device=device, dtype=dtype, copy=True).contiguous() for part in block.split(rows))
-            layer.a, layer.b = a.requires_grad_(), b.requires_grad_()
-            layer.grad_a, layer.grad_b = block.split(gradients) if rows is self.parameters else (None, None)
 
     def adapter_tensors(self, row: Tensor) -> dict[str, Tensor]:
         """One policy `[M]` under PEFT's key names, float32 and contiguous."""

@@ -21,6 +21,7 @@ from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
 from pareto_align.policies.generation import generate
 from pareto_align.policies.packing import Past, right_pad
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.transfers import Look, runs_behind, to_device
 
 __all__ = ["Completions", "SamplingParams", "drives", "fits_window", "read_contexts", "read_prompts", "sample"]
 
@@ -76,14 +77,7 @@ def sample(
     else:
         with serving:
             generate(population, prompt_ids, group_size, policies, drawn)
-    shape = (policies, prompts, group_size, length)
-    return Completions(
-        [list(p) for p in prompt_ids],
-        drawn.tokens.masked_fill_(~drawn.kept, drawn.pad).view(shape).cpu(),
-        drawn.kept.view(shape).cpu(),
-        drawn.logprobs.masked_fill_(~drawn.kept, 0).view(shape).cpu(),
-        population.base.stop_ids,
-    )
+    return drawn.completions(prompt_ids, (policies, prompts, group_size, length), population.base.stop_ids)
 
 
 def _uniforms(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:
@@ -182,10 +176,11 @@ class _Decoding:
         self.logits = self.population.head.logits(hidden[:, -1])
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows only."""
-        self.cache.take(rows)
-        self.position = self.position[rows]
-        own = None if self.plan.own_seen is None else self.plan.own_seen[rows]
+        """Go on with some of the rows only `[n]`, told on the CPU."""
+        index = to_device(rows, self.position.device)
+        self.cache.take(index)
+        self.position = self.position[index]
+        own = None if self.plan.own_seen is None else self.plan.own_seen[index]
         self.plan.serve(self.plan.prefix_of_row[rows], own)
 
 
@@ -199,25 +194,66 @@ def _decode(
 ) -> None:
     """Decode all completions together; those that have ended leave in equal numbers per policy."""
     device, length = population.base.device, drawn.params.max_new_tokens
-    look_every = 1 if device.type == "cpu" else ACCELERATOR_LOOKS
+    looks = Looks(drawn)
     with serving:
         state = _prefill(population, prompt_ids, group, policies, room=length)
-        slots = torch.arange(len(drawn.tokens), device=device)  # batch row -> completion
+        slots = torch.arange(len(drawn.tokens))  # batch row -> completion
+        index = to_device(slots, device)
         for step in range(length):
-            token = drawn.draw(state.logits, slots, step)
+            token = drawn.draw(state.logits, index, step)
             if step + 1 == length:
                 break
-            if (step + 1) % look_every == 0:
-                living = int((~drawn.ended).view(policies, -1).sum(1).max())
+            ended = looks.ended(step)
+            if ended is not None:
+                living = int((~ended).view(policies, -1).sum(1).max())
                 if living == 0:
                     break
                 width = len(slots) // policies
                 if living <= COMPACT_BELOW * width:
-                    order = drawn.ended[slots].view(policies, width).int().argsort(dim=1, stable=True)[:, :living]
-                    keep = (order + torch.arange(policies, device=device)[:, None] * width).flatten()
+                    keep = living_first(ended[slots], policies, living)
                     state.keep(keep)
-                    slots, token = slots[keep], token[keep]
+                    slots, token = slots[keep], token[to_device(keep, device)]
+                    index = to_device(slots, device)
             state.advance(token)
+
+
+class Looks:
+    """When the host looks at which completions have ended.
+
+    On the CPU after every step. On an accelerator every `ACCELERATOR_LOOKS` steps, and what it saw is read at the next
+    look, so that the device has something to do in the meantime: always then, whether or not it was there earlier, as
+    what is computed must not depend on how fast it was.
+
+    Args:
+        drawn: The completions.
+    """
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+        device = drawn.ended.device
+        self.every = 1 if device.type == "cpu" else ACCELERATOR_LOOKS
+        self.behind = int(runs_behind(device))
+        self._looks: list[Look] = []
+
+    def ended(self, step: int) -> Tensor | None:
+        """Completions `[rows]` that had ended, on the CPU; None where it is not the time to look."""
+        if (step + 1) % self.every:
+            return None
+        self._looks.append(Look(self.drawn.ended))
+        return self._looks.pop(0).read() if len(self._looks) > self.behind else None
+
+
+def living_first(ended: Tensor, policies: int, count: int) -> Tensor:
+    """Numbers `[K * count]` of the rows that stay, equally many a policy: those that go on, then some that have ended.
+
+    Args:
+        ended: `[rows]` which of the rows in the batch have, grouped by policy; on the CPU.
+        policies: K.
+        count: Rows of a policy that stay.
+    """
+    width = len(ended) // policies
+    order = ended.view(policies, width).int().argsort(dim=1, stable=True)[:, :count]
+    return (order + torch.arange(policies)[:, None] * width).flatten()
 
 
 def _prefill(
@@ -243,18 +279,18 @@ def _prefill(
     prompts = len(prompt_ids)
     if not (population.activated if activated is None else activated):
         past, hidden = read_prompts(population, prompt_ids, policies)
-        prefix = torch.arange(policies * prompts, device=device).repeat_interleave(group)
-        plan = SharedPrompt(past.keys, past.values, past.lengths, prefix)
-        state = _Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[prefix])
-        state.logits = population.head.logits(hidden)[prefix]
+        prefix = torch.arange(policies * prompts).repeat_interleave(group)
+        plan = SharedPrompt(past.keys, past.values, lengths_of(prompt_ids).repeat(policies), prefix)
+        index = to_device(prefix, device)
+        state = _Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[index])
+        state.logits = population.head.logits(hidden)[index]
         return state
     contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids), strict=True)
     past = read_contexts(population, contexts)
     own, seen = right_pad(invocations, int(population.base.tokenizer.pad_token_id), device)
     wide = own.shape[1]
-    rows = torch.arange(policies * prompts, device=device)
-    lengths = seen.sum(1).repeat(policies)
-    plan = SharedPrompt(past.keys, past.values, past.lengths, rows % prompts)
+    rows, lengths = torch.arange(policies * prompts), lengths_of(invocations)
+    plan = SharedPrompt(past.keys, past.values, lengths_of(contexts), rows % prompts)
     cache = GrowingCache(population.base.model, wide)
     start = past.lengths.repeat(policies)
     with population.attention.following(plan):
@@ -265,14 +301,21 @@ def _prefill(
             attention_mask=no_mask(device),
         )
     spread = rows.repeat_interleave(group)
-    cache.take(spread, wide + room)
+    index = to_device(spread, device)
+    cache.take(index, wide + room)
     ragged = None
-    if not bool(seen.all()):
-        ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[spread]
+    if int(lengths.min()) < wide:
+        ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[index]
     plan.serve(spread % prompts, ragged)
-    state = _Decoding(population, plan, cache, (start + lengths)[spread])
-    state.logits = population.head.logits(hidden[rows, lengths - 1])[spread]
+    last = to_device(lengths.repeat(policies), device)
+    state = _Decoding(population, plan, cache, (start + last)[index])
+    state.logits = population.head.logits(hidden[torch.arange(len(rows), device=device), last - 1])[index]
     return state
+
+
+def lengths_of(prompt_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Tokens `[N]` of each prompt, on the CPU."""
+    return torch.tensor([len(ids) for ids in prompt_ids])
 
 
 def read_prompts(
@@ -285,13 +328,13 @@ def read_prompts(
     """
     base = population.base
     pad, device = int(base.tokenizer.pad_token_id), base.device
-    lengths = torch.tensor([len(ids) for ids in prompt_ids])
+    lengths = lengths_of(prompt_ids)
     rows, widest = policies * len(prompt_ids), int(lengths.max())
     config = base.model.config.get_text_config()
     keys: list[Tensor] = []
     values: list[Tensor] = []
     last = torch.empty(0)
-    buckets = _length_buckets(lengths.tolist(), policies)
+    buckets = _length_buckets(lengths.tolist(), policies, launches_cost=runs_behind(device))
     for part in buckets:
         ids, seen = right_pad([prompt_ids[n] for n in part], pad, device)
         index = (torch.arange(policies)[:, None] * len(prompt_ids) + torch.tensor(part)).flatten().to(device)
@@ -334,15 +377,21 @@ def read_contexts(population: PolicyPopulation, contexts: Sequence[Sequence[int]
     return population.read[1]
 
 
-def _length_buckets(lengths: Sequence[int], policies: int) -> list[list[int]]:
-    """Prompt numbers in groups to be read together: at most a quarter padding, and not too many tokens at once."""
+def _length_buckets(lengths: Sequence[int], policies: int, *, launches_cost: bool = False) -> list[list[int]]:
+    """Prompt numbers in groups to be read together: at most a quarter padding, and not too many tokens at once.
+
+    Where launching a pass costs as much as reading some thousand tokens, up to half may be padding, and what fits into
+    one pass is read in one.
+    """
     order = sorted((n for n, length in enumerate(lengths) if length), key=lambda n: -lengths[n])
+    if launches_cost and order and len(order) * lengths[order[0]] * policies <= PREFILL_TOKENS:
+        return [sorted(order)]
     buckets: list[list[int]] = []
     for n in order:
         if buckets:
             longest, size = lengths[buckets[-1][0]], len(buckets[-1]) + 1
             fits = size == 1 or size * longest * policies <= PREFILL_TOKENS
-            if fits and longest <= 1.25 * lengths[n] + 8:
+            if fits and longest <= (2 if launches_cost else 1.25) * lengths[n] + 8:
                 buckets[-1].append(n)
                 continue
         buckets.append([n])
