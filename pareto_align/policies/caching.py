@@ -137,20 +137,29 @@ class SharedPrompt(AttentionPlan):
         self.prefix_of_row = prefix_of_row
         if own_seen is not None:
             self.own_seen = own_seen
-        prefixes, rows, device = len(self.lengths), len(prefix_of_row), self.keys[0].device
-        order = prefix_of_row.argsort(stable=True)
-        counts = torch.bincount(prefix_of_row, minlength=prefixes)
-        self.stack = int(counts.max())
-        rank = torch.arange(rows) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
-        place = prefix_of_row[order] * self.stack + rank
-        gather = torch.zeros(prefixes * self.stack, dtype=torch.long)
-        gather[place] = order
-        scatter = torch.empty(rows, dtype=torch.long)
-        scatter[order] = place
-        self.sorted = torch.equal(gather, torch.arange(rows))
+        device = self.keys[0].device
+        self.stack = int(torch.bincount(prefix_of_row).max())
+        gather, scatter = self.arrange(prefix_of_row)
         self.gather, self.scatter = to_device(gather, device), to_device(scatter, device)
-        unseen = torch.arange(self.keys[0].shape[2]) >= self.lengths[prefix_of_row, None]
-        self.unseen = to_device(unseen, device)[:, None, None] if bool(unseen.any()) else None
+        unseen = self.unseen_by(prefix_of_row)
+        self.unseen = to_device(unseen, device) if bool(unseen.any()) else None
+
+    def arrange(self, prefix_of_row: Tensor) -> tuple[Tensor, Tensor]:
+        """Which row stands at each place of the stacks `[F * stack]`, and each row's place `[rows]`; on the CPU."""
+        order = prefix_of_row.argsort(stable=True)
+        counts = torch.bincount(prefix_of_row, minlength=len(self.lengths))
+        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
+        place = prefix_of_row[order] * self.stack + rank
+        gather = torch.zeros(len(counts) * self.stack, dtype=torch.long)
+        gather[place] = order
+        scatter = torch.empty_like(order)
+        scatter[order] = place
+        self.sorted = torch.equal(gather, torch.arange(len(order)))
+        return gather, scatter
+
+    def unseen_by(self, prefix_of_row: Tensor) -> Tensor:
+        """Where the prefix of each row is padding `[rows, 1, 1, P]`, on the CPU."""
+        return (torch.arange(self.keys[0].shape[2]) >= self.lengths[prefix_of_row, None])[:, None, None]
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
@@ -172,17 +181,22 @@ class SharedPrompt(AttentionPlan):
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         prefix = keys.shape[2]
+        self.hide(scores, length, own)
+        weights = scores.softmax(-1).to(value.dtype)
+        out = weights[..., prefix:] @ value
+        out += self._unstack(torch.matmul(self._stack(weights[..., :prefix]), values), each)
+        return out.view(rows, heads, length, -1).transpose(1, 2)
+
+    def hide(self, scores: Tensor, length: int, own: int) -> None:
+        """Rule out what a row does not see, in scores `[rows, key heads, each, P + own]` of `length` tokens a row."""
+        prefix = scores.shape[3] - own
         if self.unseen is not None:
             scores[..., :prefix].masked_fill_(self.unseen, -torch.inf)
         if self.own_seen is not None:
             scores[..., prefix:].masked_fill_(~self.own_seen[:, None, None, :own], -torch.inf)
         if length > 1:
-            causal = torch.ones(length, own, dtype=torch.bool, device=query.device).tril(own - length)
-            scores[..., prefix:].masked_fill_(~causal.repeat(heads // shared, 1), -torch.inf)
-        weights = scores.softmax(-1).to(value.dtype)
-        out = weights[..., prefix:] @ value
-        out += self._unstack(torch.matmul(self._stack(weights[..., :prefix]), values), each)
-        return out.view(rows, heads, length, -1).transpose(1, 2)
+            causal = torch.ones(length, own, dtype=torch.bool, device=scores.device).tril(own - length)
+            scores[..., prefix:].masked_fill_(~causal.repeat(scores.shape[2] // length, 1), -torch.inf)
 
     def _stack(self, x: Tensor) -> Tensor:
         """`[rows, key heads, each, D]` to `[F, key heads, stack * each, D]`."""

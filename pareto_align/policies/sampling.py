@@ -17,16 +17,17 @@ from pareto_align.errors import ModelError, ParetoAlignWarning
 from pareto_align.policies.attention import no_mask
 from pareto_align.policies.base import Base
 from pareto_align.policies.caching import GrowingCache, SharedPrompt
+from pareto_align.policies.decoding import Decoding, Looks, living_first
 from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
 from pareto_align.policies.generation import generate
 from pareto_align.policies.packing import Past, right_pad
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.transfers import Look, runs_behind, to_device
+from pareto_align.policies.static import StaticSampler
+from pareto_align.policies.transfers import runs_behind, to_device
 
 __all__ = ["Completions", "SamplingParams", "drives", "fits_window", "read_contexts", "read_prompts", "sample"]
 
 COMPACT_BELOW = 0.75  # rows leave once a quarter of them has ended: copying the cache costs about one step
-ACCELERATOR_LOOKS = 8  # steps between looks at who has ended, where a look makes the device wait
 PREFILL_TOKENS = 16384  # read at once
 CHECK_TOKENS, CHECK_STEPS = 64, 2  # of the check that the sampler gives the model's own logits
 
@@ -152,38 +153,6 @@ def _why_not_driven(population: PolicyPopulation, prompt_ids: Sequence[Sequence[
     return None if gap <= (0.2 if base.rounds_coarsely else 1e-3) else f"its logits differ by {gap:.2g}"
 
 
-class _Decoding:
-    """A batch of completions on their way: their keys, their next logits.
-
-    Attributes:
-        logits: `[rows, V]` of the next token.
-    """
-
-    def __init__(self, population: PolicyPopulation, plan: SharedPrompt, cache: GrowingCache, position: Tensor) -> None:
-        self.population, self.plan, self.cache, self.position = population, plan, cache, position
-        self.logits = torch.empty(0)
-
-    def advance(self, token: Tensor) -> None:
-        """Append one token `[rows]` to every row and compute the next logits."""
-        with self.population.attention.following(self.plan):
-            hidden = self.population.head.read(
-                self.cache,
-                input_ids=token[:, None],
-                position_ids=self.position[:, None],
-                attention_mask=no_mask(token.device),
-            )
-        self.position = self.position + 1
-        self.logits = self.population.head.logits(hidden[:, -1])
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows only `[n]`, told on the CPU."""
-        index = to_device(rows, self.position.device)
-        self.cache.take(index)
-        self.position = self.position[index]
-        own = None if self.plan.own_seen is None else self.plan.own_seen[index]
-        self.plan.serve(self.plan.prefix_of_row[rows], own)
-
-
 def _decode(
     population: PolicyPopulation,
     prompt_ids: Sequence[Sequence[int]],
@@ -193,67 +162,40 @@ def _decode(
     drawn: Drawn,
 ) -> None:
     """Decode all completions together; those that have ended leave in equal numbers per policy."""
-    device, length = population.base.device, drawn.params.max_new_tokens
-    looks = Looks(drawn)
     with serving:
-        state = _prefill(population, prompt_ids, group, policies, room=length)
-        slots = torch.arange(len(drawn.tokens))  # batch row -> completion
-        index = to_device(slots, device)
-        for step in range(length):
-            token = drawn.draw(state.logits, index, step)
-            if step + 1 == length:
+        decode = _decode_eagerly
+        if captures(population):
+            population.static = population.static or StaticSampler(population)
+            decode = population.static.decode
+        decode(_prefill(population, prompt_ids, group, policies, room=drawn.params.max_new_tokens), drawn, policies)
+
+
+def captures(population: PolicyPopulation) -> bool:
+    """Whether decoding runs in fixed shapes, captured where there are CUDA graphs, and not eagerly."""
+    if population.sampler == "auto":
+        return population.base.device.type == "cuda"
+    return population.sampler == "graphs"
+
+
+def _decode_eagerly(state: Decoding, drawn: Drawn, policies: int) -> None:
+    device, length = drawn.tokens.device, drawn.params.max_new_tokens
+    looks = Looks(drawn)
+    slots = torch.arange(len(drawn.tokens))  # batch row -> completion
+    index = to_device(slots, device)
+    for step in range(length):
+        token = drawn.draw(state.logits, index, step)
+        if step + 1 == length:
+            break
+        if looks.due(step) and (ended := looks.ended()) is not None:
+            living = int((~ended).view(policies, -1).sum(1).max())
+            if living == 0:
                 break
-            ended = looks.ended(step)
-            if ended is not None:
-                living = int((~ended).view(policies, -1).sum(1).max())
-                if living == 0:
-                    break
-                width = len(slots) // policies
-                if living <= COMPACT_BELOW * width:
-                    keep = living_first(ended[slots], policies, living)
-                    state.keep(keep)
-                    slots, token = slots[keep], token[to_device(keep, device)]
-                    index = to_device(slots, device)
-            state.advance(token)
-
-
-class Looks:
-    """When the host looks at which completions have ended.
-
-    On the CPU after every step. On an accelerator every `ACCELERATOR_LOOKS` steps, and what it saw is read at the next
-    look, so that the device has something to do in the meantime: always then, whether or not it was there earlier, as
-    what is computed must not depend on how fast it was.
-
-    Args:
-        drawn: The completions.
-    """
-
-    def __init__(self, drawn: Drawn) -> None:
-        self.drawn = drawn
-        device = drawn.ended.device
-        self.every = 1 if device.type == "cpu" else ACCELERATOR_LOOKS
-        self.behind = int(runs_behind(device))
-        self._looks: list[Look] = []
-
-    def ended(self, step: int) -> Tensor | None:
-        """Completions `[rows]` that had ended, on the CPU; None where it is not the time to look."""
-        if (step + 1) % self.every:
-            return None
-        self._looks.append(Look(self.drawn.ended))
-        return self._looks.pop(0).read() if len(self._looks) > self.behind else None
-
-
-def living_first(ended: Tensor, policies: int, count: int) -> Tensor:
-    """Numbers `[K * count]` of the rows that stay, equally many a policy: those that go on, then some that have ended.
-
-    Args:
-        ended: `[rows]` which of the rows in the batch have, grouped by policy; on the CPU.
-        policies: K.
-        count: Rows of a policy that stay.
-    """
-    width = len(ended) // policies
-    order = ended.view(policies, width).int().argsort(dim=1, stable=True)[:, :count]
-    return (order + torch.arange(policies)[:, None] * width).flatten()
+            if living <= COMPACT_BELOW * (len(slots) // policies):
+                keep = living_first(ended[slots], policies, living)
+                state.keep(keep)
+                slots, token = slots[keep], token[to_device(keep, device)]
+                index = to_device(slots, device)
+        state.advance(token)
 
 
 def _prefill(
@@ -264,7 +206,7 @@ def _prefill(
     *,
     room: int = 2,
     activated: bool | None = None,
-) -> _Decoding:
+) -> Decoding:
     """Read the prompts once per policy, or what all policies share of them once in all; ready to decode.
 
     Args:
@@ -282,7 +224,7 @@ def _prefill(
         prefix = torch.arange(policies * prompts).repeat_interleave(group)
         plan = SharedPrompt(past.keys, past.values, lengths_of(prompt_ids).repeat(policies), prefix)
         index = to_device(prefix, device)
-        state = _Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[index])
+        state = Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[index])
         state.logits = population.head.logits(hidden)[index]
         return state
     contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids), strict=True)
@@ -308,7 +250,7 @@ def _prefill(
         ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[index]
     plan.serve(spread % prompts, ragged)
     last = to_device(lengths.repeat(policies), device)
-    state = _Decoding(population, plan, cache, (start + last)[index])
+    state = Decoding(population, plan, cache, (start + last)[index])
     state.logits = population.head.logits(hidden[torch.arange(len(rows), device=device), last - 1])[index]
     return state
 
