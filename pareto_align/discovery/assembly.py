@@ -124,6 +124,7 @@ def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPo
     if plan.family is not None:
         lora = plan.family.lora(lora, plan.objectives.m)
     population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
+    population.sampler, population.deterministic = settings.sampler, settings.deterministic
     try:
         for row in (*splits.train, *splits.select, *splits.report):
             population.split(row.ids)

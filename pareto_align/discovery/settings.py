@@ -12,6 +12,7 @@ __all__ = ["Settings", "settings_help"]
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
+SAMPLERS = ("auto", "eager", "graphs")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -79,6 +80,13 @@ class Settings:
     gradient_checkpointing: bool = _setting(
         False, "compute activations again in the backward pass: less memory, more time in training"
     )
+    sampler: str = _setting(
+        "auto",
+        "how completions are decoded: eager, graphs (fixed shapes, captured as CUDA graphs), or auto: graphs on CUDA",
+    )
+    deterministic: bool = _setting(
+        False, "the same bits again on a GPU as well: torch adds in fixed orders while sampling and training; slower"
+    )
     activated: bool = _setting(
         False, "adapters act only from the assistant's turn on: the prompt is read once for all policies"
     )
@@ -121,7 +129,9 @@ class Settings:
             raise ConfigError(f"`lr_schedule` must be one of {', '.join(LR_SCHEDULES)}. Found {self.lr_schedule!r}.")
         if self.layout not in LAYOUTS:
             raise ConfigError(f"`layout` must be one of {', '.join(LAYOUTS)}. Found {self.layout!r}.")
-        for name in ("gradient_checkpointing", "activated"):
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"`sampler` must be one of {', '.join(SAMPLERS)}. Found {self.sampler!r}.")
+        for name in ("gradient_checkpointing", "deterministic", "activated"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

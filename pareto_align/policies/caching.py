@@ -55,6 +55,12 @@ class GrowingLayer(CacheLayerMixin):
         self.length = stop
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values `[rows, key heads, T, D]` so far."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys seen by the next queries, and where the first of them stands."""
         return self.length + query_length, 0
@@ -99,11 +105,8 @@ class GrowingCache(Cache):
 
     def read(self) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values `[rows, key heads, T, D]` of every layer, as far as they are filled."""
-        assert all(layer.is_initialized for layer in self.layers)
-        return (
-            [layer.keys[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
-            [layer.values[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
-        )
+        keys, values = zip(*(layer.filled() for layer in self.layers), strict=True)
+        return list(keys), list(values)
 
 
 class SharedPrompt(AttentionPlan):

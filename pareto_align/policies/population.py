@@ -63,8 +63,9 @@ class PolicyPopulation:
         attention: What the model's rows attend to.
         compute: The copies of the policies being served that the layers compute with.
         drivable: Whether the population's own sampler gives the model's logits; None until the first sampling.
-        sampler: How completions are decoded: "eager", "graphs" (in fixed shapes, captured as CUDA graphs where there are
-            any), or "auto": graphs on CUDA.
+        sampler: How completions are decoded: "eager", "graphs" (in fixed shapes, captured as CUDA graphs where there
+            are any), or "auto": graphs on CUDA.
+        deterministic: Whether what is sampled is the same bits again on CUDA too; slower.
         static: What decodes in fixed shapes; None before the first time.
         read: The contexts of activated adapters that were read last, and their keys and values.
 
@@ -87,6 +88,7 @@ class PolicyPopulation:
         self.read: tuple[Any, Any] | None = None
         self.sampler = "auto"
         self.static: Any = None
+        self.deterministic = False
         self.blocks: list[Block] = []
         self._rows: Tensor | None = None
         take(base.model, self)

@@ -18,6 +18,7 @@ from pareto_align.policies.attention import no_mask
 from pareto_align.policies.base import Base
 from pareto_align.policies.caching import GrowingCache, SharedPrompt
 from pareto_align.policies.decoding import Decoding, Looks, living_first
+from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
 from pareto_align.policies.generation import generate
 from pareto_align.policies.packing import Past, right_pad
@@ -73,11 +74,12 @@ def sample(
     uniforms = torch.cat([_uniforms(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
     serving = population.serving(rows) if rows.shape[0] else population.reference()
     drawn = Drawn(population.base, policies * prompts * group_size, params, uniforms)
-    if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
-        _decode(population, prompt_ids, group_size, policies, serving, drawn)
-    else:
-        with serving:
-            generate(population, prompt_ids, group_size, policies, drawn)
+    with deterministic(population.deterministic):
+        if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
+            _decode(population, prompt_ids, group_size, policies, serving, drawn)
+        else:
+            with serving:
+                generate(population, prompt_ids, group_size, policies, drawn)
     return drawn.completions(prompt_ids, (policies, prompts, group_size, length), population.base.stop_ids)
 
 

@@ -136,6 +136,15 @@ class StaticLayer(CacheLayerMixin):
         return int(self.blocks[0].shape[2])
 
 
+class StaticCache(Cache):
+    """The layers' blocks as a cache of transformers."""
+
+    layers: list[StaticLayer]  # type: ignore[assignment]
+
+    def __init__(self, layers: list[StaticLayer]) -> None:
+        super().__init__(layers=layers)  # type: ignore[arg-type]
+
+
 class StaticPrompt(SharedPrompt):
     """A shared prefix whose indices and masks stay in the same memory, and whose stacks have the same height.
 
@@ -207,19 +216,16 @@ class StaticBatch:
         if start.plan.own_seen is not None:
             self._padding = workspace.keep("padding", ~start.plan.own_seen[:, :room])
         layers = []
-        for n, (keys, values, before) in enumerate(
-            zip(start.plan.keys, start.plan.values, start.cache.layers, strict=True)
-        ):
-            blocks = [
+        for n, before in enumerate(start.cache.layers):
+            keys, values = (
                 workspace.zeros(f"{name} {n}", (rows, x.shape[1], room, x.shape[3]), x.dtype, device)
-                for name, x in (("keys", keys), ("values", values))
-            ]
+                for name, x in (("keys", start.plan.keys[n]), ("values", start.plan.values[n]))
+            )
             if own:
-                for block, filled in zip(blocks, (before.keys, before.values), strict=True):
-                    assert filled is not None
-                    block[:, :, :own] = filled[:, :, :own]
-            layers.append(StaticLayer(*blocks, self.place))
-        self.cache = Cache(layers=layers)
+                filled_keys, filled_values = before.filled()
+                keys[:, :, :own], values[:, :, :own] = filled_keys, filled_values
+            layers.append(StaticLayer(keys, values, self.place))
+        self.cache = StaticCache(layers)
         token, logprob = draw_tokens(start.logits, drawn.uniforms[:, 0], drawn.params)
         self._token = workspace.keep("token", token)
         self._position = workspace.keep("position", start.position)
@@ -243,7 +249,7 @@ class StaticBatch:
             self._span = span
             self.columns = self._columns[:span]
             for layer in self.cache.layers:
-                layer.show(self.rows, span)  # type: ignore[attr-defined]
+                layer.show(self.rows, span)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -265,7 +271,7 @@ class StaticBatch:
         """Go on with some of the rows only `[n]`, told on the CPU, before the token `number`; the others have ended."""
         index, count = to_device(rows, self._token.device), len(rows)
         filled = self._own + number - 1
-        moved = [layer.blocks[i][:, :, :filled] for layer in self.cache.layers for i in (0, 1)]  # type: ignore[attr-defined]
+        moved = [layer.blocks[i][:, :, :filled] for layer in self.cache.layers for i in (0, 1)]
         moved += [self._token, self._position, self._uniforms]
         moved += [] if self._padding is None else [self._padding]
         for block in moved:
@@ -282,6 +288,7 @@ def step(batch: StaticBatch) -> None:
     unfilled = (batch.columns > batch.place).expand(batch.rows, 1, 1, -1)
     if batch.padding is not None:
         unfilled = unfilled | batch.padding[:, None, None, : unfilled.shape[3]]
+    assert plan.unseen is not None
     plan.hidden = torch.cat([plan.unseen, unfilled], 3)
     with population.attention.following(plan):
         hidden = population.head.read(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
+from aligner_runs import fit, make
 from pretended_device import DEVICE, pretended
 from tiny_models import FAMILIES, RAGGED, SYMBOLS, lora, random_population, tiny_base, tiny_model
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pareto_align.errors import ParetoAlignWarning
+from pareto_align.discovery.run_folder import read_run_record
+from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample
 from pareto_align.policies.graphs import CAPACITY, Graphs, Workspace
 from pareto_align.policies.static import LADDER, StaticSampler, rung
@@ -68,6 +72,30 @@ def test_one_token_and_the_reference_policy():
     for population.sampler in ("eager", "graphs"):
         found.append(sample(population, ids, 2, SamplingParams(9), [4], rows=population.parameters[:0]))
     assert torch.equal(found[0].tokens, found[1].tokens)
+
+
+def test_the_setting_decides_which_sampler_runs(tmp_path, monkeypatch):
+    seen, decode = [], StaticSampler.decode
+    monkeypatch.setattr(StaticSampler, "decode", lambda *given: seen.append(1) or decode(*given))
+    for sampler, static in (("auto", False), ("eager", False), ("graphs", True)):
+        seen.clear()
+        fit(tmp_path / sampler, sampler=sampler, steps=1)
+        assert bool(seen) == static
+        assert read_run_record(tmp_path / sampler)["config"]["sampler"] == sampler
+    with pytest.raises(ConfigError, match="sampler was 'graphs', is 'eager'"):
+        make(sampler="eager", steps=1).resume(tmp_path / "graphs")
+
+
+def test_a_run_that_did_not_take_the_sampler_down_goes_on(tmp_path):
+    fit(tmp_path / "run", steps=1)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("sampler", "deterministic"):
+        del record["config"][name]
+    path.write_text(json.dumps(record))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        assert len(make(sampler="graphs", steps=1).resume(tmp_path / "run")) > 0
 
 
 def test_rows_leave_down_to_a_few_widths_only():
@@ -237,7 +265,9 @@ def test_the_graphs_used_longest_ago_are_let_go(monkeypatch):
 def test_what_cannot_be_captured_is_run_as_it_is(monkeypatch):
     cuda, graphs = PretendedGraphs(monkeypatch, refuse=True), Graphs(torch.device("cuda"))
     graphs.run("step", 0, cuda.step("step"))
-    with pytest.warns(ParetoAlignWarning, match="captured as a CUDA graph \\(operation not permitted when stream is capt"):
+    with pytest.warns(
+        ParetoAlignWarning, match="captured as a CUDA graph \\(operation not permitted when stream is capt"
+    ):
         graphs.run("step", 0, cuda.step("step"))
     graphs.run("step", 0, cuda.step("step"))
     assert (cuda.done, cuda.replays, graphs.working) == (["step"] * 3, 0, False)
