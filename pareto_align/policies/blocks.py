@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pareto_align.policies.lora import PopulationLinear
+from pareto_align.policies.siblings import Siblings
 
 __all__ = ["Block", "ComputeBlocks"]
 
@@ -44,8 +45,8 @@ class Block:
 class ComputeBlocks:
     """Dense copies `[k, r, in]`, `[k, out, r]` of the policies being served, in the dtype that the layers compute in.
 
-    They are written over, never allocated anew, unless more policies are served than ever before: a captured CUDA graph
-    reads the addresses that it was captured with.
+    Those of siblings stand in one matrix (see `siblings`). They are written over, never allocated anew, unless more
+    policies are served than ever before: a captured CUDA graph reads the addresses that it was captured with.
 
     Args:
         blocks: Of all adapted layers.
@@ -60,6 +61,7 @@ class ComputeBlocks:
         self.blocks, self.dtype = blocks, dtype
         self.fills = self.generation = self._capacity = 0
         self._copies: list[tuple[Tensor, ...]] = []
+        self._shared: list[tuple[Siblings, Tensor, Tensor]] = []
 
     @torch.no_grad()
     def fill(self, rows: Tensor) -> None:
@@ -73,14 +75,37 @@ class ComputeBlocks:
                 copy.copy_(part)
             # autograd only comes by where something wants a gradient, and a block is filled without one
             block.layer.a, block.layer.b = (copy.detach().requires_grad_() for copy in served)
+        for siblings, a, b in self._shared:
+            siblings.a, siblings.b = a[:count], b[:count]
         self.fills += 1
 
     def _allocate(self, count: int) -> None:
         self._capacity = count
         self.generation += 1
-        self._copies = []
+        shared: dict[int, tuple[Tensor, ...]] = {}
+        self._shared = []
         for block in self.blocks:
-            linear = block.layer.linear
-            dtype = linear.weight.dtype if linear.weight.dtype.is_floating_point else self.dtype
-            a, b = (count, block.r, linear.in_features), (count, linear.out_features, block.r)
-            self._copies.append(tuple(torch.empty(x, dtype=dtype, device=linear.weight.device) for x in (a, b)))
+            siblings = block.layer.siblings
+            if siblings is None or id(block.layer) in shared:
+                continue
+            adapted = [layer for layer in siblings.layers if isinstance(layer, PopulationLinear)]
+            a, b = self._empty(block, count, block.r * len(adapted), sum(siblings.sizes))
+            self._shared.append((siblings, a, b.zero_()))
+            starts = [sum(siblings.sizes[: layer.number]) for layer in adapted]
+            for n, (layer, start) in enumerate(zip(adapted, starts, strict=True)):
+                own, stop = slice(n * block.r, (n + 1) * block.r), start + layer.linear.out_features
+                shared[id(layer)] = (a[:, own], b[:, start:stop, own])
+        self._copies = [
+            shared[id(block.layer)]
+            if id(block.layer) in shared
+            else self._empty(block, count, block.r, block.layer.linear.out_features)
+            for block in self.blocks
+        ]
+
+    def _empty(self, block: Block, count: int, r: int, outputs: int) -> tuple[Tensor, Tensor]:
+        weight, inputs = block.layer.linear.weight, block.layer.linear.in_features
+        dtype = weight.dtype if weight.dtype.is_floating_point else self.dtype
+        return (
+            torch.empty(count, r, inputs, dtype=dtype, device=weight.device),
+            torch.empty(count, outputs, r, dtype=dtype, device=weight.device),
+        )

@@ -27,6 +27,7 @@ from pareto_align.policies.lora_config import (
     read_lora_config,
 )
 from pareto_align.policies.norms import FrozenNorm
+from pareto_align.policies.siblings import Siblings, find_siblings
 from pareto_align.policies.targets import find_targets, target_names
 from pareto_align.policies.tenancy import let_go, take
 from pareto_align.policies.tensors import read_tensors, write_tensors
@@ -54,6 +55,8 @@ class PolicyPopulation:
         seed: Seeds the initial A of every slot by slot number, so that a slot starts the same in any population.
         onednn: Keep second copies of the linear weights in oneDNN's layout, which a CPU multiplies faster; by default
             where that works and takes no more than a quarter of the memory. `PARETO_ALIGN_ONEDNN=0` turns it off.
+        siblings: Multiply layers that read the same input at once; by default on an accelerator, where it is the number
+            of kernels that takes the time.
 
     Attributes:
         base: The frozen model.
@@ -74,7 +77,16 @@ class PolicyPopulation:
         ModelError: No `nn.Linear` of the model matches the targets, or another population lives on the model.
     """
 
-    def __init__(self, base: Base, size: int, *, lora: Any = None, seed: int = 0, onednn: bool | None = None) -> None:
+    def __init__(
+        self,
+        base: Base,
+        size: int,
+        *,
+        lora: Any = None,
+        seed: int = 0,
+        onednn: bool | None = None,
+        siblings: bool | None = None,
+    ) -> None:
         if size < 1:
             raise ConfigError(f"`population` must be at least 1. Found population={size}.")
         self.base = base
@@ -90,15 +102,16 @@ class PolicyPopulation:
         self.static: Any = None
         self.deterministic = False
         self.blocks: list[Block] = []
+        self._siblings: list[Siblings] = []
         self._rows: Tensor | None = None
         take(base.model, self)
         try:
-            self._move_in(seed, onednn)
+            self._move_in(seed, onednn, siblings)
         except BaseException:
             self.close()
             raise
 
-    def _move_in(self, seed: int, onednn: bool | None) -> None:
+    def _move_in(self, seed: int, onednn: bool | None, siblings: bool | None) -> None:
         """Put the slots into the model."""
         base, size = self.base, self.size
         self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
@@ -126,12 +139,21 @@ class PolicyPopulation:
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
         self._gradients = self.grad
+        if base.device.type != "cpu" if siblings is None else siblings:
+            self._group(scaling)
         self.compute = ComputeBlocks(self.blocks, base.dtype)
         self._head: Head | ModelError
         try:
             self._head = Head(base, self.served)
         except ModelError as error:
             self._head = error  # sampling can do without
+
+    def _group(self, scaling: float) -> None:
+        """Let layers that read the same input be multiplied at once."""
+        ours = [layer for *_, layer in self._replaced if isinstance(layer, FrozenLinear | PopulationLinear)]
+        plain = [layer for layer in ours if layer.product is not None and layer.product.packed is None]
+        for layers in find_siblings(self.base.model.get_decoder(), plain, self.base.device):
+            self._siblings.append(Siblings(layers, self.served, scaling))
 
     @property
     def head(self) -> Head:
@@ -332,6 +354,9 @@ class PolicyPopulation:
 
     def close(self) -> None:
         """Put the model's own layers, attention and `requires_grad` flags back; another population may move in."""
+        for siblings in self._siblings:
+            siblings.part_company()
+        self._siblings.clear()
         for parent, child, original, _ in reversed(self._replaced):
             setattr(parent, child, original)
         self._replaced.clear()
