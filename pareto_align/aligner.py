@@ -125,6 +125,8 @@ class ParetoAligner:
         micro_batch_tokens: int | None = None,
         layout: str = "auto",
         gradient_checkpointing: bool = False,
+        sampler: str = "auto",
+        deterministic: bool = False,
         activated: bool = False,
         seed: int = 0,
         use_chat_template: bool | None = None,
@@ -171,6 +173,8 @@ class ParetoAligner:
             micro_batch_tokens=micro_batch_tokens,
             layout=layout,
             gradient_checkpointing=gradient_checkpointing,
+            sampler=sampler,
+            deterministic=deterministic,
             activated=activated,
             seed=seed,
         )
@@ -290,7 +294,7 @@ class ParetoAligner:
 
         The aligner must be built as the one that began the run: the same model, objectives and settings. On the same
         machine with the same number of threads the front is the one that the run would have found undisturbed, byte
-        for byte. A run that had come to its end is loaded as it is.
+        for byte; on a GPU with `deterministic=True`. A run that had come to its end is loaded as it is.
 
         Args:
             output_dir: The run folder. Its prompts are read from it.

@@ -60,11 +60,25 @@ class PretendedTensor(Tensor):
         return f"PretendedTensor({self.inner})"
 
 
+class PretendedEvent:
+    """A place in the device's queue: everything before it is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.recorded = False
+
+    def record(self) -> None:
+        self.recorded = True
+
+    def synchronize(self) -> None:
+        assert self.recorded
+
+
 class Pretended(TorchDispatchMode):
     """Runs every operator: checks where its operands are, computes on the CPU, wraps what comes out.
 
     Attributes:
-        waits: How often the host has waited for the device: for a number, a copy to the CPU, or the size of a result.
+        waits: How often the host has waited for the device: for a number, a copy to the CPU that is not only queued, or
+            the size of a result.
     """
 
     def __init__(self) -> None:
@@ -85,6 +99,7 @@ class Pretended(TorchDispatchMode):
         if func not in MOVES:
             _refuse(func, args, kwargs, tensors)
         moved = target.type == "cpu" or func in SCALARS or _sizes_depend_on_values(func, args)
+        moved = moved and not (func is aten._to_copy.default and kwargs.get("non_blocking"))
         self.waits += here and (moved or (func is aten.copy_.default and not isinstance(args[0], PretendedTensor)))
         inner_args, inner_kwargs = tree_map(lambda x: x.inner if isinstance(x, PretendedTensor) else x, (args, kwargs))
         found = func(*inner_args, **inner_kwargs)
@@ -98,6 +113,8 @@ class Pretended(TorchDispatchMode):
 
 def _refuse(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
     """Raise where CUDA would."""
+    if func is aten.cumsum.default and args[0].is_floating_point() and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation.")
     if func.namespace in CPU_LIBRARIES:
         raise RuntimeError(f"{func} is an operator of the CPU's own.")
     if kwargs.get("generator") is not None:
@@ -131,8 +148,10 @@ def pretended() -> Iterator[Pretended]:
 
     kept = torch.tensor, torch.as_tensor  # both fill a tensor before anybody is asked
     torch.tensor, torch.as_tensor = map(by_way_of_the_cpu, kept)
+    event, torch.Event = torch.Event, PretendedEvent  # type: ignore[misc]
     try:
         with Pretended() as mode:
             yield mode
     finally:
         torch.tensor, torch.as_tensor = kept
+        torch.Event = event  # type: ignore[misc]

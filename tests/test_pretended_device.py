@@ -56,6 +56,17 @@ def test_what_cuda_lets_through_gives_the_cpus_numbers(device):
     assert float(x.sum()) == float(home.sum())
 
 
+def test_what_is_not_deterministic_is_refused_where_it_must_be(device):
+    x = torch.ones(2, 3).to(DEVICE)
+    assert x.cumsum(1).tolist() == [[1.0, 2.0, 3.0]] * 2
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="deterministic"):
+            x.cumsum(1)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_gradients_are_the_cpus(device):
     home, weight = torch.randn(4, 3), torch.randn(2, 3)
     found, expected = weight.to(DEVICE).requires_grad_(), weight.clone().requires_grad_()
@@ -67,6 +78,8 @@ def test_gradients_are_the_cpus(device):
 def test_waiting_is_counted(device):
     x = torch.ones(3).to(DEVICE)
     assert device.waits == 0, "the host does not wait for a copy to the device"
+    assert torch.equal(x.to("cpu", non_blocking=True), torch.ones(3))
+    assert device.waits == 0, "nor for one to the CPU that is only queued"
     for count, wait in enumerate((lambda: float(x[0]), lambda: bool(x.all()), x.cpu, x.tolist, lambda: x[x > 0]), 1):
         wait()
         assert device.waits == count

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.data.prompts import Splits
-from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
 from pareto_align.discovery.explorers import Explorer
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
@@ -124,6 +124,7 @@ def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPo
     if plan.family is not None:
         lora = plan.family.lora(lora, plan.objectives.m)
     population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
+    population.sampler, population.deterministic = settings.sampler, settings.deterministic
     try:
         for row in (*splits.train, *splits.select, *splits.report):
             population.split(row.ids)
@@ -175,6 +176,7 @@ def assemble(
         settings.eval_group_size,
         params,
         seed_for(settings.seed, "select"),
+        rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
         group=settings.eval_group,
     )
     callbacks = list(callbacks)

@@ -20,7 +20,8 @@ from pareto_align.seeds import seed_for
 
 __all__ = ["Evaluator", "Measurement"]
 
-PROMPTS_AT_ONCE = 16  # fixed, so that a policy's random numbers do not depend on how many are measured with it
+PROMPTS_A_SEED = 16  # fixed, so that a policy's random numbers do not depend on how many are measured with it
+ROWS_AT_ONCE = 256  # a run takes as many as its training steps do, whose memory is there anyway
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Evaluator:
         group_size: Completions per prompt.
         params: How to sample; the same as in training unless told otherwise.
         seed: The same seed gives every policy the same random numbers.
-        rows_at_once: Rows of one decoding batch.
+        rows_at_once: Most rows of one decoding batch; one of fewer policies takes more prompts at once.
         group: Column whose values make prompts one unit of the estimates; None: each is its own.
     """
 
@@ -63,7 +64,7 @@ class Evaluator:
         params: SamplingParams,
         seed: int,
         *,
-        rows_at_once: int = 256,
+        rows_at_once: int = ROWS_AT_ONCE,
         group: str | None = None,
     ) -> None:
         self.population = population
@@ -96,7 +97,7 @@ class Evaluator:
         """
         count = policies.shape[0]
         policies = policies.to(self.population.base.device)
-        width = max(1, self.rows_at_once // (min(PROMPTS_AT_ONCE, len(self.rows)) * self.group_size))
+        width = max(1, self.rows_at_once // (min(PROMPTS_A_SEED, len(self.rows)) * self.group_size))
         found: list[Measurement] = []
         for start in range(0, count, width):
             found += self._measure(policies[start : start + width], check=False, repeat=repeat)
@@ -111,12 +112,23 @@ class Evaluator:
         texts: list[list[str]] = [[] for _ in range(count)]
         ids: list[list[list[int]]] = [[] for _ in range(count)]
         lengths = np.zeros(count)
-        for start in range(0, len(self.rows), PROMPTS_AT_ONCE):
-            part = self.rows[start : start + PROMPTS_AT_ONCE]
-            again = ("repeat", repeat) if repeat else ()
-            seeds = [seed_for(self.seed, "evaluation", start, *again)] * count
+        again = ("repeat", repeat) if repeat else ()
+        # decoding takes as many steps for many prompts as for few, so as many run together as there is room for
+        at_once = PROMPTS_A_SEED * max(1, self.rows_at_once // (count * group * PROMPTS_A_SEED))
+        for start in range(0, len(self.rows), at_once):
+            part = self.rows[start : start + at_once]
+            first_prompts = range(start, start + len(part), PROMPTS_A_SEED)
+            seeds = [seed_for(self.seed, "evaluation", first, *again) for first in first_prompts]
             prompts = [list(row.ids) for row in part]
-            drawn = sample(self.population, prompts, group, self.params, seeds, rows=policies)
+            drawn = sample(
+                self.population,
+                prompts,
+                group,
+                self.params,
+                [seeds] * count,
+                rows=policies,
+                prompts_a_seed=PROMPTS_A_SEED,
+            )
             lengths += drawn.lengths.sum((1, 2)).numpy()
             for position, tokens in enumerate(drawn.token_lists()):
                 policy = position // (len(part) * group)

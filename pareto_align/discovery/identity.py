@@ -80,7 +80,8 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
     """
     now: dict[str, Any] = plan.names() | asdict(plan.settings)
     then = dict(record["config"])
-    then.setdefault("reading", now["reading"])  # not taken down at first, and told by the weighting
+    for name in ("reading", "sampler", "deterministic"):  # not taken down at first
+        then.setdefault(name, now[name])
     if plan.settings.micro_batch_tokens is None:
         now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
     now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]

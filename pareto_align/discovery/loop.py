@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pareto_align.data.prompts import PromptRow, Splits
-from pareto_align.discovery.evaluation import Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.measuring import FrontKeeper
@@ -21,6 +21,7 @@ from pareto_align.discovery.state import take_down
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.families import Family
 from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
@@ -186,7 +187,8 @@ class FrontDiscovery:
         self.spending.rollouts += len(rollouts.texts)
         gradients = None
         if self.weighting.requires & {"gramians", "cross_gramians"}:
-            gradients = self.learner.gradients(rollouts, halves="cross_gramians" in self.weighting.requires)
+            with deterministic(settings.deterministic):
+                gradients = self.learner.gradients(rollouts, halves="cross_gramians" in self.weighting.requires)
         signal = make_signal(
             self.weighting,
             rollouts,
@@ -204,13 +206,14 @@ class FrontDiscovery:
         held = np.isfinite(self.floors.floors).any(1, keepdims=True)
         left = np.maximum(1 - np.abs(weights[:, m:]).sum(1, keepdims=True), 0.0)  # what real constraints do not take
         weights[:, :m] = np.where(held, left, 1.0) * self.floors(weights[:, :m], signal)
-        report = self.learner.step(
-            rollouts,
-            weights,
-            self._learning_rate(self.budget.progress(step, tokens)),
-            applies_to=self.weighting.applies_to,
-            gradients=gradients,
-        )
+        with deterministic(settings.deterministic):
+            report = self.learner.step(
+                rollouts,
+                weights,
+                self._learning_rate(self.budget.progress(step, tokens)),
+                applies_to=self.weighting.applies_to,
+                gradients=gradients,
+            )
         self.journal.write(
             "step",
             step=step + 1,
@@ -363,6 +366,7 @@ class FrontDiscovery:
             self.settings.eval_group_size,
             self.params,
             seed_for(self.settings.seed, "report"),
+            rows_at_once=max(ROWS_AT_ONCE, self.settings.rows_a_step),
             group=self.settings.eval_group,
         )
 

@@ -181,7 +181,8 @@ def load_base(
 
     Raises:
         ModelError: The model cannot be found or loaded, carries adapters already, is being trained as a population by
-            somebody else, or its tokenizer has no token to pad with, or bitsandbytes is asked for and missing.
+            somebody else, or its tokenizer has no token to pad with, or bitsandbytes is asked for and missing, or its
+            layers are spread over several devices.
 
     Warns:
         ParetoAlignWarning: The chat template has no such variable.
@@ -248,6 +249,7 @@ def load_base(
         raise ModelError("The model has no parameters.")
     if model.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head. Load it with AutoModelForCausalLM.")
+    _check_one_device(model)
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         embedding = model.get_input_embeddings().weight
         target, load_as = embedding.device, embedding.dtype
@@ -275,6 +277,21 @@ def load_base(
         )
     bits = quantization if isinstance(quantization, str) else None
     return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits, variables)
+
+
+def _check_one_device(model: Any) -> None:
+    """A population's adapters, their gradients and the shared prompts lie on one device.
+
+    Raises:
+        ModelError: Layers are spread over several, as `device_map` does.
+    """
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    devices |= {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()} & {"cpu", "disk"}
+    if len(devices) > 1:
+        raise ModelError(
+            f"This {type(model).__name__} is spread over several devices ({', '.join(sorted(devices))}), and a "
+            "population runs on one. Load it without `device_map`; with quantization='4bit' more fits on one."
+        )
 
 
 def _leaves_out_soft_cap(model: Any) -> bool:

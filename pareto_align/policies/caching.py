@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pareto_align.policies.attention import AttentionPlan
+from pareto_align.policies.transfers import to_device
 
 __all__ = ["GrowingCache", "GrowingLayer", "SharedPrompt"]
 
@@ -53,6 +54,12 @@ class GrowingLayer(CacheLayerMixin):
         self.values[:, :, self.length : stop] = value_states
         self.length = stop
         return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values `[rows, key heads, T, D]` so far."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys seen by the next queries, and where the first of them stands."""
@@ -98,11 +105,8 @@ class GrowingCache(Cache):
 
     def read(self) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values `[rows, key heads, T, D]` of every layer, as far as they are filled."""
-        assert all(layer.is_initialized for layer in self.layers)
-        return (
-            [layer.keys[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
-            [layer.values[:, :, : layer.length] for layer in self.layers],  # type: ignore[index]
-        )
+        keys, values = zip(*(layer.filled() for layer in self.layers), strict=True)
+        return list(keys), list(values)
 
 
 class SharedPrompt(AttentionPlan):
@@ -110,8 +114,8 @@ class SharedPrompt(AttentionPlan):
 
     Args:
         keys, values: One `[F, key heads, P, D]` a layer: F prefixes, padded on the right.
-        lengths: `[F]` real tokens of each.
-        prefix_of_row: `[rows]` which prefix a row belongs to.
+        lengths: `[F]` real tokens of each, on the CPU.
+        prefix_of_row: `[rows]` which prefix a row belongs to, on the CPU: what the host knows it need not wait for.
         own_seen: `[rows, L]` False on padding among a row's own first tokens; None if there is none.
     """
 
@@ -124,9 +128,6 @@ class SharedPrompt(AttentionPlan):
         own_seen: Tensor | None = None,
     ) -> None:
         self.keys, self.values, self.lengths = keys, values, lengths
-        width = keys[0].shape[2]
-        seen = torch.arange(width, device=lengths.device) < lengths[:, None]
-        self.seen = None if bool(seen.all()) else seen
         self.own_seen = own_seen
         self.serve(prefix_of_row)
 
@@ -139,18 +140,29 @@ class SharedPrompt(AttentionPlan):
         self.prefix_of_row = prefix_of_row
         if own_seen is not None:
             self.own_seen = own_seen
-        prefixes, rows = len(self.lengths), len(prefix_of_row)
+        device = self.keys[0].device
+        self.stack = int(torch.bincount(prefix_of_row).max())
+        gather, scatter = self.arrange(prefix_of_row)
+        self.gather, self.scatter = to_device(gather, device), to_device(scatter, device)
+        unseen = self.unseen_by(prefix_of_row)
+        self.unseen = to_device(unseen, device) if bool(unseen.any()) else None
+
+    def arrange(self, prefix_of_row: Tensor) -> tuple[Tensor, Tensor]:
+        """Which row stands at each place of the stacks `[F * stack]`, and each row's place `[rows]`; on the CPU."""
         order = prefix_of_row.argsort(stable=True)
-        counts = torch.bincount(prefix_of_row, minlength=prefixes)
-        self.stack = int(counts.max())
-        rank = torch.arange(rows, device=order.device) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
+        counts = torch.bincount(prefix_of_row, minlength=len(self.lengths))
+        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[prefix_of_row[order]]
         place = prefix_of_row[order] * self.stack + rank
-        self.gather = torch.zeros(prefixes * self.stack, dtype=torch.long, device=order.device)
-        self.gather[place] = order
-        self.scatter = torch.empty(rows, dtype=torch.long, device=order.device)
-        self.scatter[order] = place
-        in_order = torch.arange(rows, device=order.device)
-        self.sorted = len(self.gather) == rows and bool((self.gather == in_order).all())
+        gather = torch.zeros(len(counts) * self.stack, dtype=torch.long)
+        gather[place] = order
+        scatter = torch.empty_like(order)
+        scatter[order] = place
+        self.sorted = torch.equal(gather, torch.arange(len(order)))
+        return gather, scatter
+
+    def unseen_by(self, prefix_of_row: Tensor) -> Tensor:
+        """Where the prefix of each row is padding `[rows, 1, 1, P]`, on the CPU."""
+        return (torch.arange(self.keys[0].shape[2]) >= self.lengths[prefix_of_row, None])[:, None, None]
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
@@ -172,17 +184,22 @@ class SharedPrompt(AttentionPlan):
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         prefix = keys.shape[2]
-        if self.seen is not None:
-            scores[..., :prefix].masked_fill_(~self.seen[self.prefix_of_row][:, None, None], -torch.inf)
-        if self.own_seen is not None:
-            scores[..., prefix:].masked_fill_(~self.own_seen[:, None, None, :own], -torch.inf)
-        if length > 1:
-            causal = torch.ones(length, own, dtype=torch.bool, device=query.device).tril(own - length)
-            scores[..., prefix:].masked_fill_(~causal.repeat(heads // shared, 1), -torch.inf)
+        self.hide(scores, length, own)
         weights = scores.softmax(-1).to(value.dtype)
         out = weights[..., prefix:] @ value
         out += self._unstack(torch.matmul(self._stack(weights[..., :prefix]), values), each)
         return out.view(rows, heads, length, -1).transpose(1, 2)
+
+    def hide(self, scores: Tensor, length: int, own: int) -> None:
+        """Rule out what a row does not see, in scores `[rows, key heads, each, P + own]` of `length` tokens a row."""
+        prefix = scores.shape[3] - own
+        if self.unseen is not None:
+            scores[..., :prefix].masked_fill_(self.unseen, -torch.inf)
+        if self.own_seen is not None:
+            scores[..., prefix:].masked_fill_(~self.own_seen[:, None, None, :own], -torch.inf)
+        if length > 1:
+            causal = torch.ones(length, own, dtype=torch.bool, device=scores.device).tril(own - length)
+            scores[..., prefix:].masked_fill_(~causal.repeat(scores.shape[2] // length, 1), -torch.inf)
 
     def _stack(self, x: Tensor) -> Tensor:
         """`[rows, key heads, each, D]` to `[F, key heads, stack * each, D]`."""

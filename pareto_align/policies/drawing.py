@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pareto_align.policies.base import Base
+from pareto_align.policies.transfers import runs_behind, to_device, to_host
 
 __all__ = ["Completions", "Drawn", "SamplingParams", "draw_tokens"]
 
@@ -74,7 +76,7 @@ class Drawn:
     def __init__(self, base: Base, rows: int, params: SamplingParams, uniforms: Tensor) -> None:
         length = params.max_new_tokens
         self.params = params
-        self.uniforms = uniforms.to(base.device)
+        self.uniforms = to_device(uniforms, base.device)
         self.pad = int(base.tokenizer.pad_token_id)
         self.stop = torch.tensor(base.stop_ids, dtype=torch.long, device=base.device)
         self.tokens = torch.full((rows, length), self.pad, dtype=torch.long, device=base.device)
@@ -87,8 +89,21 @@ class Drawn:
         token, logprob = draw_tokens(logits, self.uniforms[slots, step], self.params)
         self.tokens[slots, step], self.logprobs[slots, step] = token, logprob
         self.kept[slots, step] = ~self.ended[slots]
-        self.ended[slots] |= torch.isin(token, self.stop)
+        self.ended[slots] |= self.ends(token)
         return token
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Which tokens `[...]` end a completion: there are few ids that do, and comparing needs no sorting."""
+        return (tokens[..., None] == self.stop).any(-1)
+
+    def completions(
+        self, prompt_ids: Sequence[Sequence[int]], shape: tuple[int, int, int, int], stop_ids: tuple[int, ...]
+    ) -> Completions:
+        """What was drawn, `[K, N, G, T]` on the CPU, with padding after the end."""
+        tokens = self.tokens.masked_fill_(~self.kept, self.pad)
+        logprobs = self.logprobs.masked_fill_(~self.kept, 0)
+        tokens, kept, logprobs = (x.view(shape) for x in to_host(tokens, self.kept, logprobs))
+        return Completions([list(ids) for ids in prompt_ids], tokens, kept, logprobs, stop_ids)
 
 
 def draw_tokens(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -117,7 +132,7 @@ def draw_tokens(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tupl
     mass = (logits - logits.amax(-1, keepdim=True)).exp_()
     if params.top_p is not None and params.top_p < 1:
         ordered, order = (mass / mass.sum(-1, keepdim=True)).sort(dim=-1, descending=True)
-        drop = ordered.cumsum(-1) - ordered >= params.top_p
+        drop = _cumulative(ordered) - ordered >= params.top_p
         mass = mass.scatter(-1, order, mass.gather(-1, order).masked_fill(drop, 0))
     token = _invert(mass, uniform)
     return token, (mass.gather(-1, token[:, None])[:, 0] / mass.sum(-1)).log()
@@ -131,13 +146,30 @@ def _invert(mass: Tensor, uniform: Tensor) -> Tensor:
         mass = torch.nn.functional.pad(mass, (0, blocks * BLOCK - size))
     inside = mass.view(rows, blocks, BLOCK)
     sums = inside.sum(-1)
-    cumulative = sums.cumsum(-1)
+    cumulative = _cumulative(sums)
     target = uniform[:, None] * cumulative[:, -1:]
     # the last block that holds anything: rounding may carry the target past the end
     holds = torch.arange(blocks, device=mass.device).expand(rows, -1).masked_fill(sums <= 0, 0).amax(-1, keepdim=True)
     block = torch.minimum(torch.searchsorted(cumulative, target, right=True), holds)
     chosen = inside[torch.arange(rows, device=mass.device), block[:, 0]]
     left = (target - (cumulative.gather(1, block) - sums.gather(1, block))).clamp(min=0)
-    within = torch.searchsorted(chosen.cumsum(-1), left, right=True)
+    within = torch.searchsorted(_cumulative(chosen), left, right=True)
     last = torch.arange(BLOCK, device=mass.device).expand(rows, -1).masked_fill(chosen <= 0, 0).amax(-1, keepdim=True)
     return (block * BLOCK + torch.minimum(within, last))[:, 0]
+
+
+def _cumulative(x: Tensor) -> Tensor:
+    """Cumulative sums `[n, L]` of non-negative numbers, the same bits at every call.
+
+    On CUDA `cumsum` adds in an order that is not fixed, and torch refuses it in deterministic mode. A product with a
+    triangle of ones is fixed; it is taken in float64, because float32 may run there in TF32, which has 10 bits.
+    """
+    if not runs_behind(x.device):
+        return x.cumsum(-1)
+    rows, size = x.shape
+    groups = -(-size // BLOCK)
+    wide = torch.nn.functional.pad(x.double(), (0, groups * BLOCK - size)).view(rows, groups, BLOCK)
+    sums = wide @ torch.ones(BLOCK, BLOCK, dtype=torch.float64, device=x.device).triu()
+    if groups > 1:
+        sums = sums + (_cumulative(sums[..., -1]) - sums[..., -1])[..., None]
+    return sums.flatten(1)[:, :size]

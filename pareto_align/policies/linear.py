@@ -86,6 +86,8 @@ class FrozenLinear(nn.Module):
         super().__init__()
         self.linear = linear
         self.product = FrozenProduct(linear, packed=packed)
+        self.siblings: Any = None  # the `Siblings` it is one of, if any
+        self.number = 0
 
     @property
     def weight(self) -> Tensor:
@@ -99,6 +101,9 @@ class FrozenLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x[..., in]`."""
+        if self.siblings is not None and not torch.is_grad_enabled():
+            found: Tensor = self.siblings.part(x, self.number)
+            return found
         return self.product(x)
 
 

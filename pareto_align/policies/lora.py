@@ -114,6 +114,8 @@ class PopulationLinear(nn.Module):
         self.b: Tensor | None = None
         self.grad_a: Tensor | None = None
         self.grad_b: Tensor | None = None
+        self.siblings: Any = None  # the `Siblings` it is one of, if any
+        self.number = 0
 
     @property
     def weight(self) -> Tensor:
@@ -159,6 +161,9 @@ class PopulationLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x[rows, ..., in]`, rows grouped by policy."""
         served = self.served
+        if self.siblings is not None and not torch.is_grad_enabled():
+            found: Tensor = self.siblings.part(x, self.number)
+            return found
         if served.count == 0 or self.a is None or self.b is None:
             return self._base(x)
         if x.shape[0] % served.count:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
 from pareto_align.policies.attention import PopulationAttention
 from pareto_align.policies.base import Base
+from pareto_align.policies.blocks import Block, ComputeBlocks
 from pareto_align.policies.head import Head
 from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
 from pareto_align.policies.lora import PopulationLinear, ServedAdapters
@@ -27,37 +27,12 @@ from pareto_align.policies.lora_config import (
     read_lora_config,
 )
 from pareto_align.policies.norms import FrozenNorm
+from pareto_align.policies.siblings import Siblings, find_siblings
 from pareto_align.policies.targets import find_targets, target_names
 from pareto_align.policies.tenancy import let_go, take
 from pareto_align.policies.tensors import read_tensors, write_tensors
 
 __all__ = ["PolicyPopulation"]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Where one layer's A and B lie in a policy's row of M parameters."""
-
-    name: str
-    layer: PopulationLinear
-    start: int
-    r: int
-
-    @property
-    def middle(self) -> int:
-        return self.start + self.r * self.layer.linear.in_features
-
-    @property
-    def stop(self) -> int:
-        return self.middle + self.r * self.layer.linear.out_features
-
-    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Views `[..., r, in]` and `[..., out, r]` of rows `[..., M]`."""
-        linear = self.layer.linear
-        return (
-            rows[..., self.start : self.middle].unflatten(-1, (self.r, linear.in_features)),
-            rows[..., self.middle : self.stop].unflatten(-1, (linear.out_features, self.r)),
-        )
 
 
 class PolicyPopulation:
@@ -80,6 +55,8 @@ class PolicyPopulation:
         seed: Seeds the initial A of every slot by slot number, so that a slot starts the same in any population.
         onednn: Keep second copies of the linear weights in oneDNN's layout, which a CPU multiplies faster; by default
             where that works and takes no more than a quarter of the memory. `PARETO_ALIGN_ONEDNN=0` turns it off.
+        siblings: Multiply layers that read the same input at once; by default on an accelerator, where it is the number
+            of kernels that takes the time.
 
     Attributes:
         base: The frozen model.
@@ -87,7 +64,12 @@ class PolicyPopulation:
         parameters: `[K, M]` the policies, float32.
         grad: `[K, M]` gradients of the loss, added to by backward passes within `serving(training=True)`.
         attention: What the model's rows attend to.
+        compute: The copies of the policies being served that the layers compute with.
         drivable: Whether the population's own sampler gives the model's logits; None until the first sampling.
+        sampler: How completions are decoded: "eager", "graphs" (in fixed shapes, captured as CUDA graphs where there
+            are any), or "auto": graphs on CUDA.
+        deterministic: Whether what is sampled is the same bits again on CUDA too; slower.
+        static: What decodes in fixed shapes; None before the first time.
         read: The contexts of activated adapters that were read last, and their keys and values.
 
     Raises:
@@ -95,7 +77,16 @@ class PolicyPopulation:
         ModelError: No `nn.Linear` of the model matches the targets, or another population lives on the model.
     """
 
-    def __init__(self, base: Base, size: int, *, lora: Any = None, seed: int = 0, onednn: bool | None = None) -> None:
+    def __init__(
+        self,
+        base: Base,
+        size: int,
+        *,
+        lora: Any = None,
+        seed: int = 0,
+        onednn: bool | None = None,
+        siblings: bool | None = None,
+    ) -> None:
         if size < 1:
             raise ConfigError(f"`population` must be at least 1. Found population={size}.")
         self.base = base
@@ -107,16 +98,20 @@ class PolicyPopulation:
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
         self.drivable: bool | None = None
         self.read: tuple[Any, Any] | None = None
-        self.blocks: list[_Block] = []
+        self.sampler = "auto"
+        self.static: Any = None
+        self.deterministic = False
+        self.blocks: list[Block] = []
+        self._siblings: list[Siblings] = []
         self._rows: Tensor | None = None
         take(base.model, self)
         try:
-            self._move_in(seed, onednn)
+            self._move_in(seed, onednn, siblings)
         except BaseException:
             self.close()
             raise
 
-    def _move_in(self, seed: int, onednn: bool | None) -> None:
+    def _move_in(self, seed: int, onednn: bool | None, siblings: bool | None) -> None:
         """Put the slots into the model."""
         base, size = self.base, self.size
         self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
@@ -131,7 +126,7 @@ class PolicyPopulation:
         for name, linear in targets:
             layer = PopulationLinear(linear, self.served, scaling, packed=onednn)
             self._replace(name, layer)
-            self.blocks.append(_Block(name, layer, offset, r))
+            self.blocks.append(Block(name, layer, offset, r))
             offset = self.blocks[-1].stop
         wrapped = {id(block.layer.linear) for block in self.blocks}
         for name, module in list(base.model.named_modules()):
@@ -144,11 +139,21 @@ class PolicyPopulation:
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
         self._gradients = self.grad
+        if base.device.type != "cpu" if siblings is None else siblings:
+            self._group(scaling)
+        self.compute = ComputeBlocks(self.blocks, base.dtype)
         self._head: Head | ModelError
         try:
             self._head = Head(base, self.served)
         except ModelError as error:
             self._head = error  # sampling can do without
+
+    def _group(self, scaling: float) -> None:
+        """Let layers that read the same input be multiplied at once."""
+        ours = [layer for *_, layer in self._replaced if isinstance(layer, FrozenLinear | PopulationLinear)]
+        plain = [layer for layer in ours if layer.product is not None and layer.product.packed is None]
+        for layers in find_siblings(self.base.model.get_decoder(), plain, self.base.device):
+            self._siblings.append(Siblings(layers, self.served, scaling))
 
     @property
     def head(self) -> Head:
@@ -225,7 +230,7 @@ class PolicyPopulation:
         rows = self.parameters if rows is None else rows
         if training and rows is not self.parameters:
             raise ValueError("Only the population's own slots can be trained.")
-        before = (self._rows, self.served.training, self._gradients)
+        before = self._served_now()
         self._serve(rows, training, self.grad if gradients is None else gradients)
         try:
             yield
@@ -235,31 +240,27 @@ class PolicyPopulation:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within this context the model is the frozen base alone, for any number of rows."""
-        before = (self._rows, self.served.training, self._gradients)
+        before = self._served_now()
         self._serve(None, False, self._gradients)
         try:
             yield
         finally:
             self._serve(*before)
 
-    def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor) -> None:
+    def _served_now(self) -> tuple[Tensor | None, bool, Tensor, int]:
+        return self._rows, self.served.training, self._gradients, self.compute.fills
+
+    def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor, filled: int | None = None) -> None:
+        """Serve rows `[k, M]`; `filled` is the fill that put them into the layers, which may still be the last one."""
         if rows is not None:
-            self._fill(rows, gradients)
+            if filled != self.compute.fills:  # written over only where it must be: a backward pass may need them yet
+                self.compute.fill(rows)
+            for block in self.blocks:
+                grads = block.split(gradients) if rows is self.parameters else (None, None)
+                block.layer.grad_a, block.layer.grad_b = grads
         self._rows, self._gradients = rows, gradients
         self.served.count, self.served.training = 0 if rows is None else rows.shape[0], training
         self.served.gradient_scale = 1.0
-
-    @torch.no_grad()
-    def _fill(self, rows: Tensor, gradients: Tensor) -> None:
-        """Copy rows `[k, M]` into dense per-layer blocks `[k, r, in]`, `[k, out, r]` of the model's dtype."""
-        for block in self.blocks:
-            layer = block.layer
-            dtype, device = layer.linear.weight.dtype, layer.linear.weight.device
-            if not dtype.is_floating_point:  # a quantised base computes in the model's own dtype
-                dtype = self.base.dtype
-            a, b = (part.to(device=device, dtype=dtype, copy=True).contiguous() for part in block.split(rows))
-            layer.a, layer.b = a.requires_grad_(), b.requires_grad_()
-            layer.grad_a, layer.grad_b = block.split(gradients) if rows is self.parameters else (None, None)
 
     def adapter_tensors(self, row: Tensor) -> dict[str, Tensor]:
         """One policy `[M]` under PEFT's key names, float32 and contiguous."""
@@ -353,6 +354,9 @@ class PolicyPopulation:
 
     def close(self) -> None:
         """Put the model's own layers, attention and `requires_grad` flags back; another population may move in."""
+        for siblings in self._siblings:
+            siblings.part_company()
+        self._siblings.clear()
         for parent, child, original, _ in reversed(self._replaced):
             setattr(parent, child, original)
         self._replaced.clear()

@@ -17,15 +17,18 @@ from pareto_align.errors import ModelError, ParetoAlignWarning
 from pareto_align.policies.attention import no_mask
 from pareto_align.policies.base import Base
 from pareto_align.policies.caching import GrowingCache, SharedPrompt
+from pareto_align.policies.decoding import Decoding, Looks, living_first
+from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
 from pareto_align.policies.generation import generate
 from pareto_align.policies.packing import Past, right_pad
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.static import StaticSampler
+from pareto_align.policies.transfers import runs_behind, to_device
 
 __all__ = ["Completions", "SamplingParams", "drives", "fits_window", "read_contexts", "read_prompts", "sample"]
 
 COMPACT_BELOW = 0.75  # rows leave once a quarter of them has ended: copying the cache costs about one step
-ACCELERATOR_LOOKS = 8  # steps between looks at who has ended, where a look makes the device wait
 PREFILL_TOKENS = 16384  # read at once
 CHECK_TOKENS, CHECK_STEPS = 64, 2  # of the check that the sampler gives the model's own logits
 
@@ -36,9 +39,10 @@ def sample(
     prompt_ids: Sequence[Sequence[int]],
     group_size: int,
     params: SamplingParams,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Sequence[Sequence[int]],
     *,
     rows: Tensor | None = None,
+    prompts_a_seed: int | None = None,
 ) -> Completions:
     """Draw `group_size` completions of every prompt from every policy.
 
@@ -51,8 +55,10 @@ def sample(
         prompt_ids: N prompts as token ids.
         group_size: G.
         params: Temperature and length.
-        seeds: One seed a policy served.
+        seeds: One seed a policy served; with `prompts_a_seed` several, of which each seeds that many prompts.
         rows: Policies `[K, M]` to run; by default all slots. With no rows at all (`[0, M]`) the reference policy runs.
+        prompts_a_seed: Prompts whose random numbers come from one seed, so that they draw the same numbers in whatever
+            batch they stand; by default all N.
 
     Returns:
         Completions `[K, N, G, T]`, on the CPU. K is 1 for the reference policy.
@@ -65,24 +71,29 @@ def sample(
     policies, prompts, length = max(rows.shape[0], 1), len(prompt_ids), params.max_new_tokens
     if len(seeds) != policies:
         raise ValueError(f"{len(seeds)} seeds for {policies} policies.")
-    uniforms = torch.cat(
-        [torch.rand(prompts * group_size, length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
+    uniforms = torch.cat([_uniforms(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
     serving = population.serving(rows) if rows.shape[0] else population.reference()
     drawn = Drawn(population.base, policies * prompts * group_size, params, uniforms)
-    if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
-        _decode(population, prompt_ids, group_size, policies, serving, drawn)
-    else:
-        with serving:
-            generate(population, prompt_ids, group_size, policies, drawn)
-    shape = (policies, prompts, group_size, length)
-    return Completions(
-        [list(p) for p in prompt_ids],
-        drawn.tokens.masked_fill_(~drawn.kept, drawn.pad).view(shape).cpu(),
-        drawn.kept.view(shape).cpu(),
-        drawn.logprobs.masked_fill_(~drawn.kept, 0).view(shape).cpu(),
-        population.base.stop_ids,
-    )
+    with deterministic(population.deterministic):
+        if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
+            _decode(population, prompt_ids, group_size, policies, serving, drawn)
+        else:
+            with serving:
+                generate(population, prompt_ids, group_size, policies, drawn)
+    return drawn.completions(prompt_ids, (policies, prompts, group_size, length), population.base.stop_ids)
+
+
+def _uniforms(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:
+    """The random numbers `[N * G, T]` of one policy."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    size = prompts_a_seed or prompts
+    if len(seeds) != -(-prompts // size):
+        raise ValueError(f"{len(seeds)} seeds a policy for {prompts} prompts, {size} a seed.")
+    drawn = []
+    for start, one in zip(range(0, prompts, size), seeds, strict=True):
+        rows = min(size, prompts - start) * group
+        drawn.append(torch.rand(rows, length, generator=torch.Generator().manual_seed(one)))
+    return torch.cat(drawn)
 
 
 def fits_window(base: Base, tokens: int) -> bool:
@@ -144,37 +155,6 @@ def _why_not_driven(population: PolicyPopulation, prompt_ids: Sequence[Sequence[
     return None if gap <= (0.2 if base.rounds_coarsely else 1e-3) else f"its logits differ by {gap:.2g}"
 
 
-class _Decoding:
-    """A batch of completions on their way: their keys, their next logits.
-
-    Attributes:
-        logits: `[rows, V]` of the next token.
-    """
-
-    def __init__(self, population: PolicyPopulation, plan: SharedPrompt, cache: GrowingCache, position: Tensor) -> None:
-        self.population, self.plan, self.cache, self.position = population, plan, cache, position
-        self.logits = torch.empty(0)
-
-    def advance(self, token: Tensor) -> None:
-        """Append one token `[rows]` to every row and compute the next logits."""
-        with self.population.attention.following(self.plan):
-            hidden = self.population.head.read(
-                self.cache,
-                input_ids=token[:, None],
-                position_ids=self.position[:, None],
-                attention_mask=no_mask(token.device),
-            )
-        self.position = self.position + 1
-        self.logits = self.population.head.logits(hidden[:, -1])
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows only."""
-        self.cache.take(rows)
-        self.position = self.position[rows]
-        own = None if self.plan.own_seen is None else self.plan.own_seen[rows]
-        self.plan.serve(self.plan.prefix_of_row[rows], own)
-
-
 def _decode(
     population: PolicyPopulation,
     prompt_ids: Sequence[Sequence[int]],
@@ -184,26 +164,40 @@ def _decode(
     drawn: Drawn,
 ) -> None:
     """Decode all completions together; those that have ended leave in equal numbers per policy."""
-    device, length = population.base.device, drawn.params.max_new_tokens
-    look_every = 1 if device.type == "cpu" else ACCELERATOR_LOOKS
     with serving:
-        state = _prefill(population, prompt_ids, group, policies, room=length)
-        slots = torch.arange(len(drawn.tokens), device=device)  # batch row -> completion
-        for step in range(length):
-            token = drawn.draw(state.logits, slots, step)
-            if step + 1 == length:
+        decode = _decode_eagerly
+        if captures(population):
+            population.static = population.static or StaticSampler(population)
+            decode = population.static.decode
+        decode(_prefill(population, prompt_ids, group, policies, room=drawn.params.max_new_tokens), drawn, policies)
+
+
+def captures(population: PolicyPopulation) -> bool:
+    """Whether decoding runs in fixed shapes, captured where there are CUDA graphs, and not eagerly."""
+    if population.sampler == "auto":
+        return population.base.device.type == "cuda"
+    return population.sampler == "graphs"
+
+
+def _decode_eagerly(state: Decoding, drawn: Drawn, policies: int) -> None:
+    device, length = drawn.tokens.device, drawn.params.max_new_tokens
+    looks = Looks(drawn)
+    slots = torch.arange(len(drawn.tokens))  # batch row -> completion
+    index = to_device(slots, device)
+    for step in range(length):
+        token = drawn.draw(state.logits, index, step)
+        if step + 1 == length:
+            break
+        if looks.due(step) and (ended := looks.ended()) is not None:
+            living = int((~ended).view(policies, -1).sum(1).max())
+            if living == 0:
                 break
-            if (step + 1) % look_every == 0:
-                living = int((~drawn.ended).view(policies, -1).sum(1).max())
-                if living == 0:
-                    break
-                width = len(slots) // policies
-                if living <= COMPACT_BELOW * width:
-                    order = drawn.ended[slots].view(policies, width).int().argsort(dim=1, stable=True)[:, :living]
-                    keep = (order + torch.arange(policies, device=device)[:, None] * width).flatten()
-                    state.keep(keep)
-                    slots, token = slots[keep], token[keep]
-            state.advance(token)
+            if living <= COMPACT_BELOW * (len(slots) // policies):
+                keep = living_first(ended[slots], policies, living)
+                state.keep(keep)
+                slots, token = slots[keep], token[to_device(keep, device)]
+                index = to_device(slots, device)
+        state.advance(token)
 
 
 def _prefill(
@@ -214,7 +208,7 @@ def _prefill(
     *,
     room: int = 2,
     activated: bool | None = None,
-) -> _Decoding:
+) -> Decoding:
     """Read the prompts once per policy, or what all policies share of them once in all; ready to decode.
 
     Args:
@@ -229,18 +223,18 @@ def _prefill(
     prompts = len(prompt_ids)
     if not (population.activated if activated is None else activated):
         past, hidden = read_prompts(population, prompt_ids, policies)
-        prefix = torch.arange(policies * prompts, device=device).repeat_interleave(group)
-        plan = SharedPrompt(past.keys, past.values, past.lengths, prefix)
-        state = _Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[prefix])
-        state.logits = population.head.logits(hidden)[prefix]
+        prefix = torch.arange(policies * prompts).repeat_interleave(group)
+        plan = SharedPrompt(past.keys, past.values, lengths_of(prompt_ids).repeat(policies), prefix)
+        index = to_device(prefix, device)
+        state = Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[index])
+        state.logits = population.head.logits(hidden)[index]
         return state
     contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids), strict=True)
     past = read_contexts(population, contexts)
     own, seen = right_pad(invocations, int(population.base.tokenizer.pad_token_id), device)
     wide = own.shape[1]
-    rows = torch.arange(policies * prompts, device=device)
-    lengths = seen.sum(1).repeat(policies)
-    plan = SharedPrompt(past.keys, past.values, past.lengths, rows % prompts)
+    rows, lengths = torch.arange(policies * prompts), lengths_of(invocations)
+    plan = SharedPrompt(past.keys, past.values, lengths_of(contexts), rows % prompts)
     cache = GrowingCache(population.base.model, wide)
     start = past.lengths.repeat(policies)
     with population.attention.following(plan):
@@ -251,14 +245,21 @@ def _prefill(
             attention_mask=no_mask(device),
         )
     spread = rows.repeat_interleave(group)
-    cache.take(spread, wide + room)
+    index = to_device(spread, device)
+    cache.take(index, wide + room)
     ragged = None
-    if not bool(seen.all()):
-        ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[spread]
+    if int(lengths.min()) < wide:
+        ragged = torch.cat([seen.bool().repeat(policies, 1), seen.new_ones(len(rows), room).bool()], 1)[index]
     plan.serve(spread % prompts, ragged)
-    state = _Decoding(population, plan, cache, (start + lengths)[spread])
-    state.logits = population.head.logits(hidden[rows, lengths - 1])[spread]
+    last = to_device(lengths.repeat(policies), device)
+    state = Decoding(population, plan, cache, (start + last)[index])
+    state.logits = population.head.logits(hidden[torch.arange(len(rows), device=device), last - 1])[index]
     return state
+
+
+def lengths_of(prompt_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Tokens `[N]` of each prompt, on the CPU."""
+    return torch.tensor([len(ids) for ids in prompt_ids])
 
 
 def read_prompts(
@@ -271,13 +272,13 @@ def read_prompts(
     """
     base = population.base
     pad, device = int(base.tokenizer.pad_token_id), base.device
-    lengths = torch.tensor([len(ids) for ids in prompt_ids])
+    lengths = lengths_of(prompt_ids)
     rows, widest = policies * len(prompt_ids), int(lengths.max())
     config = base.model.config.get_text_config()
     keys: list[Tensor] = []
     values: list[Tensor] = []
     last = torch.empty(0)
-    buckets = _length_buckets(lengths.tolist(), policies)
+    buckets = _length_buckets(lengths.tolist(), policies, launches_cost=runs_behind(device))
     for part in buckets:
         ids, seen = right_pad([prompt_ids[n] for n in part], pad, device)
         index = (torch.arange(policies)[:, None] * len(prompt_ids) + torch.tensor(part)).flatten().to(device)
@@ -320,15 +321,21 @@ def read_contexts(population: PolicyPopulation, contexts: Sequence[Sequence[int]
     return population.read[1]
 
 
-def _length_buckets(lengths: Sequence[int], policies: int) -> list[list[int]]:
-    """Prompt numbers in groups to be read together: at most a quarter padding, and not too many tokens at once."""
+def _length_buckets(lengths: Sequence[int], policies: int, *, launches_cost: bool = False) -> list[list[int]]:
+    """Prompt numbers in groups to be read together: at most a quarter padding, and not too many tokens at once.
+
+    Where launching a pass costs as much as reading some thousand tokens, up to half may be padding, and what fits into
+    one pass is read in one.
+    """
     order = sorted((n for n, length in enumerate(lengths) if length), key=lambda n: -lengths[n])
+    if launches_cost and order and len(order) * lengths[order[0]] * policies <= PREFILL_TOKENS:
+        return [sorted(order)]
     buckets: list[list[int]] = []
     for n in order:
         if buckets:
             longest, size = lengths[buckets[-1][0]], len(buckets[-1]) + 1
             fits = size == 1 or size * longest * policies <= PREFILL_TOKENS
-            if fits and longest <= 1.25 * lengths[n] + 8:
+            if fits and longest <= (2 if launches_cost else 1.25) * lengths[n] + 8:
                 buckets[-1].append(n)
                 continue
         buckets.append([n])

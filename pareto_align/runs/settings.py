@@ -12,6 +12,7 @@ __all__ = ["Settings", "settings_help"]
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
+SAMPLERS = ("auto", "eager", "graphs")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -79,6 +80,13 @@ class Settings:
     gradient_checkpointing: bool = _setting(
         False, "compute activations again in the backward pass: less memory, more time in training"
     )
+    sampler: str = _setting(
+        "auto",
+        "how completions are decoded: eager, graphs (fixed shapes, captured as CUDA graphs), or auto: graphs on CUDA",
+    )
+    deterministic: bool = _setting(
+        False, "the same bits again on a GPU as well: torch adds in fixed orders while sampling and training; slower"
+    )
     activated: bool = _setting(
         False, "adapters act only from the assistant's turn on: the prompt is read once for all policies"
     )
@@ -121,16 +129,17 @@ class Settings:
             raise ConfigError(f"`lr_schedule` must be one of {', '.join(LR_SCHEDULES)}. Found {self.lr_schedule!r}.")
         if self.layout not in LAYOUTS:
             raise ConfigError(f"`layout` must be one of {', '.join(LAYOUTS)}. Found {self.layout!r}.")
-        for name in ("gradient_checkpointing", "activated"):
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"`sampler` must be one of {', '.join(SAMPLERS)}. Found {self.sampler!r}.")
+        for name in ("gradient_checkpointing", "deterministic", "activated"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
-        rows = self.population * self.prompts_per_step * self.group_size
-        if self.max_tokens is not None and self.max_tokens < rows:
+        if self.max_tokens is not None and self.max_tokens < self.rows_a_step:
             raise ConfigError(
-                f"`max_tokens` cannot pay for one step: it samples {rows} completions (population x prompts_per_step x "
-                f"group_size). Found max_tokens={self.max_tokens}."
+                f"`max_tokens` cannot pay for one step: it samples {self.rows_a_step} completions (population x "
+                f"prompts_per_step x group_size). Found max_tokens={self.max_tokens}."
             )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"`max_seconds` must be positive or None. Found {self.max_seconds!r}.")
@@ -138,6 +147,11 @@ class Settings:
             raise ConfigError(f"`weight_decay` must be 0 or more. Found {self.weight_decay!r}.")
         if not self.resolution >= 0:
             raise ConfigError(f"`resolution` must be 0 or more. Found {self.resolution!r}.")
+
+    @property
+    def rows_a_step(self) -> int:
+        """Completions K * N * G that a training step samples, all at once."""
+        return self.population * self.prompts_per_step * self.group_size
 
 
 def _require_count(name: str, value: Any, least: int = 1) -> None:

@@ -54,6 +54,34 @@ def test_how_many_run_at_once_changes_nothing(population):
         assert np.array_equal(one.rewards, other.rewards)
 
 
+def test_all_prompts_are_measured_in_one_batch_with_the_same_numbers(population):
+    """64 prompts took four batches of 16; what a prompt draws does not depend on which prompts stand beside it."""
+    rows, batches, tokens = [], [], 6
+
+    def counted(module, arguments, keywords):
+        batches.append(keywords["input_ids"].shape)
+
+    prompts = [symbol_text(i % 12) * (1 + i % 5) for i in range(64)]
+    handle = population.base.model.get_decoder().register_forward_pre_hook(counted, with_kwargs=True)
+    try:
+        for at_once in (3 * 16 * 2, 256, 1000):
+            batches.clear()
+            found = evaluator(population, prompts=prompts, rows_at_once=at_once).measure(population.parameters)
+            rows.append((found, sum(shape[1] == 1 for shape in batches), max(shape[0] for shape in batches)))
+    finally:
+        handle.remove()
+    (apart, many, _), (halves, fewer, widest), (together, few, _) = rows
+    assert widest <= 256
+    assert few <= tokens - 1
+    assert many >= 3.5 * few
+    assert many >= 1.8 * fewer
+    for one, other, third in zip(apart, halves, together, strict=True):
+        assert np.array_equal(one.rewards, other.rewards)
+        assert np.array_equal(one.rewards, third.rewards)
+        assert one.texts == other.texts == third.texts
+        assert one.length == third.length
+
+
 def test_estimates_have_one_unit_a_group(population):
     topics = [{"prompt": prompt, "topic": ["a", "b", 3, "3", None][i % 5]} for i, prompt in enumerate(PROMPTS)]
     found = evaluator(population, prompts=topics, group="topic").measure(population.parameters[:1])[0]

@@ -100,7 +100,7 @@ def _other(field):
     """A valid value that is not the default: one that got lost on the way would be noticed."""
     special = {"lr_schedule": "cosine", "kl": "k3", "aggregation": "token", "top_p": 0.5, "max_grad_norm": 2.0}
     special |= {"layout": "dense", "gradient_checkpointing": True, "activated": True, "max_tokens": 10**6}
-    special |= {"eval_group": "topic"}
+    special |= {"eval_group": "topic", "sampler": "eager", "deterministic": True}
     if field.name in special:
         return special[field.name]
     return 7 if field.default is None or isinstance(field.default, int) else field.default + 0.25
@@ -134,6 +134,8 @@ def test_counts_are_whole_and_positive(name, value):
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"lr_schedule": "exponential"}, "exponential"),
+        ({"sampler": "vllm"}, "sampler.*auto, eager, graphs.*vllm"),
+        ({"deterministic": "yes"}, "deterministic"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"resolution": -1.0}, "resolution"),

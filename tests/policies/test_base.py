@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import BOS, EOS, PAD, tiny_base, tiny_model
+from tiny_models import BOS, EOS, PAD, SYMBOLS, tiny_base, tiny_model
 
 from pareto_align import ParetoAligner
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
@@ -112,6 +112,17 @@ def test_a_model_without_a_head_is_refused():
 def test_a_model_in_memory_needs_its_tokenizer():
     with pytest.raises(ModelError, match="tokenizer"):
         load_base(tiny_model())
+
+
+def test_a_model_over_several_devices_is_refused_by_name():
+    model = tiny_model()
+    model.model.layers[1].to("meta")
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM is spread over several devices \(cpu, meta\).*device_map"):
+        load_base(model, tokenizer=symbol_tokenizer(SYMBOLS, 4))
+    model = tiny_model()
+    model.hf_device_map = {"model.embed_tokens": 0, "lm_head": "disk"}
+    with pytest.raises(ModelError, match="several devices"):
+        load_base(model, tokenizer=symbol_tokenizer(SYMBOLS, 4))
 
 
 def test_unknown_devices_and_types_are_refused(monkeypatch):

@@ -7,15 +7,28 @@ import pytest
 import torch
 from aligner_runs import fit
 from pretended_device import DEVICE, pretended
-from tiny_models import RAGGED, as_peft, lora, peft_row, random_population, relative_error, tiny_model
+from tiny_models import (
+    RAGGED,
+    SYMBOLS,
+    as_peft,
+    lora,
+    peft_row,
+    random_population,
+    relative_error,
+    tiny_base,
+    tiny_model,
+)
 
 from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit
 from pareto_align.objectives import RewardScale
-from pareto_align.policies import SamplingParams, sample
+from pareto_align.policies import SamplingParams, load_base, sample
 from pareto_align.policies.attention import attend
 from pareto_align.policies.caching import SharedPrompt
+from pareto_align.policies.decoding import ACCELERATOR_LOOKS
+from pareto_align.policies.drawing import draw_tokens
 from pareto_align.policies.logprobs import completion_logprobs
-from pareto_align.policies.sampling import ACCELERATOR_LOOKS, Completions
+from pareto_align.policies.sampling import Completions, _length_buckets
+from pareto_align.testing.tiny import symbol_tokenizer
 
 FAMILIES = ["llama", "gemma2"]
 IDS = torch.randint(0, 12, (3, 2, 9), generator=torch.Generator().manual_seed(1))  # [K, rows, L]
@@ -216,24 +229,54 @@ def test_a_fit_finds_a_front(place, settings, tmp_path):
 # ------------------------------------------------------------------------------------------------ waiting
 
 
-def test_decoding_rarely_waits_for_the_device():
-    """A look at who has ended makes the host wait, and a GPU idle: one in `ACCELERATOR_LOOKS` steps at most."""
-    waits = {}
+@pytest.mark.parametrize("activated", [False, True])
+def test_the_host_waits_once_for_all_that_is_sampled(activated):
+    """A GPU idles while the host waits for it: it is looked at in passing, and waited for at the end alone."""
     with pretended() as device:
-        base = tiny_base_without_an_end()
-        population = random_population(base, K)
-        for length in (8, 40):
-            before = device.waits
-            sample(population, [base.encode(prompt) for prompt in RAGGED], G, SamplingParams(length), range(K))
-            waits[length] = device.waits - before
-    assert waits[40] - waits[8] <= 32 // ACCELERATOR_LOOKS
+        base = load_base(tiny_model(), tokenizer=symbol_tokenizer(SYMBOLS, 4), device=DEVICE)
+        settings = {"alora_invocation_tokens": [13]} if activated else {}
+        population = random_population(base, K, config=lora(**settings))
+        prompts = [population.base.encode(prompt) for prompt in RAGGED]
+        sample(population, prompts, G, SamplingParams(2), range(K))  # whatever is checked at first use
+        before = device.waits
+        done = sample(population, prompts, G, SamplingParams(40), range(K))
+        assert device.waits - before == 1
+    assert done.lengths.max() > 2 * ACCELERATOR_LOOKS, "rows have left the batch on the way"
+    at_home = random_population(tiny_base(), K, config=lora(**settings))
+    assert torch.equal(done.tokens, sample(at_home, prompts, G, SamplingParams(40), range(K)).tokens)
 
 
-def tiny_base_without_an_end():
-    from tiny_models import symbol_tokenizer
+def test_prompts_are_read_in_one_pass_where_launching_it_costs_more():
+    lengths = [100, 10, 90, 0, 12]
+    assert _length_buckets(lengths, 1, launches_cost=True) == [[0, 1, 2, 4]]
+    assert _length_buckets(lengths, 80, launches_cost=True) == [[0, 2], [1, 4]]
+    assert _length_buckets([100, 60, 30], 80) == [[0], [1], [2]]
+    assert _length_buckets([100, 60, 30], 80, launches_cost=True) == [[0, 1], [2]]
 
-    from pareto_align.policies import load_base
 
-    model, tokenizer = tiny_model(), symbol_tokenizer(12, 4)
-    model.generation_config.eos_token_id = tokenizer.eos_token = None
-    return load_base(model, tokenizer=tokenizer, device=DEVICE)
+@pytest.mark.parametrize("size", [40, 256, 70_000])
+def test_drawing_needs_no_sum_whose_order_is_left_open(size):
+    generator = torch.Generator().manual_seed(size)
+    logits, uniform = torch.randn(64, size, generator=generator) * 3, torch.rand(64, generator=generator)
+    probabilities = logits.double().softmax(-1)
+    plain = torch.searchsorted(probabilities.cumsum(-1), uniform.double()[:, None], right=True)[:, 0]
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pretended():
+            token, _ = draw_tokens(logits.to(DEVICE), uniform.to(DEVICE), SamplingParams())
+            nucleus, _ = draw_tokens(logits.to(DEVICE), uniform.to(DEVICE), SamplingParams(top_p=0.1))
+            token, nucleus = token.cpu(), nucleus.cpu()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (token != plain).float().mean() < 0.02
+    assert (nucleus != token).any()
+
+
+def test_what_has_no_probability_is_never_drawn_there():
+    logits = torch.full((3, 700), -torch.inf)
+    logits[:, [1, 300, 301]] = 0.0
+    with pretended():
+        edges = torch.tensor([0.0, 0.5, 1 - 2**-24]).to(DEVICE)
+        token, logprob = draw_tokens(logits.to(DEVICE), edges, SamplingParams())
+        assert token.tolist() == [1, 300, 301]
+        assert torch.allclose(logprob.cpu(), torch.full((3,), -np.log(3.0), dtype=torch.float32))

@@ -97,6 +97,41 @@ def test_any_rows_can_be_served_and_contexts_nest():
         pass
 
 
+def addresses(population):
+    return [part.data_ptr() for block in population.blocks for part in (block.layer.a, block.layer.b)]
+
+
+def test_what_is_served_stays_at_its_address():
+    """A captured CUDA graph reads the addresses it was captured with."""
+    population = random_population(tiny_base(), 3)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    with population.serving(), torch.no_grad():
+        first, before = addresses(population), population.base.model(ids).logits
+    generation = population.compute.generation
+    with population.serving(population.parameters[:1] * 2), torch.no_grad():
+        fewer = addresses(population)
+        assert relative_error(population.base.model(ids[:1]).logits, before[:1]) > 1e-3
+    population.parameters.mul_(3.0)
+    with population.serving(), torch.no_grad():
+        assert addresses(population) == first == fewer
+        assert relative_error(population.base.model(ids).logits, before) > 1e-3, "what is there is what is served"
+    assert population.compute.generation == generation
+    with population.serving(population.parameters.repeat(2, 1)):
+        assert population.compute.generation == generation + 1  # more than there was room for
+
+
+def test_what_is_looked_up_in_between_does_not_disturb_a_backward_pass():
+    """The policies that a pass has read are written over only by others, not by themselves."""
+    population = random_population(tiny_base(), 2)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with population.serving(training=True):
+        loss = population.base.model(ids).logits.square().sum()
+        with population.reference(), torch.no_grad():
+            population.base.model(ids)
+        loss.backward()
+    assert population.grad.abs().sum() > 0
+
+
 def test_a_fresh_policy_is_the_reference_policy_and_depends_on_its_slot_only():
     base = tiny_base()
     few = PolicyPopulation(base, 2, lora=lora(), seed=5)
