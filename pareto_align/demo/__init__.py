@@ -66,8 +66,8 @@ def demo_objectives() -> list[Objective]:
     ]
 
 
-def demo_aligner(**settings: Any) -> ParetoAligner:
-    """The demo's aligner; `settings` override SETTINGS."""
+def demo_aligner(model: Any = MODEL, **settings: Any) -> ParetoAligner:
+    """The demo's aligner, on the demo's model wherever it lies; `settings` override SETTINGS."""
     from peft import LoraConfig
 
     from pareto_align.aligner import ParetoAligner
@@ -80,7 +80,7 @@ def demo_aligner(**settings: Any) -> ParetoAligner:
         layers_to_transform=list(range(15, 30)),
         task_type="CAUSAL_LM",
     )
-    return ParetoAligner(MODEL, demo_objectives(), lora=lora, **(SETTINGS | settings))
+    return ParetoAligner(model, demo_objectives(), lora=lora, **(SETTINGS | settings))
 
 
 def run_demo(

@@ -24,7 +24,7 @@ from pareto_align.front import Estimate
 from pareto_align.learning.credit import Credit
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, recorded_micro_batch
+from pareto_align.learning.micro_batch import default_micro_batch, recorded_micro_batch
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
 from pareto_align.policies.families import Family
@@ -268,11 +268,11 @@ def assemble(
 
 
 def _micro_batch_tokens(settings: Settings, base: Base) -> int:
-    """Tokens of one forward and backward pass: as set, else as recorded for this model and machine, else 4096."""
+    """Tokens of one forward and backward pass: as set, as recorded for this model and machine, or the default."""
     if settings.micro_batch_tokens is not None:
         return settings.micro_batch_tokens
     recorded = recorded_micro_batch(base)
     if recorded is None:
-        return DEFAULT_MICRO_BATCH_TOKENS
+        return default_micro_batch(base)
     logger.info("micro_batch_tokens=%d, as `pareto-align bench` recorded for this model and machine.", recorded)
     return recorded

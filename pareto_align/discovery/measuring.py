@@ -16,7 +16,7 @@ from pareto_align.discovery.racing import race
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.front import Estimate, ParetoArchive, Status
 from pareto_align.objectives import ObjectiveSet, RewardScale
-from pareto_align.policies.mixing import mix
+from pareto_align.policies.mixing import AdapterMixture, mix_all
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import PlateauMonitor, Spending
 from pareto_align.runs.journal import Journal
@@ -153,12 +153,19 @@ class FrontKeeper:
         """Measure mixtures of archived adapters and offer them to the archive."""
         if not mixtures:
             return
-        rows, errors = [], []
-        for mixture in mixtures:
-            adapters = torch.stack([self.archive.entries[name].adapter for name in mixture.parents])
-            row, error = mix(self.population, adapters, mixture.coefficients, noise=mixture.noise, seed=mixture.seed)
-            rows.append(row)
-            errors.append(error)
+        mixed = mix_all(
+            self.population,
+            [
+                AdapterMixture(
+                    torch.stack([self.archive.entries[name].adapter for name in mixture.parents]),
+                    mixture.coefficients,
+                    mixture.noise,
+                    mixture.seed,
+                )
+                for mixture in mixtures
+            ],
+        )
+        rows, errors = zip(*mixed, strict=True)
         found = self.select.measure(torch.stack(rows).to(self.population.base.device))
         names, statuses = [], []
         for mixture, row, error, measurement in zip(mixtures, rows, errors, found, strict=True):

@@ -19,9 +19,28 @@ from pareto_align.policies.packing import Past, row_lengths
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, fits_window, read_contexts
 
-__all__ = ["Batch", "RowLayout", "checkpointing"]
+__all__ = ["Batch", "Part", "RowLayout", "checkpointing"]
 
 LAYOUTS = ("auto", "packed", "dense")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Completions of a batch that one pass reads: some of those that some policies gave to some prompts.
+
+    Attributes:
+        policies, completions: Ranges of their numbers.
+        prompts: Their numbers.
+    """
+
+    policies: slice
+    prompts: list[int]
+    completions: slice
+
+    @property
+    def index(self) -> tuple[slice, list[int], slice]:
+        """Of `[K, N, G, ...]`."""
+        return self.policies, self.prompts, self.completions
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +61,30 @@ class Batch:
     packed: bool
     plain: bool
 
-    def part(self, numbers: Sequence[int]) -> tuple[list[list[int]], Tensor, Tensor, Past | None]:
-        """Prompts, tokens and mask `[K, n, G, T]`, and past of some of the prompts, cut to the longest completion."""
-        mask = self.done.mask[:, numbers]
+    def part(self, part: Part) -> tuple[list[list[int]], Tensor, Tensor, Past | None]:
+        """Prompts, tokens and mask `[k, n, g, T]`, and past of a part, cut to the longest completion."""
+        mask = self.done.mask[part.index]
         length = max(1, int(mask.sum(-1).max()))
-        past = None if self.past is None else self.past.take(numbers)
-        prompts = [self.prompts[n] for n in numbers]
-        return prompts, self.done.tokens[:, numbers, :, :length], mask[..., :length], past
+        past = None if self.past is None else self.past.take(part.prompts)
+        prompts = [self.prompts[n] for n in part.prompts]
+        return prompts, self.done.tokens[part.index][..., :length], mask[..., :length], past
 
-    def pick(self, values: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Values `[n]` of some prompts' completion tokens, of `[K, N, G, T]`."""
-        return values[:, numbers][self.done.mask[:, numbers]]
+    def pick(self, values: Tensor, part: Part) -> Tensor:
+        """Values `[n]` of a part's completion tokens, of `[K, N, G, T]`."""
+        return values[part.index][self.done.mask[part.index]]
 
-    def put(self, values: Tensor, numbers: Sequence[int], found: Tensor) -> None:
-        """Write values `[n]` of some prompts' completion tokens into `[K, N, G, T]`."""
-        part = values[:, numbers]
-        part[self.done.mask[:, numbers]] = found
-        values[:, numbers] = part
+    def put(self, values: Tensor, found: Sequence[tuple[Part, Tensor]]) -> None:
+        """Write values `[n]` of the completion tokens of parts, wherever they are, into `[K, N, G, T]` on the CPU.
+
+        All in one copy: where they were found on a device, the host waits for it once.
+        """
+        if not found:
+            return
+        home = torch.cat([numbers for _, numbers in found]).cpu()
+        for (part, _), numbers in zip(found, home.split([len(numbers) for _, numbers in found]), strict=True):
+            block = values[part.index]
+            block[self.done.mask[part.index]] = numbers
+            values[part.index] = block
 
     def dense(self) -> Batch:
         """The same with a row for every completion."""
@@ -82,13 +108,16 @@ class Batch:
 
 
 class RowLayout:
-    """Decides between packed and dense rows, and how many prompts are run at a time.
+    """Decides between packed and dense rows, and how much is run at a time.
 
     Args:
         population: The policies.
         layout: `"packed"`, `"dense"`, or `"auto"`: packed where the first batch shows that it equals dense.
         micro_batch_tokens: Tokens of one forward and backward pass.
         temperature: The sampling temperature.
+
+    Attributes:
+        divides_prompts: Whether the rows of one prompt are divided where they exceed `micro_batch_tokens`.
 
     Raises:
         ConfigError: An unknown layout, or no room for a token.
@@ -104,6 +133,9 @@ class RowLayout:
         self.micro_batch_tokens = micro_batch_tokens
         self.temperature = temperature
         self.reads_packed_rows: bool | None = None
+        # a CPU's products lose by being cut and its memory is large, so there a prompt is divided only in need
+        self.divides_prompts = population.base.device.type != "cpu"
+        self._together = self._largest = 0
         self._divisible = False
 
     def prepare(self, rollouts: Rollouts) -> Batch:
@@ -120,42 +152,71 @@ class RowLayout:
             return batch
         return batch.dense()
 
-    def micro_batches(self, batch: Batch, *, copies: int = 1) -> list[list[int]]:
-        """Prompt numbers, as many together as fit the token budget with all policies' rows; at least one.
+    def micro_batches(self, batch: Batch, *, copies: int = 1) -> list[Part]:
+        """The batch in parts that each fit the token budget, one pass each.
 
-        Rows are as long as the longest of their micro-batch, so prompts of similar length go together.
+        As many prompts go together as fit with all policies' rows. Rows are as long as the longest of their part, so
+        prompts of similar length go together. One prompt that does not fit is divided by policies, which is no more
+        work, and then by completions, each part of which reads the prompt again; on a CPU only after memory ran out.
         """
         rows = row_lengths(batch.prompts, batch.done.mask, copies)
         policies, _, group, _ = batch.done.tokens.shape
+        own = torch.tensor([len(ids) for ids in batch.prompts])
+        longest = batch.done.lengths.amax((0, 2)).cpu()
         if not batch.packed:
-            lengths = torch.tensor([len(ids) for ids in batch.prompts])
-            rows = group * (lengths + batch.done.lengths.amax((0, 2)).cpu()).expand(policies, -1)
+            rows = group * (own + longest).expand(policies, -1)
+        # what a pass reads of a prompt whatever its completions, and of each completion
+        reading, each = (copies * own, longest) if batch.packed else (0 * own, own + longest)
         cost = rows.amax(0).tolist()
-        parts: list[list[int]] = []
+        together: list[list[int]] = []
         for n in sorted(range(len(cost)), key=lambda n: -cost[n]):
-            if parts and policies * cost[parts[-1][0]] * (len(parts[-1]) + 1) <= self.micro_batch_tokens:
-                parts[-1].append(n)
+            if together and policies * cost[together[-1][0]] * (len(together[-1]) + 1) <= self.micro_batch_tokens:
+                together[-1].append(n)
             else:
-                parts.append([n])
-        self._divisible = any(len(part) > 1 for part in parts)
+                together.append([n])
+        parts = []
+        for prompts in together:
+            first = prompts[0]
+            several, some = policies, group
+            if self.divides_prompts and len(prompts) == 1:
+                several = self.micro_batch_tokens // max(1, cost[first])
+                if several == 0:
+                    some = (self.micro_batch_tokens - int(reading[first])) // max(1, int(each[first]))
+            parts += [
+                Part(of_policies, prompts, of_completions)
+                for of_policies in _ranges(policies, several)
+                for of_completions in _ranges(group, some)
+            ]
+        self._together = max(map(len, together))
+        sizes = [(len(range(policies)[part.policies]), len(range(group)[part.completions])) for part in parts]
+        self._divisible = any(size != (1, 1) for size in sizes)
+        self._largest = max(
+            several * min(cost[n], int(reading[n]) + some * int(each[n]))
+            for (several, some), n in zip(sizes, (part.prompts[0] for part in parts), strict=True)
+        )
         return parts
 
     def within_memory(self, passes: Callable[[], None]) -> None:
         """Make passes over `micro_batches`; where memory runs out, all of them again with half the tokens at a time.
 
-        The gradient is a sum over prompts, so the result is the same up to rounding. The smaller budget is kept.
+        The gradient is a sum over completions, so the result is the same up to rounding. The smaller budget is kept.
 
         Raises:
-            TrainingError: One prompt at a time is too much already.
+            TrainingError: One completion of one policy at a time is too much already.
         """
         while not self._fits(passes):
             # here, and not where the error was caught: its traceback held on to the pass's tensors
-            if not self._divisible:
+            if self._together == 1 and not self._divisible:
                 raise TrainingError(
-                    "Memory ran out with one prompt at a time. Take fewer policies (`population`), completions "
-                    "(`group_size`) or tokens (`max_new_tokens`), or turn on `gradient_checkpointing`."
+                    "Memory ran out with one completion of one policy at a time. Take fewer tokens "
+                    "(`max_new_tokens`), or turn on `gradient_checkpointing`."
                 )
-            self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
+            if self._together > 1:
+                self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
+            else:
+                # a run that goes on with the smaller budget comes to the same one from a whole prompt
+                self.micro_batch_tokens = max(1, min(self.micro_batch_tokens, self._largest // 2))
+                self.divides_prompts = True
             warnings.warn(
                 f"Memory ran out; micro-batches hold {self.micro_batch_tokens} tokens from now on.",
                 ParetoAlignWarning,
@@ -196,7 +257,7 @@ class RowLayout:
 
     def _why_packed_differs(self, batch: Batch) -> str | None:
         """What keeps the model from reading packed rows as separate ones (recurrent layers, say); None if it does."""
-        prompts, tokens, mask, past = batch.part([0])
+        prompts, tokens, mask, past = batch.part(Part(slice(None), [0], slice(None)))
         dense = batch.dense()
         with self.population.serving():
             try:
@@ -221,6 +282,12 @@ class RowLayout:
         # rounding: other shapes, other order of summation; in bfloat16 single tokens differ by up to .3 nats
         tolerance = 0.1 if self.population.base.rounds_coarsely else 1e-3
         return None if gap <= tolerance else f" (mean difference {gap:.2g} nats a token)"
+
+
+def _ranges(count: int, most: int) -> list[slice]:
+    """`range(count)` in as few pieces of at most `most` as there have to be, of nearly equal size; at least 1 each."""
+    pieces = -(-count // max(1, min(most, count)))
+    return [slice(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor
 from pareto_align.errors import ConfigError
 from pareto_align.learning.credit import Credit
 from pareto_align.learning.gradients import ObjectiveGradients, halves_of, inner_products
-from pareto_align.learning.layout import Batch, RowLayout, checkpointing
+from pareto_align.learning.layout import Batch, Part, RowLayout, checkpointing
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import RewardScale
-from pareto_align.policies.logprobs import TokenLoss, completion_logprobs, fused_loss, lay_out, predicting_states
+from pareto_align.policies.logprobs import TokenLoss, fused_loss, lay_out, predicting_states, token_logprobs
 from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.transfer import moved
 
 __all__ = ["Learner", "StepReport"]
 
@@ -60,7 +61,7 @@ class Learner:
         updates: Optimizer steps per rollout; more than one makes the loss clip.
         max_norm: Gradient clipping per policy.
         weight_decay: Of AdamW.
-        micro_batch_tokens: Tokens of one forward and backward pass; prompts are taken a few at a time to stay below.
+        micro_batch_tokens: Tokens of one forward and backward pass (`layout.RowLayout.micro_batches`).
         layout: `"packed"`, `"dense"`, or `"auto"`: packed where a check at the first step finds it equal to dense.
             A sequence longer than the model's sliding window falls back to dense rows in any case.
         gradient_checkpointing: Keep only the layers' inputs and run each layer again on the way back: less memory, more
@@ -202,20 +203,22 @@ class Learner:
 
         def passes() -> None:
             parts.zero_()
+            seen = []
             for member, found in zip(members, parts, strict=True):
                 shares = factors * member[..., None]
                 with self.population.serving(training=True, gradients=found):
                     for several in self.layout.micro_batches(batch, copies=sums if batch.packed else 1):
-                        numbers = [n for n in several if member[n].any()]
-                        if not numbers:
+                        prompts = [n for n in several.prompts if member[n, several.completions].any()]
+                        if not prompts:
                             continue
-                        weight = batch.pick(weights, numbers).to(device)
+                        part = replace(several, prompts=prompts)
+                        weight, own = moved([batch.pick(weights, part), shares[part.index]], device)
 
                         def ascent(logprob: Tensor, chunk: slice, weight: Tensor = weight) -> Tensor:
                             return logprob * weight[chunk]
 
-                        seen = self._backward(batch, numbers, ascent, factors=shares[:, numbers].to(device))
-                        batch.put(logprobs, numbers, seen)
+                        seen.append((part, self._backward(batch, part, ascent, factors=own)))
+            batch.put(logprobs, seen)
 
         self.layout.within_memory(passes)
         total, cross = parts[0], None
@@ -255,27 +258,26 @@ class Learner:
         weights = self.loss.token_weights(batch.done.mask)
         before = torch.zeros(batch.done.tokens.shape) if old is None else old
 
+        given = {"advantage": advantages[..., None].expand(weights.shape), "weight": weights}
+        given |= {name: x for name, x in (("reference", reference), ("old", old)) if x is not None}
+
         def passes() -> None:
             self.population.grad.zero_()
+            seen = []
             with self.population.serving(training=True):
-                for numbers in self.layout.micro_batches(batch):
-                    advantage, weight, ref, sampled = (
-                        None if x is None else batch.pick(x, numbers).to(device)
-                        for x in (advantages[..., None].expand(weights.shape), weights, reference, old)
-                    )
-                    seen = self._backward(batch, numbers, self._token_loss(advantage, weight, ref, sampled))
-                    if old is None:
-                        batch.put(before, numbers, seen)
+                for part in self.layout.micro_batches(batch):
+                    picked = moved([batch.pick(x, part) for x in given.values()], device)
+                    token_loss = self._token_loss(**dict(zip(given, picked, strict=True)))
+                    seen.append((part, self._backward(batch, part, token_loss)))
+            if old is None:
+                batch.put(before, seen)
 
         self.layout.within_memory(passes)
         return before
 
     def _token_loss(
-        self, advantage: Tensor | None, weight: Tensor | None, reference: Tensor | None, old: Tensor | None
+        self, advantage: Tensor, weight: Tensor, reference: Tensor | None = None, old: Tensor | None = None
     ) -> TokenLoss:
-        assert advantage is not None
-        assert weight is not None
-
         def loss(logprob: Tensor, chunk: slice) -> Tensor:
             sampled = logprob.detach() if old is None else old[chunk]
             ref = None if reference is None else reference[chunk]
@@ -283,29 +285,30 @@ class Learner:
 
         return loss
 
-    def _backward(
-        self, batch: Batch, numbers: Sequence[int], token_loss: TokenLoss, *, factors: Tensor | None = None
-    ) -> Tensor:
-        """One forward and backward pass over some prompts' completions; returns their log-probabilities `[n]`.
+    def _backward(self, batch: Batch, part: Part, token_loss: TokenLoss, *, factors: Tensor | None = None) -> Tensor:
+        """One forward and backward pass over a part; returns its tokens' log-probabilities `[n]`, on the device.
 
         Args:
             batch: The step's completions.
-            numbers: Which prompts.
+            part: Which of them.
             token_loss: Loss of each token.
-            factors: `[K, n, G, S]` of each completion in each of S sums of gradients; None for one plain sum.
+            factors: `[k, n, g, S]` of each completion in each of S sums of gradients; None for one plain sum.
         """
         population = self.population
-        prompts, tokens, mask, past = batch.part(numbers)
-        copies = 1 if factors is None or not batch.packed else factors.shape[-1]
+        prompts, tokens, mask, past = batch.part(part)
+        # a row with one completion is the same packed and dense, and its prompt has that completion's factors
+        shares_prompts = batch.packed and tokens.shape[2] > 1
+        copies = 1 if factors is None or not shares_prompts else factors.shape[-1]
         rows = lay_out(population, prompts, tokens, mask, packed=batch.packed, copies=copies, past=past)
+        (targets,) = moved([tokens[mask]], population.base.device)
         spread = None
         if factors is not None:
-            factors = factors.reshape(*rows.real.shape[:2], factors.shape[-1])
-            spread = factors if batch.packed else None
-            population.served.streams = rows.stream_factors(factors).view(population.size, -1, factors.shape[-1])
-        targets = tokens[mask].to(population.base.device)
+            factors = factors.reshape(rows.count, rows.group, factors.shape[-1])
+            spread = factors if shares_prompts else None
+            population.served.streams = rows.stream_factors(factors).view(len(tokens), -1, factors.shape[-1])
         try:
             with (
+                population.narrowed(part.policies),
                 checkpointing(population.base.model, self.gradient_checkpointing),
                 predicting_states(population, rows, spread=spread, plain=batch.plain) as hidden,
             ):
@@ -313,7 +316,7 @@ class Learner:
                 total.backward()  # type: ignore[no-untyped-call]
         finally:
             population.served.streams = None
-        return logprobs.cpu()
+        return logprobs
 
     def _reference_logprobs(self, batch: Batch) -> Tensor | None:
         """Log-probabilities `[K, N, G, T]` of the completions under the frozen base; None without a KL term.
@@ -326,10 +329,11 @@ class Learner:
         found = torch.zeros(done.done.tokens.shape)
 
         def passes() -> None:
+            seen = []
             with self.population.reference():
-                for numbers in self.layout.micro_batches(done):
-                    prompts, tokens, mask, past = done.part(numbers)
-                    seen = completion_logprobs(
+                for part in self.layout.micro_batches(done):
+                    prompts, tokens, mask, past = done.part(part)
+                    logprobs = token_logprobs(
                         self.population,
                         prompts,
                         tokens,
@@ -339,7 +343,8 @@ class Learner:
                         past=past,
                         plain=done.plain,
                     )
-                    found[:, numbers, :, : tokens.shape[3]] = seen.cpu()
+                    seen.append((part, logprobs))
+            done.put(found, seen)
 
         self.layout.within_memory(passes)
         return batch.unfolded(found)

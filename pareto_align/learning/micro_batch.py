@@ -9,12 +9,54 @@ import torch
 from pareto_align.policies.base import Base
 from pareto_align.policies.records import processor, read_record, write_record
 
-__all__ = ["DEFAULT_MICRO_BATCH_TOKENS", "processor_of", "record_micro_batch", "recorded_micro_batch"]
+__all__ = [
+    "DEFAULT_MICRO_BATCH_TOKENS",
+    "default_micro_batch",
+    "kept_bytes",
+    "processor_of",
+    "record_micro_batch",
+    "recorded_micro_batch",
+]
 
 DEFAULT_MICRO_BATCH_TOKENS = 4096
-"""Tokens of one forward and backward pass where neither a setting nor a record says otherwise."""
+"""Tokens of one forward and backward pass on a CPU, where neither a setting nor a record says otherwise."""
+
+MOST_TOKENS = 32_768  # beyond it a pass of the smallest models has long filled the largest GPU
+SHARE = 0.6  # of the free memory; the rest is for logits, masks, gradients and the allocator's gaps
 
 RECORD = "micro_batch.json"
+
+
+def default_micro_batch(base: Base) -> int:
+    """Tokens of one forward and backward pass where neither a setting nor a record says otherwise.
+
+    On a GPU a small pass takes as long as the host takes to launch it, so there it is as large as the memory that is
+    free allows; an estimate, which `RowLayout.within_memory` corrects and `pareto-align bench` replaces.
+
+    Args:
+        base: The model, on its device.
+    """
+    each = kept_bytes(base)
+    if base.device.type != "cuda" or each is None:
+        return DEFAULT_MICRO_BATCH_TOKENS
+    free, _ = torch.cuda.mem_get_info(base.device)
+    return max(1, min(MOST_TOKENS, int(SHARE * free) // each))
+
+
+def kept_bytes(base: Base) -> int | None:
+    """Bytes that a pass keeps of every token for its backward pass, about; None where the model does not say its sizes.
+
+    A layer keeps some six states of its width, four of its feed-forward width, and its queries, keys and values twice.
+    """
+    config = base.model.config.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    sizes = [size for name in names if isinstance(size := getattr(config, name, None), int)]
+    if len(sizes) < len(names):
+        return None
+    layers, hidden, wide, heads = sizes
+    width = getattr(config, "head_dim", None) or hidden // heads
+    attention = (heads + 2 * (getattr(config, "num_key_value_heads", None) or heads)) * width
+    return int(layers * (6 * hidden + 4 * wide + 2 * attention) * base.dtype.itemsize)
 
 
 def record_micro_batch(base: Base, tokens: int) -> Path | None:

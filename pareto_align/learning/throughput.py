@@ -24,7 +24,7 @@ from pareto_align.learning.credit import make_credit
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.memory import PeakMemory
-from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, processor_of
+from pareto_align.learning.micro_batch import default_micro_batch, processor_of
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.objectives import RewardScale
@@ -104,6 +104,7 @@ class _Bench:
             everything = workload.targets == ("all-linear",)
             self.lora.target_modules = "all-linear" if everything else set(workload.targets)
         self.layout = "auto"
+        self.micro_batch_tokens = default_micro_batch(base)
         self.parameters = 0
         self.did_not_fit: list[str] = []
         # weights that are mapped from a file come into memory with the first pass: they are no population's
@@ -145,6 +146,8 @@ class _Bench:
     def budgets(self, size: int) -> tuple[BudgetSpeed, ...]:
         """Training of the population `size` under every budget, ascending; those that do not fit are left out."""
         asked = sorted(set(self.workload.budgets))
+        if self.base.device.type == "cuda":  # what a run without a record takes there depends on the free memory
+            asked = sorted({*asked, self.micro_batch_tokens})
         load = self.workload
         readings = 1 if self.layout == "packed" else load.group_size
         row = readings * load.prompt_tokens + load.group_size * load.max_new_tokens
@@ -183,7 +186,7 @@ class _Bench:
         with self._population(size) as population:
             completions, sampled = _timed(self.base.device, lambda: self._sample(population))
             rollouts = _rollouts(self.rows, completions)
-            learner = self._learner(population, DEFAULT_MICRO_BATCH_TOKENS)
+            learner = self._learner(population, self.micro_batch_tokens)
             if self.layout == "auto":  # settled once: the check of packed against dense rows belongs to no timed step
                 self.layout = "packed" if learner.layout.prepare(rollouts).packed else "dense"
             _, trained = _timed(self.base.device, lambda: _train(learner, rollouts))

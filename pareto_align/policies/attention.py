@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionPlan", "PopulationAttention", "attend", "no_mask"]
+__all__ = ["AttentionPlan", "PopulationAttention", "additive_mask", "attend", "no_mask"]
 
 NAME = "pareto_align"
 ATTRIBUTE = "pareto_align_attention"
 TAKES_OVER = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+ALIGNMENT = 8  # elements; what the memory-efficient kernels of CUDA ask of a mask's strides
 UNKNOWN = ("position_bias", "s_aux")  # what a model may ask of its attention that no plan of ours does
 
 
@@ -127,6 +128,22 @@ def population_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
+def additive_mask(seen: Tensor, repeats: int, dtype: torch.dtype) -> Tensor:
+    """What `attend` adds to the scores, `[rows, 1, repeats * T, L]`: 0 where seen, else minus infinity.
+
+    Args:
+        seen: `[rows, 1, T, L]`.
+        repeats: Query heads of a key head, whose queries `attend` stacks.
+        dtype: The queries'.
+    """
+    rows, _, length, width = seen.shape
+    # a GPU's kernel copies a mask whose rows do not start at multiples of ALIGNMENT, in every layer
+    wide = -(-width // ALIGNMENT) * ALIGNMENT
+    mask = torch.zeros(rows, 1, repeats * length, wide, dtype=dtype, device=seen.device)[..., :width]
+    mask.unflatten(2, (repeats, length)).masked_fill_(~seen[:, :, None], -torch.inf)
+    return mask
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
 ) -> Tensor:
@@ -138,7 +155,7 @@ def attend(
     Args:
         query: `[rows, heads, T, D]`.
         key, value: `[rows, key heads, L, D]`.
-        mask: Broadcasts to `[rows, 1, T, L]`; True is seen.
+        mask: Broadcasts to `[rows, 1, T, L]`, True is seen; or an `additive_mask`, already stacked.
         scaling, softcap: See `AttentionPlan.attend`.
     """
     if mask is None and softcap is None:
@@ -150,7 +167,7 @@ def attend(
     stacked = query.reshape(rows, shared, heads // shared * length, width)
     if mask is None:
         mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).tril()
-    if heads != shared:
+    if heads != shared and mask.shape[-2] != stacked.shape[2]:
         mask = mask.expand(*mask.shape[:-2], length, key.shape[2]).repeat(*[1] * (mask.dim() - 2), heads // shared, 1)
     if softcap is None:
         out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)

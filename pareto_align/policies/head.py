@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from pareto_align.policies.lora import ServedAdapters
 
 __all__ = ["Head", "Softmax"]
 
-CHUNK = 64_000_000  # logits held at once
+CHUNK = 64_000_000  # logits held at once on an accelerator
+LARGE_CHUNK, LARGE_CARD = 256_000_000, 40 * 2**30  # and on a card with more than so many bytes
 CPU_ROWS = 512  # positions whose logits are held at once on a CPU
 CPU_PIECE = 4_000_000  # logits of one product there: blocks of more than 32 MB are paid for in page faults
 
@@ -96,7 +98,8 @@ class Head:
         """Positions whose logits are held at once."""
         weight = self.module.weight
         if weight.device.type != "cpu":
-            return max(16, CHUNK // weight.shape[0])
+            large = weight.device.type == "cuda" and _card_memory(weight.device) > LARGE_CARD
+            return max(16, (LARGE_CHUNK if large else CHUNK) // weight.shape[0])
         return CPU_ROWS if self._product() is not None else max(16, CPU_PIECE // weight.shape[0])
 
     def pieces(self) -> list[slice]:
@@ -107,6 +110,12 @@ class Head:
         size = weight.shape[0]
         width = math.ceil(size / math.ceil(size * self.chunk() / CPU_PIECE))
         return [slice(start, min(start + width, size)) for start in range(0, size, width)]
+
+
+@cache
+def _card_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 @dataclass(eq=False)

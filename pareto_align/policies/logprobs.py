@@ -18,8 +18,9 @@ from pareto_align.policies.attention import no_mask
 from pareto_align.policies.head import Head, Softmax
 from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pack
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.transfer import moved
 
-__all__ = ["TokenLoss", "completion_logprobs", "fused_loss", "lay_out", "predicting_states"]
+__all__ = ["TokenLoss", "completion_logprobs", "fused_loss", "lay_out", "predicting_states", "token_logprobs"]
 
 HALF_PEAK = 16.0  # float16 reaches 4000 times further up, for what grows on the way back, and 3e8 times further down
 
@@ -74,7 +75,7 @@ def predicting_states(
     plan = mask = None
     if not plain and population.attention.in_place:
         plan, mask = PackedAttention(rows, spread), no_mask(rows.ids.device)
-    elif rows.real.shape[1] > 1:
+    elif rows.group > 1:
         least = torch.finfo(population.base.dtype).min
         mask = torch.zeros(1, dtype=population.base.dtype, device=rows.ids.device)
         mask = mask.expand(rows.ids.shape[0], 1, rows.ids.shape[1], rows.ids.shape[1])
@@ -88,7 +89,7 @@ def predicting_states(
 
 
 @torch.no_grad()
-def completion_logprobs(
+def token_logprobs(
     population: PolicyPopulation,
     prompt_ids: Sequence[Sequence[int]],
     tokens: Tensor,
@@ -99,22 +100,35 @@ def completion_logprobs(
     past: Past | None = None,
     plain: bool = False,
 ) -> Tensor:
-    """Log-probabilities `[K, N, G, T]` of completions under the policies being served, 0 on padding; no gradient.
+    """Log-probabilities `[n]` of the n real tokens of completions under the policies being served; no gradient.
 
     Args: see `lay_out` and `predicting_states`.
     """
-    head = population.head
+    head, device = population.head, population.base.device
     rows = lay_out(population, prompt_ids, tokens, mask, packed=packed, past=past)
-    where = mask.to(population.base.device)
-    targets = tokens.to(population.base.device)[where]
-    found = torch.empty(len(targets), device=population.base.device)
+    (targets,) = moved([tokens[mask].cpu()], device)
+    found = torch.empty(len(targets), device=device)
     with predicting_states(population, rows, plain=plain) as hidden:
         for start in range(0, len(targets), head.chunk()):
             part = slice(start, start + head.chunk())
             found[part] = Softmax(head, hidden[part], targets[part], temperature).logprobs
-    out = torch.zeros(tokens.shape, device=population.base.device)
-    out[where] = found
-    return out
+    return found
+
+
+def completion_logprobs(
+    population: PolicyPopulation,
+    prompt_ids: Sequence[Sequence[int]],
+    tokens: Tensor,
+    mask: Tensor,
+    **settings: Any,
+) -> Tensor:
+    """Log-probabilities `[K, N, G, T]` of completions under the policies being served, 0 on padding; no gradient.
+
+    Args: see `token_logprobs`.
+    """
+    found = token_logprobs(population, prompt_ids, tokens, mask, **settings)
+    (where,) = moved([mask.cpu().flatten().nonzero()[:, 0]], found.device)
+    return torch.zeros(mask.numel(), device=found.device).index_copy_(0, where, found).view(mask.shape)
 
 
 class _FusedLoss(torch.autograd.Function):

@@ -62,19 +62,20 @@ class PopulationAdamW:
         """
         norms = grad.norm(dim=1, keepdim=True)
         sound = torch.isfinite(norms)
-        grad = torch.where(sound, grad, torch.zeros_like(grad))
-        if self.max_norm is not None:
-            grad = grad * (self.max_norm / (norms + 1e-6)).clamp(max=1.0).where(sound, torch.ones_like(norms))
         rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=grad.device).reshape(-1, 1) * sound
         first, second = self.betas
         self.steps += sound
-        self.mean.lerp_(grad, (1 - first) * sound.to(grad.dtype))
-        self.square.lerp_(grad * grad, (1 - second) * sound.to(grad.dtype))
         steps = self.steps.clamp(min=1)
-        scale = (self.square / _bias(second, steps)).sqrt_().add_(self.eps)
+        # two blocks `[K, M]` and what is made in them; a fresh one a product would be five
+        grad = torch.where(sound, grad, 0.0)
+        if self.max_norm is not None:
+            grad *= (self.max_norm / (norms + 1e-6)).clamp(max=1.0).where(sound, torch.ones_like(norms))
+        self.mean.lerp_(grad, (1 - first) * sound.to(grad.dtype))
+        self.square.lerp_(grad.square_(), (1 - second) * sound.to(grad.dtype))
+        scale = grad.copy_(self.square).div_(_bias(second, steps)).sqrt_().add_(self.eps)
         if self.weight_decay:
             self.parameters.mul_(1 - rate * self.weight_decay)
-        self.parameters.sub_(rate * (self.mean / _bias(first, steps)) / scale)
+        self.parameters.sub_(torch.div(self.mean, _bias(first, steps)).mul_(rate).div_(scale))
         return norms.squeeze(1)
 
     @torch.no_grad()

@@ -13,13 +13,14 @@ the gradient of another weighted sum of completions, which is what the gradients
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pareto_align.policies.attention import AttentionPlan, attend
+from pareto_align.policies.attention import AttentionPlan, additive_mask, attend
+from pareto_align.policies.transfer import moved
 
 __all__ = ["PackedAttention", "PackedRows", "Past", "pack", "right_pad", "row_lengths"]
 
@@ -31,20 +32,29 @@ class Past:
     Attributes:
         keys, values: One tensor `[N, key heads, P, D]` a layer, padded on the right.
         lengths: `[N]` real tokens of each.
+        counts: `lengths` on the CPU, where rows are laid out; read from `lengths` unless given.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     lengths: Tensor
+    counts: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.counts is None:
+            self.counts = self.lengths.cpu()
 
     def take(self, prompts: Sequence[int]) -> Past:
         """The past of some of the prompts."""
-        index = torch.as_tensor(prompts, device=self.lengths.device)
-        longest = int(self.lengths[index].max())
+        chosen = torch.as_tensor(prompts)
+        counts = self.counts[chosen]
+        longest = int(counts.max())
+        (index,) = moved([chosen], self.lengths.device)
         return Past(
             [k[index, :, :longest] for k in self.keys],
             [v[index, :, :longest] for v in self.values],
             self.lengths[index],
+            counts,
         )
 
 
@@ -52,15 +62,27 @@ class Past:
 class PackedRows:
     """R rows of L tokens, and where everything is in them. Flat positions count through all rows, `R * L`.
 
+    Attention takes the tokens out of their rows into rectangles, `[R, C, P]` of the prompts and behind them
+    `[R, G, T]` of the completions, and puts what it found back.
+
     Attributes:
         ids: `[R, L]` tokens.
         positions: `[R, L]` their places in the sequence that the model believes it reads.
         branch: `[R, L]` -1 on a prompt, the completion's number on a completion, -2 on padding at the end of a row.
         copy: `[R, L]` which copy of the prompt a prompt token belongs to.
-        prompt_index: `[R, C, P]` flat positions of the prompt's tokens; repeats on padding.
         prompt_lengths: `[R]`.
-        completion_index: `[R, G, T]` flat positions of the completions' tokens; repeats on padding.
-        real: `[R, G, T]` True on real completion tokens.
+        last: `[R, C]` flat positions of the prompts' last tokens.
+        predictors: `[n]` where the state that predicts each real completion token stands, in the tokens' order: among
+            the `R * G` states that predict first tokens, and all the flat positions behind them.
+        taken: `[R*C*P + R*G*T]` flat positions of the rectangles' tokens; any on padding.
+        put_back: `[R*L]` where in the rectangles the token of each flat position is; any on padding.
+        absent: Flat positions of padding, in no rectangle.
+        empty: Places in the rectangles that are padding.
+        copies: C, how often a row holds its prompt.
+        width: P, tokens of the longest prompt.
+        group: G, completions a row.
+        length: T, tokens of the longest completion.
+        ragged: Whether there is padding among what stands before the completions.
         past: What stands before all rows.
     """
 
@@ -68,16 +90,30 @@ class PackedRows:
     positions: Tensor
     branch: Tensor
     copy: Tensor
-    prompt_index: Tensor
     prompt_lengths: Tensor
-    completion_index: Tensor
-    real: Tensor
+    last: Tensor
+    predictors: Tensor
+    taken: Tensor
+    put_back: Tensor
+    absent: Tensor
+    empty: Tensor
+    copies: int
+    width: int
+    group: int
+    length: int
+    ragged: bool
     past: Past | None = None
 
     @property
-    def copies(self) -> int:
-        """C, how often a row holds its prompt."""
-        return self.prompt_index.shape[1]
+    def count(self) -> int:
+        """R."""
+        return self.ids.shape[0]
+
+    def to(self, device: torch.device) -> PackedRows:
+        """The rows on a device, all tensors in one copy; the past stays where it is."""
+        names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
+        there = moved([getattr(self, name) for name in names], device)
+        return replace(self, **dict(zip(names, there, strict=True)))  # type: ignore[arg-type]
 
     def tree_mask(self) -> Tensor:
         """Attention mask `[R, 1, L, L]` for a model that does not follow our plan (one copy of the prompt only)."""
@@ -88,19 +124,15 @@ class PackedRows:
         return (tree | torch.eye(len(index), dtype=torch.bool, device=self.ids.device))[:, None]
 
     def predicting(self, hidden: Tensor, spread: Tensor | None = None) -> Tensor:
-        """Hidden states `[n, d]` that predict the n real completion tokens, in the order of `real`.
+        """Hidden states `[n, d]` that predict the n real completion tokens, in their order.
 
         Args:
             hidden: `[R, L, d]`, the last layer's.
             spread: `[R, G, C]` share of each completion in each copy of the prompt, on the way back.
         """
-        rows, group, _ = self.real.shape
         flat = hidden.reshape(-1, hidden.shape[-1])
-        last = self.prompt_index.gather(2, (self.prompt_lengths - 1)[:, None, None].expand(-1, self.copies, 1))[..., 0]
-        first = spread_copies(flat[last], group, spread).reshape(rows * group, -1)
-        start = torch.arange(rows * group, device=hidden.device).view(rows, group, 1)
-        index = torch.cat([start, rows * group + self.completion_index[..., :-1]], 2)
-        return torch.cat([first, flat]).index_select(0, index[self.real])
+        first = spread_copies(flat[self.last], self.group, spread).reshape(self.count * self.group, -1)
+        return torch.cat([first, flat]).index_select(0, self.predictors)
 
     def stream_factors(self, factors: Tensor) -> Tensor:
         """Factors `[R, L, S]` of every token in each of S sums, from those of the completions `[R, G, S]`.
@@ -109,7 +141,7 @@ class PackedRows:
         row holds one completion only, its prompt carries that completion's factors.
         """
         completion = factors.gather(1, self.branch.clamp(min=0)[..., None].expand(-1, -1, factors.shape[2]))
-        if self.real.shape[1] == 1:
+        if self.group == 1:
             return completion.masked_fill((self.branch == -2)[..., None], 0)
         prompt = torch.nn.functional.one_hot(self.copy, factors.shape[2]).to(factors.dtype)
         found = torch.where((self.branch == -1)[..., None], prompt, completion)
@@ -160,15 +192,14 @@ def pack(
     width = int(own.max())
     padded, _ = right_pad(prompt_ids, pad, torch.device("cpu"))
     rows, own = policies * prompts, own.repeat(policies)
-    before = (torch.zeros(prompts, dtype=torch.long) if past is None else past.lengths.cpu()).repeat(policies)
+    before = (torch.zeros(prompts, dtype=torch.long) if past is None else past.counts).repeat(policies)
     total = copies * own + lengths.sum(1)
     length = int(total.max())
     start = (torch.arange(rows) * length)[:, None, None]
     place = torch.arange(width)
     in_prompt = (place < own[:, None])[:, None, :].expand(rows, copies, width)
-    prompt_index = torch.where(
-        in_prompt, start + torch.arange(copies)[None, :, None] * own[:, None, None] + place, start
-    )
+    prompt_start = start + torch.arange(copies)[None, :, None] * own[:, None, None]
+    prompt_index = torch.where(in_prompt, prompt_start + place, start)
     offset = copies * own[:, None] + lengths.cumsum(1) - lengths
     completion_index = torch.where(real, start + offset[..., None] + torch.arange(longest), start)
 
@@ -176,24 +207,38 @@ def pack(
         out = torch.full((rows * length,), empty)
         out[prompt_index[in_prompt]] = prompt.expand(rows, copies, width)[in_prompt]
         out[completion_index[real]] = completion.expand(rows, group, longest)[real]
-        return out.view(rows, length).to(device)
+        return out.view(rows, length)
 
     where = before[:, None, None]
     branch = lay(torch.full((1, 1, 1), -1), torch.arange(group)[None, :, None], -2)
     positions = lay(where + place, where + own[:, None, None] + torch.arange(longest), 0)
     if group == 1:  # padding counts on: transformers takes a step back for the start of another sequence
-        positions = torch.where(branch == -2, torch.arange(length, device=device), positions)
-    return PackedRows(
+        positions = torch.where(branch == -2, torch.arange(length), positions)
+    first = torch.arange(rows * group).view(rows, group, 1)
+    taken = torch.cat([prompt_index.flatten(), completion_index.flatten()])
+    present = torch.cat([in_prompt.flatten(), real.flatten()])
+    put_back = torch.zeros(rows * length, dtype=torch.long)
+    put_back[taken[present]] = present.nonzero()[:, 0]
+    laid = PackedRows(
         ids=lay(padded.repeat(policies, 1)[:, None], tokens, pad),
         positions=positions,
         branch=branch,
         copy=lay(torch.arange(copies)[None, :, None], torch.zeros(1, 1, 1, dtype=torch.long), 0),
-        prompt_index=prompt_index.to(device),
-        prompt_lengths=own.to(device),
-        completion_index=completion_index.to(device),
-        real=real.to(device),
+        prompt_lengths=own,
+        last=prompt_start[..., 0] + own[:, None] - 1,
+        predictors=torch.cat([first, rows * group + completion_index[..., :-1]], 2)[real],
+        taken=taken,
+        put_back=put_back,
+        absent=(branch == -2).flatten().nonzero()[:, 0],
+        empty=(~present).nonzero()[:, 0],
+        copies=copies,
+        width=width,
+        group=group,
+        length=longest,
+        ragged=bool((own < width).any()) or (past is not None and bool((past.counts < past.keys[0].shape[2]).any())),
         past=past,
     )
+    return laid.to(device)
 
 
 def spread_copies(copies: Tensor, group: int, weights: Tensor | None) -> Tensor:
@@ -248,24 +293,35 @@ class PackedAttention(AttentionPlan):
 
     def __init__(self, rows: PackedRows, spread: Tensor | None = None) -> None:
         self.rows, self.spread = rows, spread
-        count, copies, width = rows.prompt_index.shape
-        _, group, length = rows.real.shape
-        device = rows.ids.device
-        total = rows.ids.numel()
-        self.index = torch.cat([rows.prompt_index.flatten(), rows.completion_index.flatten()])
-        in_prompt = torch.arange(width, device=device) < rows.prompt_lengths[:, None, None]
-        present = torch.cat([in_prompt.expand(count, copies, width).flatten(), rows.real.flatten()])
-        self.inverse = torch.zeros(total, dtype=torch.long, device=device)
-        self.inverse[self.index[present]] = torch.arange(len(self.index), device=device)[present]
-        self.absent = (rows.branch == -2).flatten().nonzero()[:, 0]
-        # on the way back through the output, padding of the rectangle has received nothing
-        self.empty = (~present).nonzero()[:, 0]
-        self.mask = self._mask(width, length, group)
+        self._masks: dict[tuple[int, torch.dtype], tuple[Tensor | None, Tensor]] = {}
 
-    def _mask(self, width: int, length: int, group: int) -> tuple[Tensor | None, Tensor]:
-        """Masks of the prompts `[R*C, 1, P, past + P]` and of the completions `[R*G, 1, T, past + P + T]`."""
+    def masks(self, repeats: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        """Additive masks of the prompts and of the completions, as `attend` takes them.
+
+        Torch makes an additive mask of a boolean one in every call, and every layer would keep its own until the
+        backward pass. So all layers share these.
+
+        Args:
+            repeats: Query heads of a key head.
+            dtype: The queries'.
+
+        Returns:
+            `[R*C, 1, repeats * P, past + P]`, or None for plain causal attention, and
+            `[R*G, 1, repeats * T, past + P + T]`, or one for all rows.
+        """
+        key = repeats, dtype
+        if key not in self._masks:
+            prompt, completion = self._seen()
+            self._masks[key] = (
+                None if prompt is None else additive_mask(prompt, repeats, dtype),
+                additive_mask(completion, repeats, dtype),
+            )
+        return self._masks[key]
+
+    def _seen(self) -> tuple[Tensor | None, Tensor]:
+        """What is seen: by the prompts `[R*C, 1, P, past + P]`, by the completions `[R*G, 1, T, past + P + T]`."""
         rows = self.rows
-        device, count = rows.ids.device, rows.ids.shape[0]
+        device, count, width, length = rows.ids.device, rows.count, rows.width, rows.length
         seen = torch.arange(width, device=device) < rows.prompt_lengths[:, None]  # [R, P]
         prompt = None
         if rows.past is not None:
@@ -277,25 +333,24 @@ class PackedAttention(AttentionPlan):
             prompt = prompt.repeat_interleave(rows.copies, 0)
             seen = torch.cat([past, seen], 1)
         own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        if bool(seen.all()):
+        if not rows.ragged:
             full = torch.ones(length, seen.shape[1], dtype=torch.bool, device=device)
             return prompt, torch.cat([full, own], 1)[None, None]
         mask = torch.cat([seen[:, None].expand(-1, length, -1), own.expand(count, -1, -1)], 2)[:, None]
-        return prompt, mask.repeat_interleave(group, 0)
+        return prompt, mask.repeat_interleave(rows.group, 0)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, softcap: float | None
     ) -> Tensor:
         """See `AttentionPlan.attend`."""
         rows = self.rows
-        count, copies, width = rows.prompt_index.shape
-        _, group, length = rows.real.shape
+        count, copies, width, group, length = rows.count, rows.copies, rows.width, rows.group, rows.length
 
         def split(x: Tensor) -> tuple[Tensor, Tensor]:
             """Prompts `[R*C, heads, P, D]` and completions `[R*G, heads, T, D]`."""
             _, heads, _, depth = x.shape
             flat = x.transpose(1, 2).reshape(-1, heads * depth)
-            taken = _Rearrange.apply(flat, self.index, self.inverse, self.absent)  # type: ignore[no-untyped-call]
+            taken = _Rearrange.apply(flat, rows.taken, rows.put_back, rows.absent)  # type: ignore[no-untyped-call]
             prompts, completions = taken.split([count * copies * width, count * group * length])
             return (
                 prompts.view(count * copies, width, heads, depth).transpose(1, 2),
@@ -320,10 +375,11 @@ class PackedAttention(AttentionPlan):
             )
             keys.insert(0, fixed[0].repeat_interleave(group, 0))
             values.insert(0, fixed[1].repeat_interleave(group, 0))
-        prompt_mask, mask = self.mask
+        prompt_mask, mask = self.masks(query.shape[1] // key.shape[1], query.dtype)
         prompt_out = attend(prompt_query, prompt_keys, prompt_values, prompt_mask, scaling, softcap)
         own_out = attend(own_query, torch.cat(keys, 2), torch.cat(values, 2), mask, scaling, softcap)
         heads, depth = query.shape[1], value.shape[-1]
         out = torch.cat([x.transpose(1, 2).reshape(-1, heads * depth) for x in (prompt_out, own_out)])
-        back = _Rearrange.apply(out, self.inverse, self.index, self.empty)  # type: ignore[no-untyped-call]
+        # on the way back, padding of the rectangles has received nothing
+        back = _Rearrange.apply(out, rows.put_back, rows.taken, rows.empty)  # type: ignore[no-untyped-call]
         return back.view(query.shape[0], query.shape[2], heads, depth)

@@ -247,6 +247,29 @@ class PolicyPopulation:
         finally:
             self._serve(*before)
 
+    @contextmanager
+    def narrowed(self, policies: slice) -> Iterator[None]:
+        """Within this context only some of the policies being served are run; nothing is copied."""
+        every = [
+            (block.layer, block.layer.a, block.layer.b, block.layer.grad_a, block.layer.grad_b) for block in self.blocks
+        ]
+        count = self.served.count
+        if policies.indices(count) == (0, count, 1):
+            yield
+            return
+        try:
+            for layer, a, b, grad_a, grad_b in every:
+                assert a is not None
+                assert b is not None
+                layer.a, layer.b = (x.detach()[policies].requires_grad_() for x in (a, b))
+                layer.grad_a, layer.grad_b = (None if x is None else x[policies] for x in (grad_a, grad_b))
+            self.served.count = len(range(count)[policies])
+            yield
+        finally:
+            for layer, *tensors in every:
+                layer.a, layer.b, layer.grad_a, layer.grad_b = tensors
+            self.served.count = count
+
     def _served_now(self) -> tuple[Tensor | None, bool, Tensor, int]:
         return self._rows, self.served.training, self._gradients, self.compute.fills
 

@@ -72,7 +72,9 @@ class Settings:
     )
     stall_patience: int = _setting(5, "steps without any variation in a policy's rewards before it is started again")
     micro_batch_tokens: int | None = _setting(
-        None, "tokens of one forward and backward pass; by default what `pareto-align bench` recorded, else 4096"
+        None,
+        "tokens of one forward and backward pass; by default what `pareto-align bench` recorded, else "
+        "4096 on a CPU and what the free memory holds on a GPU, at most 32768",
     )
     layout: str = _setting(
         "auto", "training rows: packed (a prompt once, then its completions), dense, or auto: packed where it fits"

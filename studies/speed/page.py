@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -272,6 +273,18 @@ def estimate() -> str:
     return "\n".join(lines)
 
 
+def gpu_table() -> str:
+    """The table of the GPU study, which has a folder of its own."""
+    file = Path(__file__).resolve().parents[1] / "gpu" / "page.py"
+    spec = importlib.util.spec_from_file_location("gpu_page", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: str = module.gpu(module.read())
+    return found
+
+
 def render(results: dict[str, Any]) -> str:
     """The whole page.
 
@@ -287,6 +300,7 @@ def render(results: dict[str, Any]) -> str:
         halves=halves(results),
         cache=cache(results),
         estimate=estimate(),
+        gpu=gpu_table(),
         duration=duration(results),
         context=CONTEXT,
         bandwidth=number(BANDWIDTH / 1e12),

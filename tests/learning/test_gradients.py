@@ -215,10 +215,10 @@ def test_every_completion_goes_through_one_backward_pass_for_both_halves(layout,
     _, rollouts, learner = setting(2, layout=layout, micro_batch_tokens=tokens)
     seen, plain = [], learner._backward
 
-    def counted(batch, numbers, *args, factors):
-        seen.extend(numbers)
+    def counted(batch, part, *args, factors):
+        seen.extend(part.prompts)
         assert factors.shape[-1] == 2, "one sum an objective, not one an objective and half"
-        return plain(batch, numbers, *args, factors=factors)
+        return plain(batch, part, *args, factors=factors)
 
     monkeypatch.setattr(learner, "_backward", counted)
     learner.gradients(rollouts, halves=True)

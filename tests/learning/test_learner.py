@@ -220,9 +220,9 @@ def short_of_memory(monkeypatch, most, message):
     """Let every pass over more than `most` prompts run out of memory in the middle of its backward pass."""
     backward = Learner._backward
 
-    def limited(self, batch, numbers, *args, **kwargs):
-        seen = backward(self, batch, numbers, *args, **kwargs)  # its gradient has been added by then
-        if len(numbers) > most:
+    def limited(self, batch, part, *args, **kwargs):
+        seen = backward(self, batch, part, *args, **kwargs)  # its gradient has been added by then
+        if len(part.prompts) > most:
             raise message
         return seen
 
@@ -255,7 +255,7 @@ def test_out_of_memory_in_the_gradients_of_all_objectives_changes_nothing(monkey
     assert relative_error(parts, whole) < 1e-5
 
 
-def test_a_prompt_that_does_not_fit_alone_is_an_error_that_says_what_helps(monkeypatch):
+def test_a_completion_that_does_not_fit_alone_is_an_error_that_says_what_helps(monkeypatch):
     short_of_memory(monkeypatch, 0, OUT_OF_MEMORY[0])
     with pytest.warns(ParetoAlignWarning), pytest.raises(TrainingError, match="gradient_checkpointing"):
         stepped()

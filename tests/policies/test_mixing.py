@@ -9,7 +9,7 @@ from aligner_runs import PROBLEM, lora
 
 from pareto_align.errors import ConfigError
 from pareto_align.policies import PolicyPopulation, load_base
-from pareto_align.policies.mixing import mix
+from pareto_align.policies.mixing import AdapterMixture, mix, mix_all
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +62,58 @@ def test_an_untrained_adapter_does_not_move_away_from_the_base_model(population)
 def test_noise_is_a_number(population, rows):
     with pytest.raises(ConfigError, match=r"noise of a mixture must be finite\. Found nan"):
         mix(population, rows, [0.5, 0.5], noise=float("nan"))
+
+
+def plain_mixture(population, adapters, coefficients):
+    """One mixture, one layer after the other, from the whole sum of the updates."""
+    mixed, lost, whole = torch.zeros(1, population.parameter_count), 0.0, 0.0
+    for block in population.blocks:
+        a, b = (part.double() for part in block.split(adapters))
+        update = sum(c * b_k @ a_k for c, a_k, b_k in zip(coefficients, a, b, strict=True))
+        u, s, v = torch.linalg.svd(update, full_matrices=False)
+        into_a, into_b = block.split(mixed)
+        root = s[: block.r].sqrt()
+        into_a[0] = v[: block.r] * root[:, None]
+        into_b[0] = u[:, : block.r] * root
+        lost, whole = lost + float((s[block.r :] ** 2).sum()), whole + float((s**2).sum())
+    return mixed, (lost / whole) ** 0.5
+
+
+def updates(population, row):
+    return [b[0] @ a[0] for a, b in (block.split(row.reshape(1, -1)) for block in population.blocks)]
+
+
+def test_mixtures_solved_together_are_each_ones_own(population):
+    rows = torch.randn(3, population.parameter_count, generator=torch.Generator().manual_seed(3))
+    asked = [
+        AdapterMixture(rows, [0.2, 0.3, 0.5]),
+        AdapterMixture(rows[:2], [0.4, 0.6]),
+        AdapterMixture(rows, [1.5, -0.5, 0.0]),
+        AdapterMixture(rows, [0.6, 0.3, 0.1], noise=0.1, seed=3),
+        AdapterMixture(rows, [0.0, 1.0, 0.0]),
+        AdapterMixture(rows, [0.0, 0.0, 0.0]),
+    ]
+    together = mix_all(population, asked)
+    for mixture, (row, error) in zip(asked, together, strict=True):
+        alone, alone_error = mix(
+            population, mixture.adapters, mixture.coefficients, noise=mixture.noise, seed=mixture.seed
+        )
+        torch.testing.assert_close(row, alone)
+        assert error == pytest.approx(alone_error)
+    for mixture, (row, error) in zip(asked[:3], together, strict=False):
+        plain, plain_error = plain_mixture(population, mixture.adapters, mixture.coefficients)
+        assert error == pytest.approx(plain_error, rel=1e-6)
+        for found, expected in zip(updates(population, row), updates(population, plain), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(together[4][0], rows[1])
+    assert (together[5][0] == 0).all()
+
+
+def test_layers_of_one_shape_are_solved_in_one_call(population, rows, monkeypatch):
+    calls, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda x: calls.append(x.shape[:2]) or svd(x))
+    mix_all(population, [AdapterMixture(rows, [0.5, 0.5]), AdapterMixture(rows, [0.1, 0.9])])
+    shapes = {(block.layer.linear.in_features, block.layer.linear.out_features) for block in population.blocks}
+    assert len(calls) == len(shapes) < len(population.blocks)
+    assert sum(layers for layers, _ in calls) == len(population.blocks)
+    assert {mixtures for _, mixtures in calls} == {2}

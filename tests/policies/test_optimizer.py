@@ -110,3 +110,45 @@ def test_a_saved_state_goes_on_where_it_stopped():
         three.step(grad, 1e-2)
     assert torch.equal(straight, resumed)
     assert torch.equal(saved["steps"], torch.full((K, 1), float(STEPS)))  # the saved tensors were copied, not shared
+
+
+def test_a_step_has_the_bits_of_the_plain_formula_and_leaves_the_gradient_alone():
+    """Written in place for the sake of memory; the order of the operations is that of the formula."""
+    ours = start()
+    optimizer = PopulationAdamW(ours, weight_decay=0.1)
+    plain, mean, square = start(), torch.zeros(K, M), torch.zeros(K, M)
+    for step, grad in enumerate(gradients(), 1):
+        given, rate = grad.clone(), torch.full((K, 1), 1e-2)
+        optimizer.step(grad, 1e-2)
+        assert torch.equal(grad, given)
+        clipped = grad * (1.0 / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
+        mean.lerp_(clipped, 1 - 0.9)
+        square.lerp_(clipped * clipped, 1 - 0.999)
+        first, second = (-torch.expm1(torch.full((K, 1), float(step)) * math.log(beta)) for beta in (0.9, 0.999))
+        plain.mul_(1 - rate * 0.1)
+        plain.sub_(rate * (mean / first) / ((square / second).sqrt() + 1e-8))
+        assert torch.equal(ours, plain)
+
+
+def test_a_step_makes_two_blocks_of_the_parameters_size_at_most():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Allocations(TorchDispatchMode):
+        """Storages of `[K, M]` float32 that operators return, held on to so that none is used again."""
+
+        def __init__(self):
+            super().__init__()
+            self.found = {}
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.shape == (K, M) and made.dtype == torch.float32:
+                self.found[made.untyped_storage().data_ptr()] = made
+            return made
+
+    ours, grad = start(), gradients()[0]
+    optimizer = PopulationAdamW(ours, weight_decay=0.1)
+    with Allocations() as seen:
+        optimizer.step(grad, 1e-2)
+    own = {x.untyped_storage().data_ptr() for x in (ours, grad, optimizer.mean, optimizer.square)}
+    assert len(seen.found.keys() - own) == 2

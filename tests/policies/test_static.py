@@ -15,11 +15,11 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pareto_align.discovery.run_folder import read_run_record
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample
 from pareto_align.policies.graphs import CAPACITY, Graphs, Workspace
 from pareto_align.policies.static import LADDER, StaticSampler, rung
+from pareto_align.runs.folder import read_run_record
 from pareto_align.testing.tiny import symbol_tokenizer
 
 K, G = 3, 8
