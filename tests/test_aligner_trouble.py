@@ -56,8 +56,11 @@ def refused(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **
         ({"num_generations": 4}, r"Unknown setting 'num_generations'. Did you mean 'group_size'\?"),
         ({"seed": "a"}, "`seed` must be a whole number of at least 0"),
         ({"weighting": {"name": "chebyshev", "mu": "a"}}, "`mu` must be a positive number. Found 'a'"),
-        ({"weighting": {"name": "stch", "mu": "a"}}, "'stch' cannot be made with {'mu': 'a'}"),
-        ({"explorer": {"name": "grid", "margin": "a"}}, "margin='a'"),
+        ({"weighting": {"name": "stch", "mu": "a"}}, "'stch': `mu` must be a positive number. Found 'a'"),
+        (
+            {"explorer": {"name": "grid", "margin": "a"}},
+            "`margin` must be a number of at least 0 and below 1",
+        ),
     ],
 )
 def test_values_of_another_kind_are_named(settings, said):
@@ -79,7 +82,7 @@ def test_a_learner_with_settings_is_one_in_python_too():
         (3, "`learner` must be a name, a mapping with `name`, or an instance"),
         ({"k": 2.0}, "`learner` given as a mapping needs `name`"),
         ({"name": "rvpo", "kk": 2.0}, "'rvpo' has no setting 'kk'. Did you mean 'k'"),
-        ({"name": "rvpo", "k": "a"}, "'rvpo' cannot be made with {'k': 'a'}"),
+        ({"name": "rvpo", "k": "a"}, "'rvpo': `k` must be a positive number. Found 'a'"),
         ("grop", "Unknown learner 'grop'. Did you mean 'grpo'"),
         ("zzz", "Unknown learner 'zzz'. Known: centred"),
     ],
