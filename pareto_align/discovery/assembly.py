@@ -18,7 +18,6 @@ from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.publishing import Publisher
 from pareto_align.discovery.signals import steered_axes
-from pareto_align.discovery.state import put_back
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate
 from pareto_align.learning.credit import Credit
@@ -241,7 +240,7 @@ def assemble(
         family=plan.family,
     )
     if checkpoint is not None:
-        put_back(loop, checkpoint)
+        loop.load_state(checkpoint)
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
     if record is None:

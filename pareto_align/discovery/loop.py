@@ -17,7 +17,7 @@ from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.recovery import Recovery
 from pareto_align.discovery.signals import make_signal, mean_rewards
 from pareto_align.discovery.stalls import StallMonitor, choose_parent
-from pareto_align.discovery.state import take_down
+from pareto_align.errors import FrontFileError
 from pareto_align.learning.learner import Learner, StepReport
 from pareto_align.learning.rollouts import roll_out
 from pareto_align.objectives import ObjectiveSet, RewardScale
@@ -27,7 +27,7 @@ from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Budget, Spending
-from pareto_align.runs.checkpoint import CheckpointWriter, remove_checkpoint
+from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, remove_checkpoint
 from pareto_align.runs.journal import Journal, announce
 from pareto_align.runs.settings import Settings
 from pareto_align.runs.stopping import StopRequest
@@ -119,11 +119,11 @@ class FrontDiscovery:
             with StopRequest() as stop:
                 if self.step == 0:
                     self.keeper.publish_selected(0)
-                    self.checkpoints.write(take_down(self))
+                    self.checkpoints.write(self.state())
                 while not self.trained:
                     self._advance()
                     if self._measured_now() or stop.signal is not None:
-                        self.checkpoints.write(take_down(self))
+                        self.checkpoints.write(self.state())
                     stop.leave()
             announce(self.journal.callbacks, "measuring the front on the report prompts")
             self.keeper.report(self.step, self._report_evaluator())
@@ -336,6 +336,80 @@ class FrontDiscovery:
             parent=task.parent,
             reason=task.reason,
         )
+
+    # -- what a run goes on from --------------------------------------------------------------------------------
+
+    def state(self) -> Checkpoint:
+        """The run between two steps. Random numbers need no state: each is seeded by name."""
+        record = {
+            "step": self.step,
+            "trained": self.trained,
+            "events": self.journal.events,
+            **self.spending.state_dict(),
+            **self.keeper.state_dict(),
+            **self.objectives.counts(),
+            "reads_packed_rows": self.learner.layout.reads_packed_rows,
+            "drivable": self.population.drivable,
+            "micro_batch_tokens": self.learner.layout.micro_batch_tokens,
+            "scale": self.scale.to_dict(),
+            "explorer": self.explorer.state_dict(),
+            "rewards": self.objectives.state_dict(),
+            "blind": self.recovery.blind,
+        }
+        arrays = {
+            "preferences": self.preferences,
+            "measured": self.measured,
+            "spread": self.spread,
+            "still": self.stalls.still,
+            "unsound": self.recovery.unsound,
+            **{f"weighting.{name}": value for name, value in self.weighting.state_dict().items()},
+            **{f"floors.{name}": value for name, value in self.floors.state_dict().items()},
+        }
+        tensors = {
+            "parameters": self.population.parameters.detach().cpu(),
+            "good": self.recovery.good,
+            **{f"optimizer.{name}": value.cpu() for name, value in self.learner.optimizer.state_dict().items()},
+            **{name: torch.from_numpy(np.array(value)) for name, value in arrays.items() if value is not None},
+        }
+        return Checkpoint(record, tensors, self.keeper.adapters)
+
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Go on from `state()` of this run.
+
+        Raises:
+            FrontFileError: The checkpoint is of a run with other settings.
+        """
+        record, tensors = checkpoint.record, checkpoint.tensors
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        def array(name: str) -> np.ndarray:
+            return tensors[name].numpy().copy()
+
+        try:
+            self.step, self.trained = int(record["step"]), bool(record["trained"])
+            self.spending.load_state_dict(record)
+            self.keeper.load_state_dict(record, checkpoint.adapters)
+            self.objectives.load_counts(record)
+            self.objectives.load_state_dict(record["rewards"])
+            self.learner.layout.reads_packed_rows = record["reads_packed_rows"]
+            self.population.drivable = record["drivable"]
+            self.learner.layout.micro_batch_tokens = int(record["micro_batch_tokens"])
+            self.explorer.load_state_dict(record["explorer"])
+            with torch.no_grad():
+                self.population.parameters.copy_(tensors["parameters"])
+            self.learner.optimizer.load_state_dict(part("optimizer."))
+            self.weighting.load_state_dict({k: v.numpy() for k, v in part("weighting.").items()})
+            self.floors.load_state_dict({k: v.numpy() for k, v in part("floors.").items()})
+            self.recovery.good, self.recovery.blind = tensors["good"].clone(), int(record.get("blind", 0))
+            self.recovery.unsound, self.stalls.still = array("unsound"), array("still")
+            self.preferences, self.spread = array("preferences"), array("spread")
+            self.measured = array("measured") if "measured" in tensors else None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FrontFileError(
+                f"The checkpoint in {self.folder} does not fit this run: {type(error).__name__}: {error}"
+            ) from error
 
     # -- measuring -----------------------------------------------------------------------------------------------
 

@@ -83,6 +83,31 @@ class FrontKeeper:
         self.next_entry = 0
         self.plateau = PlateauMonitor(settings.stop_patience)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, as JSON's own types; the archived adapters are kept apart (`adapters`)."""
+        return {
+            "next_entry": self.next_entry,
+            "select_tokens": self.select.tokens,
+            "reference": self.reference.to_dict(),
+            "archive": self.archive.state_dict(),
+            "plateau": self.plateau.state_dict(),
+        }
+
+    @property
+    def adapters(self) -> dict[str, torch.Tensor]:
+        """By entry of the archive, its adapter `[P]`."""
+        return {entry.id: entry.adapter for entry in self.archive.entries.values() if entry.adapter is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any], adapters: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state_dict` and `adapters`; what else the mapping holds is passed over."""
+        self.next_entry = int(state["next_entry"])
+        self.select.tokens = int(state["select_tokens"])
+        self.archive.load_state_dict(state["archive"])
+        for name, adapter in adapters.items():
+            self.archive.entries[name].adapter = adapter
+        if "plateau" in state:  # checkpoints of the first runs lack it
+            self.plateau.load_state_dict(state["plateau"])
+
     def measure_population(self, step: int, provenances: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Measure the population on the select split, offer every policy to the archive, race the contested ones.
 

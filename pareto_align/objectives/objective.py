@@ -426,6 +426,22 @@ class ObjectiveSet(Sequence[Objective]):
                 )
         return rewards
 
+    def counts(self) -> dict[str, Any]:
+        """What was asked of the rewards so far, and what came of it."""
+        return {
+            "reward_calls": self.reward_calls,
+            "reward_seconds": self.reward_seconds,
+            "nan_rewards": dict(self.nan_counts),
+            "repeated_calls": dict(self.retry_counts),
+        }
+
+    def load_counts(self, counts: Mapping[str, Any]) -> None:
+        """Go on counting from `counts()`; what else the mapping holds is passed over."""
+        self.reward_calls, self.reward_seconds = int(counts["reward_calls"]), float(counts["reward_seconds"])
+        # checkpoints of the first runs lack the others
+        self.nan_counts |= {name: int(count) for name, count in counts.get("nan_rewards", {}).items()}
+        self.retry_counts |= {name: int(count) for name, count in counts.get("repeated_calls", {}).items()}
+
     def state_dict(self) -> dict[str, Any]:
         """What the rewards with a memory have learned, by objective name; plain numbers."""
         return {name: memory.state_dict() for name, memory in self._memories().items()}

@@ -78,6 +78,15 @@ class Spending:
         """Wall-clock seconds at work."""
         return time.monotonic() - self.started
 
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON's own types."""
+        return {"train_tokens": self.train_tokens, "rollouts": self.rollouts, "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; what else the mapping holds is passed over."""
+        self.train_tokens, self.rollouts = int(state["train_tokens"]), int(state["rollouts"])
+        self.started -= float(state["seconds"])
+
     def cost(self) -> dict[str, Any]:
         """For the record of the front."""
         return {

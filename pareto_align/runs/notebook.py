@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pareto_align.runs.progress import Pace, hypervolume_text, members_text
+from pareto_align.runs.pace import Pace, hypervolume_text, members_text
 
 __all__ = ["NotebookView"]
 

@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pareto_align.errors import ConfigError
-from pareto_align.testing.tables import symbol_strings
-from pareto_align.testing.tiny import prompt_text, symbol_text, symbol_tokenizer, tiny_llama
+from pareto_align.testing.tiny import prompt_text, symbol_strings, symbol_text, symbol_tokenizer, tiny_llama
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

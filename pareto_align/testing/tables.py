@@ -14,18 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pareto_align.errors import ModelError
+from pareto_align.testing.tiny import symbol_strings
 
 if TYPE_CHECKING:
     import torch
 
     from pareto_align.testing.problems import KnownFrontProblem
 
-__all__ = ["policy_table", "string_log_probabilities", "string_probabilities", "symbol_strings"]
-
-
-def symbol_strings(V: int, T: int) -> NDArray[np.int64]:
-    """All strings as symbol numbers [V**T, T] in table order: the last symbol changes fastest."""
-    return np.arange(V**T)[:, None] // V ** np.arange(T - 1, -1, -1) % V
+__all__ = ["policy_table", "string_log_probabilities", "string_probabilities"]
 
 
 def string_log_probabilities(

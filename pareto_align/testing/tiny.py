@@ -22,12 +22,15 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pareto_align.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["LORA_TARGETS", "prompt_text", "symbol_text", "symbol_tokenizer", "tiny_llama"]
+__all__ = ["LORA_TARGETS", "prompt_text", "symbol_strings", "symbol_text", "symbol_tokenizer", "tiny_llama"]
 
 LORA_TARGETS: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of the tiny Llama that an adapter may change. The output layer is never one of them."""
@@ -52,6 +55,11 @@ def symbol_text(index: int) -> str:
 def prompt_text(index: int) -> str:
     """The prompt number `index`, a text that is a single token of the tiny tokenizer."""
     return f"<{index}>"
+
+
+def symbol_strings(V: int, T: int) -> NDArray[np.int64]:
+    """All strings as symbol numbers [V**T, T] in table order: the last symbol changes fastest."""
+    return np.arange(V**T)[:, None] // V ** np.arange(T - 1, -1, -1) % V
 
 
 def symbol_tokenizer(symbols: int, n_prompts: int = 1) -> PreTrainedTokenizerFast:

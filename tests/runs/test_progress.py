@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from aligner_runs import events, fit
 
-from pareto_align.runs import progress
+from pareto_align.runs import pace, progress
 from pareto_align.runs.notebook import NotebookView
-from pareto_align.runs.progress import PlainLines, ProgressBar, duration, follow
+from pareto_align.runs.pace import duration
+from pareto_align.runs.progress import PlainLines, ProgressBar, follow
 
 EVALUATION = {
     "event": "evaluation", "step": 10, "hypervolume": 0.5041, "hypervolume_low": 0.4, "hypervolume_high": 0.6,
@@ -41,7 +42,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(progress, "time", made)
+    monkeypatch.setattr(pace, "time", made)
     return made
 
 

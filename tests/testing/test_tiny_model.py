@@ -12,8 +12,7 @@ from peft import LoraConfig, get_peft_model
 from pareto_align.errors import ConfigError, ModelError
 from pareto_align.testing import exact
 from pareto_align.testing.problems import PROBLEMS, get_problem
-from pareto_align.testing.tables import symbol_strings
-from pareto_align.testing.tiny import LORA_TARGETS, symbol_text, symbol_tokenizer, tiny_llama
+from pareto_align.testing.tiny import LORA_TARGETS, symbol_strings, symbol_text, symbol_tokenizer, tiny_llama
 
 
 @pytest.fixture(autouse=True)
