@@ -166,17 +166,45 @@ def _decode(
     """Decode all completions together; those that have ended leave in equal numbers per policy."""
     with serving:
         decode = _decode_eagerly
-        if captures(population):
-            population.static = population.static or StaticSampler(population)
+        if in_fixed_shapes(population, prompt_ids):
             decode = population.static.decode
         decode(_prefill(population, prompt_ids, group, policies, room=drawn.params.max_new_tokens), drawn, policies)
 
 
-def captures(population: PolicyPopulation) -> bool:
-    """Whether decoding runs in fixed shapes, captured where there are CUDA graphs, and not eagerly."""
-    if population.sampler == "auto":
-        return population.base.device.type == "cuda"
-    return population.sampler == "graphs"
+def in_fixed_shapes(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) -> bool:
+    """Whether decoding runs in fixed shapes, captured where there are CUDA graphs; the first time that is checked."""
+    if population.sampler == "eager" or (population.sampler == "auto" and population.base.device.type != "cuda"):
+        return False
+    if population.static is None:
+        if not _says_the_same(population, prompt_ids):
+            population.sampler = "eager"
+            warnings.warn(
+                f"{type(population.base.model).__name__} says something else where it is decoded in fixed shapes; the "
+                "eager sampler is used, which is slower on a GPU.",
+                ParetoAlignWarning,
+                stacklevel=4,
+            )
+            return False
+        population.static = StaticSampler(population)
+    return True
+
+
+def _says_the_same(population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]]) -> bool:
+    """Whether the frozen base draws the same in fixed shapes, for two prompts; where it rounds coarsely, as likely."""
+    base, params = population.base, SamplingParams(2 * CHECK_STEPS)
+    chosen = [list(ids[-CHECK_TOKENS:]) for ids in (max(prompt_ids, key=len), min(prompt_ids, key=len))]
+    static = StaticSampler(population, compiler=lambda step: step)
+    static.graphs.working = False
+    found = []
+    for decode in (_decode_eagerly, static.decode):
+        drawn = Drawn(base, 4, params, torch.full((4, params.max_new_tokens), 0.5))
+        with population.reference():
+            decode(_prefill(population, chosen, 2, 1, room=params.max_new_tokens, activated=False), drawn, 1)
+        found.append(drawn.completions(chosen, (1, 2, 2, params.max_new_tokens), base.stop_ids))
+    one, other = found
+    alike = (one.tokens == other.tokens).int().cumprod(-1).bool()  # what follows a difference says nothing
+    gap = (one.logprobs - other.logprobs).abs().masked_fill(~alike, 0).max()
+    return bool(gap <= (0.2 if base.rounds_coarsely else 1e-3)) and (base.rounds_coarsely or bool(alike.all()))
 
 
 def _decode_eagerly(state: Decoding, drawn: Drawn, policies: int) -> None:

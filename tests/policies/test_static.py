@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample
 from pareto_align.policies.graphs import CAPACITY, Graphs, Workspace
-from pareto_align.policies.static import LADDER, StaticSampler, rung
+from pareto_align.policies.static import LADDER, StaticLayer, StaticSampler, rung
 from pareto_align.runs.folder import read_run_record
 from pareto_align.testing.tiny import symbol_tokenizer
 
@@ -61,6 +61,15 @@ def test_it_draws_as_it_is_told(params):
     assert torch.equal(static.tokens, eager.tokens)
     assert torch.equal(static.mask, eager.mask)
     assert torch.allclose(static.logprobs, eager.logprobs, atol=1e-4)
+
+
+def test_a_model_that_says_something_else_is_left_to_the_eager_sampler(monkeypatch):
+    population = population_of()
+    monkeypatch.setattr(StaticLayer, "update", lambda self, keys, values, *_, **__: (self.keys, self.values))
+    with pytest.warns(ParetoAlignWarning, match="LlamaForCausalLM says something else"):
+        eager, found = both(population)
+    assert population.sampler == "eager"
+    assert torch.equal(found.tokens, eager.tokens)
 
 
 def test_one_token_and_the_reference_policy():

@@ -1,0 +1,83 @@
+"""The study of real models: its page says what its results say, its rewards are what they are called, it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pareto_align.front.estimates import Estimate
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "studies" / "real"
+MODULES = ("cases", "page", "run", "runs", "tasks")
+
+
+def test_the_results_are_of_the_one_setting_and_planned(code, results):
+    assert results["setting"] == code.cases.SETTING
+    assert set(results["runs"]) <= {case.key for case in code.cases.cases()}
+
+
+def test_the_page_is_written_from_the_results(code, results):
+    assert (STUDY / "README.md").read_text(encoding="utf-8") == code.page.report(results)
+
+
+def test_no_run_spent_more_than_a_step_over_its_tokens(code, results):
+    """The step or measurement that passes the limit ends a run; further preferences and the report come after."""
+    setting = results["setting"]
+    for run in results["runs"].values():
+        training = max(tokens for tokens, _ in run["curve"])
+        assert training <= setting["max_tokens"] * 1.1
+
+
+def test_copied_is_the_share_of_words_of_the_question(code):
+    prompt = [{"role": "user", "content": "What is a glacier?"}]
+    said = ["A glacier is ice", "What is a glacier", "Frozen water.", ""]
+    assert code.tasks.copied([prompt] * 4, said) == [0.75, 1.0, 0.0, 1.0]
+
+
+def test_a_sum_is_worth_half_for_its_number_and_half_for_being_shown(code):
+    said = ["7 + 5 = 12", "7+5=13", "It is 12.", "17 + 5 = 12", "", "12 and 30"]
+    found = code.tasks.worked([[{"role": "assistant", "content": text}] for text in said], a=[7] * 6, b=[5] * 6)
+    assert found == [1.0, 0.5, 0.5, 0.5, 0.0, 0.0]
+
+
+def test_users_are_worth_what_the_other_half_of_the_prompts_says(code):
+    """Two members at (1, 0) and (0, 1): a linear user with weight w gets max(w, 1 - w), a Chebyshev user 1 - min."""
+    ends = [
+        Estimate.from_samples(np.tile(value, (4, 1, 1)), prompt_ids=[3, 5, 8, 9]) for value in ([1.0, 0.0], [0.0, 1.0])
+    ]
+    w = np.arange(21) / 20
+    found = code.cases.worth(ends, [0, 1])
+    assert found["linear"] == pytest.approx(np.maximum(w, 1 - w).mean(), abs=1e-4)
+    assert found["chebyshev"] == pytest.approx((1 - np.minimum(w, 1 - w)).mean(), abs=1e-4)
+    assert code.cases.worth([], [0, 1]) == {"linear": 0.0, "chebyshev": 0.0}
+
+
+def test_a_run_is_measured(code):
+    found = code.cases.measure(code.cases.Case("adding", "centred, linear", 0), code.cases.SMOKE)
+    low, high = found["hypervolume"][1:]
+    assert 0 <= low <= found["hypervolume"][0] <= high <= 1
+    assert found["rollouts"] > 0
+    assert len(found["values"]) == len(found["samples"]) == len(found["stderr"])
+    assert [tokens for tokens, _ in found["curve"]] == sorted(tokens for tokens, _ in found["curve"])
+
+
+def test_every_task_but_the_small_one_says_which_model(code):
+    for name, task in code.tasks.TASKS.items():
+        if name != "adding":
+            made = task()
+            assert made.model == code.tasks.SMOLLM
+            assert len(made.prompts()) > 2 * code.cases.SETTING["eval_prompts"] + 50
+
+
+def test_the_command_keeps_what_it_ran_and_does_not_repeat_it(code, tmp_path, capsys, monkeypatch):
+    calls = []
+    run = {"hypervolume": [0.5, 0.4, 0.6], "values": [[0.5, 0.5]]}
+    monkeypatch.setattr(code.run, "measure", lambda case, setting: calls.append(case) or run)
+    arguments = ["--smoke", "--results", str(tmp_path / "r.json"), "--tasks", "tone", "--seeds", "0"]
+    assert code.run.main(arguments) == 0
+    assert code.run.main(arguments) == 0
+    assert len(calls) == len(code.cases.METHODS)
+    assert "tone/blocks, linear/0" in capsys.readouterr().out
