@@ -26,7 +26,7 @@ class Workload:
         max_new_tokens: T, length of every completion; none ends early.
         r: LoRA rank; alpha is 2 r.
         targets: Names of the layers to adapt, or `("all-linear",)`; None takes the attention projections.
-        budgets: Micro-batch budgets to compare, in tokens. A budget below one prompt's rows still takes that prompt.
+        budgets: Micro-batch budgets to compare, in tokens. On a CPU a budget below one prompt's rows takes that prompt.
         repeats: Timed rounds, after one that is not timed.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,8 @@ def join(brought: Path) -> str | None:
     for name in (PART_A, PART_B, DIGEST):
         if (brought / name).exists():
             (KEPT / name).write_bytes((brought / name).read_bytes())
+    if (brought / TOKENIZER).is_dir():
+        shutil.copytree(brought / TOKENIZER, KEPT / TOKENIZER, dirs_exist_ok=True)
     parts = [KEPT / PART_A, KEPT / PART_B]
     if not all(part.exists() for part in (*parts, KEPT / DIGEST)):
         return None
@@ -52,7 +55,7 @@ def join(brought: Path) -> str | None:
             file.write(piece)
     if digest.hexdigest() != (KEPT / DIGEST).read_text(encoding="utf-8").strip():
         raise RuntimeError(f"{whole} is not the file that was cut: its SHA-256 is {digest.hexdigest()}.")
-    convert(whole, brought / TOKENIZER, folder)
+    convert(whole, KEPT / TOKENIZER, folder)
     return str(folder)
 
 

@@ -10,6 +10,7 @@ from harness import Bench, NotAvailable
 from models import base_of, decode, population_of, prompts_of, use
 
 from pareto_align.policies import PolicyPopulation
+from pareto_align.policies.attention import no_mask
 
 LONG, SHORT = 40, 8  # new tokens of two calls; what differs is decoding steps alone
 
@@ -101,10 +102,11 @@ def _probe(bench: Bench) -> None:
     population = population_of(base_of(bench, "qwen-0.5b"), 8)
     ids = torch.zeros(64, 1, dtype=torch.long, device=bench.device)
     places = torch.zeros(64, 1, dtype=torch.long, device=bench.device)
+    mask = no_mask(bench.device)  # without one transformers looks at the places, for which no capture can wait
 
     def forward() -> torch.Tensor:
-        states = population.head.decoder(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
-        return population.head.logits(states[:, -1])
+        found = population.head.decoder(input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False)
+        return population.head.logits(found.last_hidden_state[:, -1])
 
     with population.serving(), torch.no_grad():
         side = torch.cuda.Stream()

@@ -95,7 +95,8 @@ class Bench:
         except Exception as error:
             self.figures[what] = {"value": "failed", "unit": "", "error": traceback.format_exc()[-2000:]}
             print(f"  {what}: {type(error).__name__}: {str(error)[:200]}", flush=True)
-        self.free()
+        finally:
+            self.free()
         return None
 
     def free(self) -> None:

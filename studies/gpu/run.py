@@ -88,7 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is None:
         parser.error("say where the results go: --out FOLDER, or the variable OUT")
     until = start + (options.seconds or LIMITS[options.command]) - (0 if options.smoke else SPARE)
-    model = options.model or (None if options.smoke else join(options.brought))
+    model = options.model
+    if model is None and not options.smoke:
+        try:
+            model = join(options.brought)
+        except Exception as error:  # one stage needs it; the others run
+            print(f"the model that was brought cannot be used: {type(error).__name__}: {error}", flush=True)
     bench = Bench(Path(options.out), device, options.smoke, options.brought, model)
     chosen = [stage for stage in STAGES if options.command in (stage.command, "both")]
     chosen = [stage for stage in chosen if options.only is None or stage.name in options.only]
