@@ -253,6 +253,7 @@ class PolicyPopulation:
         every = [
             (block.layer, block.layer.a, block.layer.b, block.layer.grad_a, block.layer.grad_b) for block in self.blocks
         ]
+        together = [(siblings, siblings.a, siblings.b) for siblings in self._siblings]
         count = self.served.count
         if policies.indices(count) == (0, count, 1):
             yield
@@ -263,11 +264,15 @@ class PolicyPopulation:
                 assert b is not None
                 layer.a, layer.b = (x.detach()[policies].requires_grad_() for x in (a, b))
                 layer.grad_a, layer.grad_b = (None if x is None else x[policies] for x in (grad_a, grad_b))
+            for siblings, a, b in together:
+                siblings.a, siblings.b = (None if x is None else x[policies] for x in (a, b))
             self.served.count = len(range(count)[policies])
             yield
         finally:
             for layer, *tensors in every:
                 layer.a, layer.b, layer.grad_a, layer.grad_b = tensors
+            for siblings, a, b in together:
+                siblings.a, siblings.b = a, b
             self.served.count = count
 
     def _served_now(self) -> tuple[Tensor | None, bool, Tensor, int]:

@@ -45,6 +45,20 @@ def test_logits_and_gradients_are_those_of_each_layer_by_itself(family, targets)
         assert relative_error(other, one) < 1e-5
 
 
+def test_some_of_the_policies_served_are_the_same_as_when_served_alone():
+    population = population_of(tiny_base(dtype=torch.float32), True)
+    with torch.no_grad():
+        with population.serving(population.parameters[1:]):
+            alone = population.base.model(IDS[:4]).logits
+        with population.serving():
+            with population.narrowed(slice(1, 3)):
+                narrowed = population.base.model(IDS[:4]).logits
+            every = population.base.model(IDS).logits
+    assert relative_error(narrowed, alone) < 1e-6
+    with torch.no_grad(), population.serving():
+        assert torch.equal(population.base.model(IDS).logits, every), "all are served again afterwards"
+
+
 def test_the_model_is_given_back_with_weights_of_its_own():
     base = tiny_base(dtype=torch.float32)
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
