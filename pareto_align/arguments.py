@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -118,14 +118,13 @@ def _check(init: Callable[..., None], thing: Any, args: tuple[Any, ...], keyword
 def _annotated(init: Callable[..., None]) -> dict[str, tuple[tuple[Any, ...], Any]]:
     """By parameter, what it may be and its default; only of those whose whole annotation can be checked."""
     found = {}
-    names = vars(sys.modules.get(init.__module__, types.ModuleType("")))
+    names = vars(sys.modules[init.__module__])
     for parameter in list(inspect.signature(init).parameters.values())[1:]:
-        hint = parameter.annotation
-        if isinstance(hint, str):
-            try:
-                hint = eval(hint, dict(names))
-            except (NameError, TypeError, AttributeError, SyntaxError):
-                continue  # a name that only a type checker imports
+        alone = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
+        try:
+            hint = get_type_hints(alone, names, include_extras=True)["hint"]
+        except (NameError, TypeError, AttributeError, SyntaxError):
+            continue  # a name that only a type checker imports
         allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         if all(_known(kind) for kind in allowed):
             found[parameter.name] = (allowed, parameter.default)

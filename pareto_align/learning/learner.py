@@ -19,7 +19,7 @@ from pareto_align.objectives import RewardScale
 from pareto_align.policies.logprobs import TokenLoss, fused_loss, lay_out, predicting_states, token_logprobs
 from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.transfer import moved
+from pareto_align.policies.transfers import moved
 
 __all__ = ["Learner", "StepReport"]
 

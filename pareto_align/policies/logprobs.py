@@ -18,7 +18,7 @@ from pareto_align.policies.attention import no_mask
 from pareto_align.policies.head import Head, Softmax
 from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pack
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.transfer import moved
+from pareto_align.policies.transfers import moved
 
 __all__ = ["TokenLoss", "completion_logprobs", "fused_loss", "lay_out", "predicting_states", "token_logprobs"]
 

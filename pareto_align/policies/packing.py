@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pareto_align.policies.attention import AttentionPlan, additive_mask, attend
-from pareto_align.policies.transfer import moved
+from pareto_align.policies.transfers import moved
 
 __all__ = ["PackedAttention", "PackedRows", "Past", "pack", "right_pad", "row_lengths"]
 

@@ -333,7 +333,8 @@ def read_prompts(
         depth = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         nothing = torch.empty(rows, heads, 0, depth, device=device, dtype=base.dtype)
         keys = values = [nothing] * config.num_hidden_layers
-    return Past(keys, values, lengths.repeat(policies).to(device)), last
+    counts = lengths.repeat(policies)
+    return Past(keys, values, to_device(counts, device), counts), last
 
 
 @torch.no_grad()

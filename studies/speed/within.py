@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,8 @@ def held_bytes() -> int:
             for tensor in (thing, thing.grad if thing.is_leaf else None):  # a gradient nobody asked for has no object
                 if tensor is not None and tensor.layout == torch.strided:
                     storage = tensor.untyped_storage()
-                    storages[storage.data_ptr()] = storage.nbytes()
+                    with suppress(RuntimeError):  # a compiler's stand-ins have no numbers and take no memory
+                        storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 

@@ -250,7 +250,7 @@ def test_a_folder_may_be_named_like_a_number_or_a_date(load):
             {"explorer": {"name": "grid", "margn": 0.1}},
             r"`explorer` 'grid' has no setting 'margn'. Did you mean 'margin'",
         ),
-        ({"explorer": {"name": "grid", "margin": 2}}, "`margin` must lie in"),
+        ({"explorer": {"name": "grid", "margin": 2}}, "`margin` must be a number of at least 0 and below 1"),
         ({"learner": "rlooo"}, "Unknown learner 'rlooo'. Did you mean 'rloo'"),
         ({"learner": {"name": "rvpo", "kk": 1}}, r"`learner` 'rvpo' has no setting 'kk'. Did you mean 'k'\?"),
         ({"learner": {"name": "rvpo", "k": "a"}}, "Learner 'rvpo': `k` must be a positive number. Found 'a'"),

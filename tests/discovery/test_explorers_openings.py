@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pareto_align.discovery.explorers import Adaptive, Bayesian, Discover
 from pareto_align.discovery.explorers.allocation import Allocation, gains
 from pareto_align.discovery.explorers.openings import (
     find_gaps,
@@ -171,8 +172,10 @@ def test_the_longest_idle_goes_first_and_not_all_at_once():
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(settings):
-    with pytest.raises(ConfigError, match=rf"'mine'.*{next(iter(settings))}"):
-        allocation(**settings)
+    """`settle` and `freeze` are compared with each other, the rest is what the explorers' annotations say."""
+    for explorer in (Adaptive, Bayesian, Discover):
+        with pytest.raises(ConfigError, match=rf"'{explorer.name}'.*{next(iter(settings))}"):
+            explorer(**settings)
 
 
 def test_a_state_of_another_population_is_refused():

@@ -109,6 +109,7 @@ def launched(siblings, sampler, layers=2):
         population = PolicyPopulation(base, 2, lora=default_lora_config(), siblings=siblings)
         population.drivable, population.sampler = True, sampler
         ids, counts = [base.encode(prompt) for prompt in RAGGED], []
+        sample(population, ids, 2, SamplingParams(2), [1, 2])  # whatever is checked at first use
         for length in (9, 17):  # one look more
             with Kernels() as kernels:
                 sample(population, ids, 2, SamplingParams(length), [1, 2])
