@@ -1,0 +1,199 @@
+"""What is run: which method on which task; one run is a `Case`."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tasks import TASKS
+
+SEEDS = (0, 1, 2)
+RANK = 8
+
+SETTING: dict[str, Any] = {
+    "max_tokens": 40_000,
+    "steps": 400,
+    "prompts_per_step": 2,
+    "group_size": 6,
+    "learning_rate": 2e-3,
+    "kl_coef": 0.02,
+    "eval_every": 25,
+    "eval_prompts": 32,
+}
+"""The one setting of all runs. Five policies, eight for three objectives.
+
+The tokens end a run, those of training and of measuring together.
+"""
+
+SMOKE = SETTING | {
+    "max_tokens": 400,
+    "steps": 2,
+    "prompts_per_step": 1,
+    "group_size": 2,
+    "eval_every": 1,
+    "eval_prompts": 4,
+}
+
+CENTRED = {"name": "gates", "features": "centred"}
+CORNERS = {"name": "everywhere", "corners": 1.0}
+GRID = {"family": "independent", "explorer": "grid"}
+METHODS: dict[str, dict[str, Any]] = {
+    "independent, linear": GRID | {"weighting": "fixed", "rank": 3},
+    "centred, linear": {"family": CENTRED, "weighting": "fixed"},
+    "independent, linear, rank 8": GRID | {"weighting": "fixed"},
+    "blocks, linear": {"family": "blocks", "weighting": "fixed"},
+    "independent, chebyshev": GRID | {"weighting": "chebyshev", "rank": 3},
+    "centred, chebyshev": {"family": CENTRED, "weighting": "chebyshev", "explorer": CORNERS},
+    "discover": {"weighting": "chebyshev", "explorer": "discover", "rank": 3},
+    "soups": {"weighting": "fixed", "explorer": "soups", "rank": 3},
+}
+"""Family, weighting and explorer of each; `rank` multiplies RANK: independent policies have a family's ranks."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run.
+
+    Attributes:
+        task: Of TASKS.
+        method: Of METHODS.
+        seed: Of the run.
+    """
+
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return f"{self.task}/{self.method}/{self.seed}"
+
+
+def cases(
+    seeds: Sequence[int] = SEEDS, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> Iterator[Case]:
+    """All runs, or those of some methods and tasks; method by method, so that the first two are compared first."""
+    for group in (list(METHODS)[:2], list(METHODS)[2:]):
+        for seed in seeds:
+            for task in TASKS:
+                for method in group:
+                    if (methods is None or method in methods) and (tasks is None or task in tasks):
+                        yield Case(task, method, seed)
+
+
+def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
+    """Fit once and write down what was published, as measured on prompts that nothing was trained or chosen on.
+
+    Returns:
+        `hypervolume` of the published members with its 95 % interval, and the untrained model's; `curve`, (training
+        tokens, hypervolume on the select split) at every measurement; `linear` and `chebyshev`, mean worth of
+        what users of that kind get (`worth`); `range`, the share of each axis between the members' ends; `values` and
+        `stderr` [n, M]; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each member.
+    """
+    import torch
+    from peft import LoraConfig
+
+    from pareto_align import ParetoAligner
+    from pareto_align.errors import ParetoAlignWarning
+
+    torch.set_num_threads(setting.get("threads", 1))  # another number of threads rounds otherwise
+    task = TASKS[case.task]()
+    method = dict(METHODS[case.method])
+    if task.weighting is not None and method["weighting"] == "fixed":
+        method["weighting"] = task.weighting
+    rank = RANK * method.pop("rank", 1)
+    objectives = task.objectives()
+    traded = sum(objective.role == "optimize" for objective in objectives)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        aligner = ParetoAligner(
+            task.model,
+            objectives,
+            tokenizer=task.tokenizer,
+            lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **task.lora),
+            population=5 if traded == 2 else 8,
+            seed=case.seed,
+            output_dir=Path(folder) / "run",
+            progress=False,
+            dtype="float32",
+            **method,
+            **task.options,
+            **setting,
+        )
+        front = aligner.fit(task.prompts())
+        return found(front, setting)
+
+
+def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a front; see `measure`."""
+    report = next(event for event in reversed(front.history) if event["event"] == "report")
+    cost = front.record.cost
+    estimates = [member.estimate for member in front.record.members]
+    axes = [i for i, objective in enumerate(front.record.objectives) if objective.role == "optimize"]
+    values = np.array([estimate.mean for estimate in estimates]).reshape(len(estimates), -1)
+    return {
+        "hypervolume": _rounded(report, "hypervolume"),
+        "untrained": _rounded(report, "reference_hypervolume"),
+        "curve": _curve(front.history, rollouts=settings["prompts_per_step"] * settings["group_size"]),
+        **worth(estimates, axes),
+        "range": np.ptp(values[:, axes], axis=0).round(3).tolist() if estimates else [0.0] * len(axes),
+        "preferences": [(entry.provenance or {}).get("preference") for entry in front.record.members],
+        "values": values.round(4).tolist(),
+        "stderr": np.array([estimate.stderr for estimate in estimates]).round(4).tolist(),
+        "tokens": cost["train_tokens"] + cost["eval_tokens"],
+        "rollouts": cost["rollouts"],
+        "seconds": round(sum(event.get("seconds", 0.0) for event in front.history if event["event"] == "step"), 1),
+        "samples": [[sample["completion"].strip() for sample in member.samples[:4]] for member in front],
+    }
+
+
+def _curve(history: Sequence[dict[str, Any]], rollouts: int) -> list[list[float]]:
+    """(tokens sampled in training, hypervolume on the select split) at every measurement."""
+    tokens, curve = 0.0, []
+    for event in history:
+        if event["event"] == "step":
+            tokens += rollouts * float(np.sum(event["length"]))
+        elif event["event"] in ("evaluation", "further"):
+            curve.append([round(tokens), round(event["hypervolume"], 4)])
+    return curve
+
+
+def worth(estimates: Sequence[Any], axes: Sequence[int]) -> dict[str, float]:
+    """What users get who choose among the members: mean over users of `linear` and of `chebyshev` worth.
+
+    Rewards lie in [0, 1]. A linear user's worth is the mean weighted by his preference, a Chebyshev user's is
+    1 - max over objectives of (weight times what lacks to 1). One half of the prompts chooses the member, the other
+    says what it is worth, and the other way round: the best of many measurements is no measurement of the best.
+    """
+    from pareto_align.front.preferences import lattice
+
+    if not estimates:  # where nothing keeps the constraint nobody gets anything
+        return {"linear": 0.0, "chebyshev": 0.0}
+    users = lattice(len(axes), 20 if len(axes) == 2 else 8)
+    ids = sorted(set(estimates[0].prompt_ids))
+    halves = []
+    for half in (ids[::2], ids[1::2]):
+        rows = [estimate.samples[np.isin(estimate.prompt_ids, half)][:, axes] for estimate in estimates]
+        halves.append(np.stack([np.nanmean(row, axis=0) for row in rows]))
+    kinds = {
+        "linear": lambda v: users @ v.T,
+        "chebyshev": lambda v: 1 - (users[:, None] * (1 - v[None])).max(-1),
+    }
+    found = {}
+    for name, kind in kinds.items():
+        chooses, judges = kind(halves[0]), kind(halves[1])
+        rows = np.arange(len(users))
+        found[name] = round(
+            float((judges[rows, chooses.argmax(1)].mean() + chooses[rows, judges.argmax(1)].mean()) / 2), 4
+        )
+    return found
+
+
+def _rounded(event: dict[str, Any], name: str) -> list[float]:
+    return [round(float(event[key]), 4) for key in (name, f"{name}_low", f"{name}_high")]

@@ -1,0 +1,128 @@
+"""README.md: every number in its tables comes from results.json."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE.parent))  # for `runs`
+
+from cases import METHODS, SEEDS  # noqa: E402
+from runs import spread  # noqa: E402
+from tasks import TASKS  # noqa: E402
+
+BASELINE = "independent, linear"
+MEASURES = {
+    "hypervolume": lambda run: run["hypervolume"][0],
+    "linear": lambda run: run["linear"],
+    "chebyshev": lambda run: run["chebyshev"],
+}
+
+
+def number(value: float, digits: int = 3, sign: bool = False) -> str:
+    """`.123`, with a sign if asked for."""
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("0.", ".", 1)
+
+
+def numbers(results: dict[str, Any], task: str, method: str, what: str) -> dict[int, float]:
+    """By seed, where it was run."""
+    runs = results["runs"]
+    keys = {seed: f"{task}/{method}/{seed}" for seed in SEEDS}
+    return {seed: MEASURES[what](runs[key]) for seed, key in keys.items() if key in runs}
+
+
+def cell(values: dict[int, float]) -> str:
+    """Mean, and least to greatest over the seeds; a dash where nothing was run."""
+    if not values:
+        return "—"
+    found = list(values.values())
+    if len(found) == 1:
+        return f"{number(found[0])} (one seed)"
+    return f"{number(float(np.mean(found)))} ({number(min(found))} to {number(max(found))})"
+
+
+def difference(results: dict[str, Any], task: str, method: str, what: str) -> str:
+    """Mean over the seeds that both have of what a method has more than BASELINE, with Student's 95 % interval."""
+    ours, theirs = (numbers(results, task, name, what) for name in (method, BASELINE))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return "—"
+    found = spread([ours[seed] - theirs[seed] for seed in seeds])
+    if len(seeds) == 1:
+        return f"{number(found.mean, sign=True)} (one seed)"
+    low, high = found.mean - found.wide, found.mean + found.wide
+    return f"{number(found.mean, sign=True)} ({number(low, sign=True)} to {number(high, sign=True)})"
+
+
+def table(results: dict[str, Any], what: str) -> str:
+    """One number of every method on every task."""
+    lines = [f"| method | {' | '.join(TASKS)} |", "|---|" + "---|" * len(TASKS)]
+    lines += [
+        f"| {method} | {' | '.join(cell(numbers(results, task, method, what)) for task in TASKS)} |"
+        for method in METHODS
+    ]
+    return "\n".join(lines)
+
+
+def differences(results: dict[str, Any], method: str) -> str:
+    """What a method has more than independent policies with linear weights, task by task."""
+    lines = [f"| task | {' | '.join(MEASURES)} |", "|---|" + "---|" * len(MEASURES)]
+    lines += [
+        f"| {task} | {' | '.join(difference(results, task, method, what) for what in MEASURES)} |" for task in TASKS
+    ]
+    return "\n".join(lines)
+
+
+def cost(results: dict[str, Any]) -> str:
+    """Tokens, rollouts and seconds of training, as ranges over all runs."""
+    runs = results["runs"].values()
+
+    def span(what: str) -> str:
+        found = [run[what] for run in runs]
+        return f"{min(found):,.0f} to {max(found):,.0f}" if found else "—"
+
+    spent = f"{span('tokens')} tokens with the report's, {span('rollouts')} rollouts"
+    return f"{spent}, {span('seconds')} seconds of training steps"
+
+
+def said(results: dict[str, Any], task: str, seed: int = 0) -> str:
+    """What the ends and the middle of the front say to the first prompts of the report split."""
+    lines = []
+    for method in (BASELINE, "centred, linear"):
+        run = results["runs"].get(f"{task}/{method}/{seed}")
+        if run is None:
+            continue
+        order = np.argsort([-values[0] for values in run["values"]])
+        for place in dict.fromkeys((0, len(order) // 2, len(order) - 1)):
+            member = order[place]
+            values = ", ".join(number(value, 2) for value in run["values"][member])
+            texts = (
+                " / ".join(f'"{text}"' for text in run["samples"][member][:3]).replace("\n", " ").replace("|", "\\|")
+            )
+            lines.append(f"- {method} ({values}): {texts}")
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Any]) -> str:
+    """The page."""
+    text = Template((HERE / "report.md").read_text(encoding="utf-8"))
+    setting = results["setting"]
+    return text.substitute(
+        done=len(results["runs"]),
+        planned=len(SEEDS) * len(TASKS) * len(METHODS),
+        tokens=f"{setting['max_tokens']:,}",
+        rate=number(setting["learning_rate"]),
+        kl=number(setting["kl_coef"], 2),
+        measured=setting["eval_prompts"],
+        cost=cost(results),
+        hypervolume=table(results, "hypervolume"),
+        linear=table(results, "linear"),
+        chebyshev=table(results, "chebyshev"),
+        differences=differences(results, "centred, linear"),
+        said=said(results, "tone"),
+    )
