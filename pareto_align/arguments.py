@@ -148,7 +148,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, bool | np.bool_)
     if kind in (int, float):
         is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return is_number and math.isfinite(float(value))
+        return is_number and abs(value) <= sys.float_info.max  # neither NaN nor infinite, nor too large a whole number
     return value is None
 
 

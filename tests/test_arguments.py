@@ -62,6 +62,7 @@ class Mine(Base):
         ({"plain": "a"}, "`plain` must be a number. Found 'a'"),
         ({"plain": math.nan}, "`plain` must be a number. Found nan"),
         ({"plain": math.inf}, "`plain` must be a number. Found inf"),
+        ({"plain": 10**400}, "`plain` must be a number. Found 1"),
         ({"plain": True}, "`plain` must be a number. Found True"),
         ({"plain": None}, "`plain` must be a number. Found None"),
         ({"whole": 1.0}, "`whole` must be a whole number. Found 1.0"),
