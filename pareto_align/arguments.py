@@ -118,7 +118,7 @@ def _check(init: Callable[..., None], thing: Any, args: tuple[Any, ...], keyword
 def _annotated(init: Callable[..., None]) -> dict[str, tuple[tuple[Any, ...], Any]]:
     """By parameter, what it may be and its default; only of those whose whole annotation can be checked."""
     found = {}
-    names = vars(sys.modules[init.__module__])
+    names = getattr(init, "__globals__", {})
     for parameter in list(inspect.signature(init).parameters.values())[1:]:
         alone = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
         try:
