@@ -1,8 +1,11 @@
-"""What an object is built with: checked as its constructor's annotations say, kept, and told as plain data.
+"""What an object is built with: checked against its constructor's annotations, remembered, and given as JSON.
 
-A plug-in says of each setting what it may be, and nothing else needs to be done about it:
+A plug-in annotates each setting with what it may be:
 
     def __init__(self, *, lr: Positive = 0.1, memory: Memory = 0.9, rounds: Count = 2, rule: Literal["a", "b"] = "a")
+
+Numbers, bools, `Literal`s of text and their unions (with None as well) are checked. A parameter with anything else in
+its annotation is not, and the constructor looks at it itself. A default is never checked.
 """
 
 from __future__ import annotations
@@ -62,17 +65,15 @@ class Within:
 Positive = Annotated[float, Within(above=0)]
 NotNegative = Annotated[float, Within(least=0)]
 Share = Annotated[float, Within(least=0, most=1)]
-Memory = Annotated[float, Within(least=0, below=1)]
-"""The share of an old mean that a step keeps."""
+Memory = Annotated[float, Within(least=0, below=1)]  # the share of an old mean that a step keeps
 Whole = Annotated[int, Within(least=0)]
 Count = Annotated[int, Within(least=1)]
 
 
 class KeepsArguments:
-    """Base of what users build with settings of their own and hand in: it checks them and remembers them.
+    """Base of what users build with settings of their own and hand in: it checks the settings and remembers them.
 
-    A subclass need not do anything for it: what its constructor is called with is compared with the annotations, where
-    those are numbers, truths or choices, and taken down.
+    Every call of a subclass's constructor goes through here first; the subclass does nothing for it.
 
     Attributes:
         kind: What it is called in messages.
@@ -108,59 +109,59 @@ def _check(init: Callable[..., None], thing: Any, args: tuple[Any, ...], keyword
     except TypeError:
         return  # the constructor itself says what is missing or too much
     for name, (allowed, default) in _annotated(init).items():
-        value = given.get(name, default)
-        if name in given and value is not default and not any(_fits(value, kind) for kind in allowed):
-            words = " or ".join(_words(kind) for kind in allowed if kind is not type(None))
+        if name in given and given[name] is not default and not any(_fits(given[name], hint) for hint in allowed):
+            value, words = given[name], " or ".join(_words(hint) for hint in allowed if hint is not type(None))
             raise ConfigError(f"{thing.kind} {thing.name!r}: `{name}` must be {words}. Found {value!r}.")
 
 
 @functools.cache
 def _annotated(init: Callable[..., None]) -> dict[str, tuple[tuple[Any, ...], Any]]:
-    """By parameter, what it may be and its default; only of those whose whole annotation can be checked."""
+    """By parameter, the parts of its annotation and its default; only of those of which every part can be checked."""
     found = {}
     names = getattr(init, "__globals__", {})
     for parameter in list(inspect.signature(init).parameters.values())[1:]:
+        # one by one: a name that cannot be found in one annotation leaves the others to be checked
         alone = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
         try:
             hint = get_type_hints(alone, names, include_extras=True)["hint"]
         except (NameError, TypeError, AttributeError, SyntaxError):
             continue  # a name that only a type checker imports
         allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        if all(_known(kind) for kind in allowed):
+        if all(_known(hint) for hint in allowed):
             found[parameter.name] = (allowed, parameter.default)
     return found
 
 
-def _known(kind: Any) -> bool:
-    if get_origin(kind) is Annotated:
-        number, *more = get_args(kind)
+def _known(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        number, *more = get_args(hint)
         return number in (int, float) and len(more) == 1 and isinstance(more[0], Within)
-    return kind in (int, float, bool, type(None)) or get_origin(kind) is Literal
+    return hint in (int, float, bool, type(None)) or get_origin(hint) is Literal
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is Annotated:
-        number, within = get_args(kind)
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is Annotated:
+        number, within = get_args(hint)
         return _fits(value, number) and within.holds(float(value))
-    if kind is bool:
+    if hint is bool:
         return isinstance(value, bool | np.bool_)
-    if kind in (int, float):
-        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if hint in (int, float):
+        is_number = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
         return is_number and abs(value) <= sys.float_info.max  # neither NaN nor infinite, nor too large a whole number
     return value is None
 
 
-def _words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    if get_origin(kind) is Annotated:
-        number, within = get_args(kind)
-        if kind == Positive:
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is Annotated:
+        number, within = get_args(hint)
+        if hint == Positive:
             return "a positive number"
         return _words(number) + str(within)
-    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    return {bool: "true or false", int: "a whole number", float: "a number"}[hint]
 
 
 def arguments_of(thing: Any) -> dict[str, Any]:

@@ -7,13 +7,61 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+def carry_out(
+    arguments: Sequence[str] | None,
+    about: str | None,
+    *,
+    home: Path,
+    seeds: Sequence[int],
+    parts: Mapping[str, Sequence[str]],
+    settings: tuple[dict[str, Any], dict[str, Any]],
+    cases: Callable[..., Iterable[Any]],
+    measure: Callable[[Any, dict[str, Any]], dict[str, Any]],
+    told: Callable[[dict[str, Any]], str],
+    pages: Callable[[dict[str, Any]], None],
+    before: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+) -> int:
+    """A study's command: measure what is missing, then write its pages.
+
+    Args:
+        arguments: Of the command line; None: the process's own.
+        about: What `--help` says.
+        home: The study's folder.
+        seeds: All that are planned.
+        parts: By option, what can be chosen of the study.
+        settings: Of the study, and of `--smoke`.
+        cases: `cases(seeds, **chosen)` are the runs, which have a `key`; without arguments all that are planned.
+        measure: The numbers of a case under a setting.
+        told: What a line says of them.
+        pages: Writes the pages; called where the results are the study's own.
+        before: Called with results and setting before the first run that is missing.
+    """
+    options = command(about, seeds, **parts).parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    setting = settings[options.smoke]
+    file = options.results or (None if options.smoke else home / "results.json")
+    results = read(file, setting)
+    plan = cases(options.seeds, **{name: getattr(options, name) for name in parts})
+    todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
+    if todo and before is not None:
+        before(results, setting)
+    planned = [case.key for case in cases()]
+    fill(results, todo, lambda case: measure(case, setting), told=told, file=file, planned=planned)
+    if file == home / "results.json":
+        pages(results)
+    return 0
 
 
 def command(about: str | None, seeds: Sequence[int], **parts: Sequence[str]) -> argparse.ArgumentParser:
@@ -97,6 +145,17 @@ def write(file: Path, results: dict[str, Any], planned: Sequence[str]) -> None:
     part = file.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)
+
+
+def rounded(value: Any) -> Any:
+    """Five significant digits: more would be noise, and would change the file with every run."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True)

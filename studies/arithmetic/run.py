@@ -7,8 +7,6 @@ and the results; `--page` does only that. `--smoke` tries it in a few steps and 
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,29 +28,27 @@ def write_pages(results: dict[str, Any]) -> None:
     draw(results).savefig(HERE / "fronts.png", dpi=150)
 
 
+def measure_untrained(results: dict[str, Any], setting: dict[str, Any]) -> None:
+    """The model before any fit, once."""
+    if "untrained" not in results:
+        results["untrained"] = untrained(setting)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    options = runs.command(__doc__, SEEDS, methods=list(METHODS)).parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    setting = SMOKE if options.smoke else SETTING
-    file = options.results or (None if options.smoke else HERE / "results.json")
-    results = runs.read(file, setting)
-    planned = [case.key for case in cases()]
-    todo = [] if options.page else [c for c in cases(options.seeds, options.methods) if c.key not in results["runs"]]
-    if todo and "untrained" not in results:
-        results["untrained"] = untrained(setting)
-    runs.fill(
-        results,
-        todo,
-        lambda case: measure(case, setting),
-        file=file,
-        planned=planned,
+    return runs.carry_out(
+        arguments,
+        __doc__,
+        home=HERE,
+        seeds=SEEDS,
+        parts={"methods": list(METHODS)},
+        settings=(SETTING, SMOKE),
+        cases=cases,
+        measure=measure,
         told=lambda found: f"best accuracy {max(values[0] for values in found['values']):.3f}",
+        pages=write_pages,
+        before=measure_untrained,
     )
-    if file == HERE / "results.json":
-        write_pages(results)
-    return 0
 
 
 if __name__ == "__main__":

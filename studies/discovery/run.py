@@ -7,8 +7,6 @@ does only that. `--smoke` tries it in a few steps and writes nothing unless it i
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,27 +30,18 @@ def write_pages(results: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    options = runs.command(
-        __doc__, SEEDS, explorers=EXPLORERS, problems=sorted({problem for problem, _ in TASKS})
-    ).parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    setting = SMOKE if options.smoke else SETTING
-    file = options.results or (None if options.smoke else HERE / "results.json")
-    results = runs.read(file, setting)
-    plan = cases(options.seeds, options.explorers, options.problems)
-    todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
-    runs.fill(
-        results,
-        todo,
-        lambda case: measure(case, setting),
-        file=file,
-        planned=[case.key for case in cases()],
+    return runs.carry_out(
+        arguments,
+        __doc__,
+        home=HERE,
+        seeds=SEEDS,
+        parts={"explorers": EXPLORERS, "problems": sorted({problem for problem, _ in TASKS})},
+        settings=(SETTING, SMOKE),
+        cases=cases,
+        measure=measure,
         told=lambda found: f"ratio {found['ratio']:.3f}",
+        pages=write_pages,
     )
-    if file == HERE / "results.json":
-        write_pages(results)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ only that. `--smoke` tries it in a few steps and writes nothing unless it is tol
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))  # for `runs`
@@ -20,29 +19,27 @@ import runs  # noqa: E402
 from cases import METHODS, PROBLEMS, SEEDS, SETTING, SMOKE, cases, measure  # noqa: E402
 
 
+def write_page(results: dict[str, Any]) -> None:
+    """README.md."""
+    from page import report
+
+    (HERE / "README.md").write_text(report(results), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    options = runs.command(__doc__, SEEDS, methods=METHODS, problems=PROBLEMS).parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    setting = SMOKE if options.smoke else SETTING
-    file = options.results or (None if options.smoke else HERE / "results.json")
-    results = runs.read(file, setting)
-    plan = cases(options.seeds, options.methods, options.problems)
-    todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
-    runs.fill(
-        results,
-        todo,
-        lambda case: measure(case, setting),
-        file=file,
-        planned=[case.key for case in cases()],
+    return runs.carry_out(
+        arguments,
+        __doc__,
+        home=HERE,
+        seeds=SEEDS,
+        parts={"methods": list(METHODS), "problems": PROBLEMS},
+        settings=(SETTING, SMOKE),
+        cases=cases,
+        measure=measure,
         told=lambda found: f"ratio {found['ratio']:.3f}, unseen {found['unseen']:.3f}",
+        pages=write_page,
     )
-    if file == HERE / "results.json":
-        from page import report
-
-        (HERE / "README.md").write_text(report(results), encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

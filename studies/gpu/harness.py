@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from predictions import PREDICTED
+from runs import rounded
 
 LEAST_SECONDS = 5  # below this no stage is begun
 
@@ -185,14 +186,3 @@ def machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"device": name, "python": platform.python_version(), **versions}
-
-
-def rounded(value: Any) -> Any:
-    """Five significant digits: more would be noise."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    return value

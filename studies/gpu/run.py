@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: deterministic products need it
-    sys.path[:0] = [str(HERE), str(HERE.parents[1])]  # a checkout is enough; nothing has to be installed
+    # a checkout is enough; nothing has to be installed
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
     from brought import install, join
 
     if options.smoke:

@@ -143,7 +143,7 @@ def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "curve": _curve(front.history, rollouts=settings["prompts_per_step"] * settings["group_size"]),
         **worth(estimates, axes),
         "range": np.ptp(values[:, axes], axis=0).round(3).tolist() if estimates else [0.0] * len(axes),
-        "preferences": [(entry.provenance or {}).get("preference") for entry in front.record.members],
+        "preferences": [entry.preference for entry in front.record.members],
         "values": values.round(4).tolist(),
         "stderr": np.array([estimate.stderr for estimate in estimates]).round(4).tolist(),
         "tokens": cost["train_tokens"] + cost["eval_tokens"],

@@ -7,11 +7,10 @@ does only that. `--smoke` tries it in a few steps and writes nothing unless it i
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))  # for `runs`
@@ -21,29 +20,27 @@ from cases import METHODS, SEEDS, SETTING, SMOKE, cases, measure  # noqa: E402
 from tasks import TASKS  # noqa: E402
 
 
+def write_page(results: dict[str, Any]) -> None:
+    """README.md."""
+    from page import report
+
+    (HERE / "README.md").write_text(report(results), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then write."""
-    options = runs.command(__doc__, SEEDS, methods=METHODS, tasks=TASKS).parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    setting = SMOKE if options.smoke else SETTING
-    file = options.results or (None if options.smoke else HERE / "results.json")
-    results = runs.read(file, setting)
-    plan = cases(options.seeds, options.methods, options.tasks)
-    todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
-    runs.fill(
-        results,
-        todo,
-        lambda case: measure(case, setting),
-        file=file,
-        planned=[case.key for case in cases()],
+    return runs.carry_out(
+        arguments,
+        __doc__,
+        home=HERE,
+        seeds=SEEDS,
+        parts={"methods": list(METHODS), "tasks": list(TASKS)},
+        settings=(SETTING, SMOKE),
+        cases=cases,
+        measure=measure,
         told=lambda found: f"hypervolume {found['hypervolume'][0]:.3f}, {len(found['values'])} members",
+        pages=write_page,
     )
-    if file == HERE / "results.json":
-        from page import report
-
-        (HERE / "README.md").write_text(report(results), encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

