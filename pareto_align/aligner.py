@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.discovery.explorers import Explorer, make_explorer
-from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import ObjectiveSet, as_objectives
@@ -23,10 +22,13 @@ from pareto_align.runs.settings import Settings
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting import make as make_weighting
+from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
 
 if TYPE_CHECKING:
     from pareto_align.data.prompts import Splits
+    from pareto_align.data.rows import Row
     from pareto_align.discovery.assembly import Plan
+    from pareto_align.discovery.loop import FrontDiscovery
     from pareto_align.learning.credit import Credit
     from pareto_align.policies.base import Base
     from pareto_align.policies.families import Family
@@ -260,34 +262,66 @@ class ParetoAligner:
         if where is not None:
             refuse_taken(Path(os.path.expanduser(where)))  # before torch is imported, which takes seconds
         with self._followed() as callbacks:
-            from pareto_align.data.prompts import (
-                check_groups,
-                encode_rows,
-                split_prompts,
-                warn_of_few,
-                warn_of_shared,
-            )
-            from pareto_align.data.rows import read_rows
+            from pareto_align.data.prompts import warn_of_few, warn_of_shared
             from pareto_align.discovery.identity import base_facts, machine_facts
 
             plan = self._plan()  # what cannot work says so before anything is loaded
-            given = read_rows(prompts)
-            kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
-            group = self.settings.eval_group
-            check_groups(given if kept_back is None else kept_back, group)
+            given = self._read(prompts, eval_prompts)
             folder = new_run_folder(where)
             with locked(folder):
                 base = self._load_base()
-                length = self.settings.max_new_tokens
-                rows = encode_rows(given, base, length)
-                held_out = None if kept_back is None else encode_rows(kept_back, base, length, "eval_prompts")
-                splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
-                warn_of_few(splits, self.settings.eval_prompts, group)
+                splits = self._split(base, *given)
+                warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
                 facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
                 facts["machine"] = machine_facts(base)
                 self._run(plan, base, splits, folder, callbacks, facts=facts)
         return self._finished(folder, base)
+
+    @contextmanager
+    def by_hand(self, prompts: Any, *, eval_prompts: Any = None) -> Iterator[FrontDiscovery]:
+        """The same as `fit`, driven from outside, step by step; nothing is written.
+
+        The loop's `ask` returns what a step learns from, its `tell` makes the step and what follows it.
+
+        Args:
+            prompts, eval_prompts: As `fit` takes them.
+
+        Raises:
+            PromptError: There are no usable prompts.
+            ObjectiveError: A reward function misbehaves.
+            ModelError: The model cannot carry a population.
+        """
+        from pareto_align.discovery.assembly import assemble, open_population
+
+        with self._followed() as callbacks:
+            plan = self._plan()
+            given = self._read(prompts, eval_prompts)
+            base = self._load_base()
+            splits = self._split(base, *given)
+            with open_population(plan, base, splits) as population:
+                yield assemble(plan, population, splits, None, callbacks=callbacks)
+
+    def _read(self, prompts: Any, eval_prompts: Any) -> tuple[list[Row], list[Row] | None]:
+        """Prompts and held-out prompts as rows, before anything is loaded."""
+        from pareto_align.data.prompts import check_groups
+        from pareto_align.data.rows import read_rows
+
+        given = read_rows(prompts)
+        kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
+        check_groups(given if kept_back is None else kept_back, self.settings.eval_group)
+        return given, kept_back
+
+    def _split(self, base: Base, given: Sequence[Row], kept_back: Sequence[Row] | None) -> Splits:
+        """The prompts to train on, to select on, to report on."""
+        from pareto_align.data.prompts import encode_rows, split_prompts
+
+        settings = self.settings
+        rows = encode_rows(given, base, settings.max_new_tokens)
+        held_out = None
+        if kept_back is not None:
+            held_out = encode_rows(kept_back, base, settings.max_new_tokens, "eval_prompts")
+        return split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
 
     def resume(self, output_dir: Any) -> ParetoFront:
         """Go on with a run of this aligner that was stopped or killed, from its last checkpoint.
@@ -422,7 +456,7 @@ class ParetoAligner:
     def _check_steering(self) -> None:
         """Whether the objectives hold what the weighting needs."""
         name, requires = self.weighting.name, self.weighting.requires
-        if unmet := sorted(requires - PROVIDED):
+        if unmet := sorted(requires - FROM_REWARDS - FROM_GRADIENTS - {"measured"}):
             raise ConfigError(f"The weighting {name!r} needs {', '.join(unmet)}, which is not measured.")
         if "slack" in requires and not self.objectives.constraints:
             raise ConfigError(
@@ -438,12 +472,14 @@ class ParetoAligner:
     def _plan(self) -> Plan:
         # torch and transformers are loaded with the first fit, not with the package
         from pareto_align.discovery.assembly import Plan
-        from pareto_align.learning.credit import make_credit
+        from pareto_align.learning import PolicyLoss, make_learner
         from pareto_align.policies.families import make_family
 
-        credit = make_credit(self.learner)
+        chosen = self.settings
+        loss = PolicyLoss(chosen.clip, chosen.kl_coef, chosen.kl, chosen.aggregation)
+        learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
         family = make_family(self.family)
-        return Plan(self.objectives, self.weighting, credit, self.explorer, self.settings, self.lora, family)
+        return Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts

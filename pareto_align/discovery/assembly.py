@@ -17,18 +17,16 @@ from pareto_align.discovery.explorers import Explorer
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.publishing import Publisher
-from pareto_align.discovery.signals import steered_axes
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate
-from pareto_align.learning.credit import Credit
-from pareto_align.learning.learner import Learner
-from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.micro_batch import default_micro_batch, recorded_micro_batch
+from pareto_align.learning.learner import Context, Learner
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
-from pareto_align.policies.optimizer import FamilyAdamW
+from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
+from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Spending
@@ -38,6 +36,7 @@ from pareto_align.runs.journal import Callback, Journal, announce
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
+from pareto_align.weighting.evidence import steered_axes
 
 __all__ = ["Plan", "assemble", "open_population"]
 
@@ -55,16 +54,16 @@ class Plan:
 
     objectives: ObjectiveSet
     weighting: Weighting
-    credit: Credit
+    learner: Learner
     explorer: Explorer
     settings: Settings
     lora: Any = None
     family: Family | None = None
 
     def __post_init__(self) -> None:
-        if self.credit.needs_group and self.settings.group_size < 2:
+        if self.learner.needs_group and self.settings.group_size < 2:
             raise ConfigError(
-                f"The learner {self.credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
+                f"The learner {self.learner.name!r} compares the completions of one prompt and needs group_size >= 2. "
                 f"Found group_size={self.settings.group_size}."
             )
         if self.lora is not None:
@@ -105,7 +104,7 @@ class Plan:
         names = {
             "weighting": self.weighting.name,
             "reading": self.weighting.reading,
-            "learner": self.credit.name,
+            "learner": self.learner.name,
             "explorer": self.explorer.name,
         }
         return names if self.family is None else names | {"family": self.family.name}
@@ -136,7 +135,7 @@ def assemble(
     plan: Plan,
     population: PolicyPopulation,
     splits: Splits,
-    folder: Path,
+    folder: Path | None,
     *,
     callbacks: Iterable[Callback] = (),
     facts: Mapping[str, Any] | None = None,
@@ -149,7 +148,7 @@ def assemble(
         plan: What is fitted and how.
         population: On the model.
         splits: The prompts.
-        folder: The run folder, which nobody else works in.
+        folder: The run folder, which nobody else works in; None: everything stays in memory.
         callbacks: Called with every event.
         facts: What else the record of a new run holds.
         record: Of the run that goes on; None begins a new one.
@@ -187,31 +186,40 @@ def assemble(
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
-    optimizer: FamilyAdamW | None = None
-    if plan.family is not None:
+    adam: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
+    optimizer: PopulationAdamW | FamilyAdamW
+    if plan.family is None:
+        optimizer = PopulationAdamW(population.parameters, **adam)
+    else:
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
-        optimizer = FamilyAdamW(
-            plan.family, population, max_norm=settings.max_grad_norm, weight_decay=settings.weight_decay
-        )
+        optimizer = FamilyAdamW(plan.family, population, **adam)
         optimizer.place(preferences)
-    learner = Learner(
+    engine = Engine(
         population,
-        plan.credit,
-        PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation),
-        scale,
-        steered_axes(objectives, plan.weighting),
         temperature=settings.temperature,
-        updates=settings.updates_per_rollout,
-        max_norm=settings.max_grad_norm,
-        weight_decay=settings.weight_decay,
-        micro_batch_tokens=config["micro_batch_tokens"],
         layout=settings.layout,
+        micro_batch_tokens=config["micro_batch_tokens"],
         gradient_checkpointing=settings.gradient_checkpointing,
-        optimizer=optimizer,
+    )
+    plan.learner.setup(
+        Context(
+            engine,
+            scale,
+            steered_axes(objectives, plan.weighting),
+            optimizer,
+            objectives,
+            splits.train,
+            settings.prompts_per_step,
+            settings.group_size,
+            params,
+            settings.seed,
+        )
     )
     plan.weighting.setup(settings.population, objectives.m)
-    publisher = Publisher(folder / "front", population, objectives, scale, config, plan.family)
-    journal = Journal(folder / "journal.jsonl", callbacks)
+    publisher = Publisher(
+        None if folder is None else folder / "front", population, objectives, scale, config, plan.family
+    )
+    journal = Journal(None if folder is None else folder / "journal.jsonl", callbacks)
     spending = Spending(select, objectives)
     keeper = FrontKeeper(
         population=population,
@@ -227,7 +235,7 @@ def assemble(
     loop = FrontDiscovery(
         population=population,
         objectives=objectives,
-        learner=learner,
+        learner=plan.learner,
         weighting=plan.weighting,
         explorer=plan.explorer,
         preferences=preferences,
@@ -243,10 +251,10 @@ def assemble(
         loop.load_state(checkpoint)
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
-    if record is None:
+    if folder is not None and record is None:
         prompts, not_kept = write_splits(folder, splits)
         write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)
-    else:
+    elif folder is not None:
         journal.resume(0, step=0)
     journal.write(
         "start",

@@ -126,7 +126,7 @@ class Evaluator:
                 group,
                 self.params,
                 [seeds] * count,
-                rows=policies,
+                policies=policies,
                 prompts_a_seed=PROMPTS_A_SEED,
             )
             lengths += drawn.lengths.sum((1, 2)).numpy()

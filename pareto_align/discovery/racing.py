@@ -139,7 +139,7 @@ def _affordable(
     batch: list[str] = []
     for pair in pairs:
         new = [id for id in pair if id not in batch]
-        cost = sum(evaluator.tokens_for(archive.entries[id].provenance.get("length")) for id in new)
+        cost = sum(evaluator.tokens_for(archive.entries[id].origin.length) for id in new)
         if cost > tokens:
             break
         batch += new
