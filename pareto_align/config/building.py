@@ -222,18 +222,22 @@ def _objectives(specs: Sequence[Mapping[str, Any]], folder: Path) -> list[Object
     objectives = []
     for number, spec in enumerate(specs):
         objective = _objective(number, spec, folder, rewards)
-        if objective.name in named:  # judged once for itself and for all that are made of it
+        if objective.name in named and objective.reward is not None:  # judged once for itself and all made of it
             objective = dataclasses.replace(objective, reward=shared(objective.reward))
-        rewards[objective.name] = objective.reward
+        if objective.reward is not None:
+            rewards[objective.name] = objective.reward
         objectives.append(objective)
     return objectives
 
 
 def _objective(number: int, spec: Mapping[str, Any], folder: Path, rewards: Mapping[str, Any]) -> Objective:
-    for key in ("name", "reward"):
+    labelled = spec.get("prefers") is not None and spec.get("reward") is None
+    for key in ("name",) if labelled else ("name", "reward"):
         if not isinstance(spec.get(key), str):
             raise ConfigError(f"`objectives.{number}` needs a `{key}`, as text. Found {spec.get(key)!r}.")
-    reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
+    reward = None
+    if not labelled:
+        reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
     keywords = {key: value for key, value in spec.items() if key not in ("name", "reward", "args")}
     if "retries" in keywords:
         keywords["retries"] = whole(keywords["retries"])
