@@ -60,6 +60,26 @@ class ComparisonRow:
         """The comparison's further columns."""
         return self.row.columns
 
+    def to_fields(self) -> dict[str, Any]:
+        """The responses' tokens and what was said about them, in JSON's own types; the prompt is told beside them."""
+        names = [str(place) for place in range(self.comparison.m)]
+        told = {
+            name: value for name, value in self.comparison.to_row(names).items() if name not in ("prompt", "columns")
+        }
+        return {"tokens": [list(one) for one in self.tokens], "comparison": told}
+
+    @classmethod
+    def from_fields(cls, row: PromptRow, fields: Mapping[str, Any]) -> ComparisonRow:
+        """What `to_fields` told, of the prompt `row`.
+
+        Raises:
+            ComparisonError: It is no such thing.
+        """
+        told = {"prompt": row.prompt, "columns": dict(row.columns), **fields["comparison"]}
+        names = list(told.get("labels", {}))
+        tokens = tuple(tuple(int(i) for i in one) for one in fields["tokens"])
+        return cls(row, tokens, Comparison.from_row(told, names, "A comparison of the run"))
+
 
 def encode_comparisons(
     comparisons: Comparisons,

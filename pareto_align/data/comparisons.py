@@ -33,6 +33,31 @@ MANY = 0.05
 """Share of pairs of equal responses above which a warning is given."""
 
 
+def read_comparisons(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
+    """Comparisons under the objectives of a run, from whatever they were given as.
+
+    Args:
+        data: `Comparisons`, or rows that they can be read from.
+        objectives: All of them.
+        learner: Who asks, for errors.
+
+    Raises:
+        ComparisonError: They cannot be read, or have no labels for an objective.
+    """
+    if isinstance(data, str):
+        raise ComparisonError(
+            f"The learner {learner!r} learns from comparisons. Found a text. Read a file with Comparisons.read(path)."
+        )
+    try:
+        found = data if isinstance(data, Comparisons) else Comparisons.from_rows(data)
+    except (TypeError, AttributeError) as error:
+        raise ComparisonError(
+            f"The learner {learner!r} learns from comparisons: rows with a prompt, answers and labels. Found "
+            f"{type(data).__name__}: {error}"
+        ) from error
+    return found.for_objectives(list(objectives))
+
+
 class Comparisons(Sequence[Comparison]):
     """Comparisons under m named objectives; immutable.
 

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from pareto_align.data.prompts import Splits
-from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.discovery.explorers import Explorer
+from pareto_align.discovery.label_evaluation import LabelEvaluator
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.publishing import Publisher
+from pareto_align.discovery.publishing import SAMPLES_KEPT, Publisher
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate
 from pareto_align.learning.learner import Context, Learner
+from pareto_align.learning.offline import PreferenceLearner
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
 from pareto_align.policies.engine import Engine
@@ -68,9 +70,50 @@ class Plan:
             )
         if self.lora is not None:
             check_lora(self.lora)
+        self._check_needs()
         self._check_family()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
+
+    @property
+    def measures_labels(self) -> bool:
+        """Whether policies are measured on comparisons: not every objective has a reward to judge answers by."""
+        return any(objective.reward is None for objective in self.objectives)
+
+    def _check_needs(self) -> None:
+        """Whether objectives and weighting have what the learner can give them."""
+        name = self.learner.name
+        if unmet := sorted(self.weighting.requires - self.learner.provides):
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which there is not with the learner "
+                f"{name!r}. Choose another weighting, such as 'fixed' or 'chebyshev'."
+            )
+        if self.learner.needs != "comparisons":
+            for objective in self.objectives:
+                if objective.reward is None:
+                    raise ConfigError(
+                        f"Objective {objective.name!r} has labels (prefers={objective.prefers!r}) and no reward, which "
+                        f"the learner {name!r} learns from. Give it a reward, or choose learner='dpo'."
+                    )
+            return
+        steered = steered_axes(self.objectives, self.weighting)
+        for column, objective in enumerate(self.objectives):
+            if objective.prefers is None and (column in steered or self.measures_labels):
+                told = "is learned" if column in steered else "is measured"
+                raise ConfigError(
+                    f"Objective {objective.name!r} {told} on comparisons, and does not say which column of them has "
+                    "its labels: prefers='column'."
+                )
+        if self.weighting.applies_to != "advantage":
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} acts on rewards, and the learner {name!r} has none. Choose "
+                "applies_to='advantage'."
+            )
+        if self.settings.kl_coef > 0:
+            raise ConfigError(
+                f"`kl_coef` is the price of one nat in rewards, and the learner {name!r} has none: its beta holds on "
+                f"to the untrained model. Found kl_coef={self.settings.kl_coef}."
+            )
 
     def _check_family(self) -> None:
         """Whether the explorer and the weighting can work with the family, or without one."""
@@ -167,21 +210,42 @@ def assemble(
     else:
         config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
     params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-    select = Evaluator(
+    engine = Engine(
         population,
-        objectives,
-        splits.select,
-        settings.eval_group_size,
-        params,
-        seed_for(settings.seed, "select"),
-        rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
-        group=settings.eval_group,
+        # what is said about an answer is about its probability, and not about that of sampling it
+        temperature=settings.temperature if plan.learner.needs == "rollouts" else 1.0,
+        layout=settings.layout,
+        micro_batch_tokens=config["micro_batch_tokens"],
+        gradient_checkpointing=settings.gradient_checkpointing,
     )
+
+    def measures(split: str) -> Measures:
+        rows, seed = getattr(splits, split), seed_for(settings.seed, split)
+        if plan.measures_labels:
+            assert isinstance(plan.learner, PreferenceLearner)
+            beta, samples = plan.learner.beta, SAMPLES_KEPT if split == "report" else 0
+            group = settings.eval_group
+            return LabelEvaluator(engine, rows, beta, group=group, samples=samples, params=params, seed=seed)
+        return Evaluator(
+            population,
+            objectives,
+            rows,
+            settings.eval_group_size,
+            params,
+            seed,
+            rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
+            group=settings.eval_group,
+        )
+
+    select = measures("select")
     callbacks = list(callbacks)
     if checkpoint is None:
         announce(callbacks, "measuring the untrained model")
         untrained = select.measure_reference(check=True)
-        scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
+        if plan.measures_labels:
+            scale = RewardScale.of_labels(objectives.M)
+        else:
+            scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
         reference = untrained.estimate
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
@@ -194,13 +258,6 @@ def assemble(
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
         optimizer = FamilyAdamW(plan.family, population, **adam)
         optimizer.place(preferences)
-    engine = Engine(
-        population,
-        temperature=settings.temperature,
-        layout=settings.layout,
-        micro_batch_tokens=config["micro_batch_tokens"],
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
     plan.learner.setup(
         Context(
             engine,
@@ -239,7 +296,7 @@ def assemble(
         weighting=plan.weighting,
         explorer=plan.explorer,
         preferences=preferences,
-        splits=splits,
+        report=lambda: measures("report"),
         scale=scale,
         keeper=keeper,
         spending=spending,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 import torch
 
-from pareto_align.data.prompts import Splits
-from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
+from pareto_align.discovery.evaluation import Measures
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.measuring import FrontKeeper
@@ -24,7 +24,6 @@ from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.families import Family
 from pareto_align.policies.optimizer import FamilyAdamW
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Budget, Spending
 from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, remove_checkpoint
 from pareto_align.runs.journal import Journal, announce
@@ -47,7 +46,7 @@ class FrontDiscovery:
         weighting: Turns the state of the population into weights `[K, m]`, or `[K, m + c]` if it steers constraints.
         explorer: Decides after every measurement what the slots train next.
         preferences: `[K, m]` what each slot pursues at first, and where a family is measured.
-        splits: Prompts to train on, to select on, to report on.
+        report: Makes what measures on the report split.
         scale: The frozen scale of the objectives.
         keeper: Measures policies, and keeps the archive and the front folder.
         spending: What the run has spent.
@@ -70,7 +69,7 @@ class FrontDiscovery:
         weighting: Weighting,
         explorer: Explorer,
         preferences: np.ndarray,
-        splits: Splits,
+        report: Callable[[], Measures],
         scale: RewardScale,
         keeper: FrontKeeper,
         spending: Spending,
@@ -87,16 +86,13 @@ class FrontDiscovery:
         self.grid = np.array(preferences, dtype=float)
         floors = FloorKeeper(population.size, objectives.m, explorer.floor_weighting)
         self.slots = Slots(population, learner, weighting, self.grid, floors, settings.stall_patience)
-        self.splits = splits
+        self.report = report
         self.scale = scale
         self.keeper = keeper
         self.spending = spending
         self.settings = settings
         self.budget = Budget(settings)
         self.journal = journal
-        self.params = SamplingParams(
-            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p
-        )
         self.step = 0
         self.trained = False
         self._asked = time.monotonic()
@@ -123,7 +119,7 @@ class FrontDiscovery:
                         checkpoints.write(self.state())
                     stop.leave()
             announce(self.journal.callbacks, "measuring the front on the report prompts")
-            self.keeper.report(self.step, self._report_evaluator())
+            self.keeper.report(self.step, self.report())
         except BaseException as error:
             found = len(self.keeper.archive.members())
             error.add_note(
@@ -193,13 +189,13 @@ class FrontDiscovery:
         self.spending.train_tokens += seen.token_count
         self.spending.rollouts += seen.count
         gradients = None
-        if self.weighting.requires & FROM_GRADIENTS:
+        if self.learner.values_with_gradients or self.weighting.requires & FROM_GRADIENTS:
             with deterministic(settings.deterministic):
                 gradients = self.learner.gradients(seen, halves="cross_gramians" in self.weighting.requires)
         signal = make_signal(
             self.weighting,
             self.objectives,
-            self.scale,
+            self.learner.scale,
             seen.values(),
             rewards=seen.rewards,
             step=step,
@@ -227,7 +223,7 @@ class FrontDiscovery:
         self.journal.write(
             "step",
             step=step + 1,
-            values=self.objectives.to_user(seen.values()),
+            values=self._told(seen.values()),
             weights=weights[:, :m],
             steering=weights[:, m:],
             kl=report.kl,
@@ -239,6 +235,10 @@ class FrontDiscovery:
             seconds=round(time.monotonic() - self._asked, 3),
         )
         return report
+
+    def _told(self, values: np.ndarray) -> np.ndarray:
+        """What was seen in a step, in the user's units; explained labels are told as they are."""
+        return values if self.learner.needs == "comparisons" else self.objectives.to_user(values)
 
     def _learning_rate(self, progress: float) -> float:
         left = 1 - progress
@@ -305,7 +305,8 @@ class FrontDiscovery:
     def _assign(self, step: int, slot: int, task: Task) -> None:
         adapter = None if task.parent is None else self.keeper.archive.entries[task.parent].adapter
         floors = None
-        if task.floors is not None:
+        # floors are of what is measured; a learner that sees something else in a step cannot keep them
+        if task.floors is not None and self.learner.scale.to_dict() == self.scale.to_dict():
             axes = list(self.objectives.axes)
             lower, upper = self.scale.lower[axes], self.scale.upper[axes]
             floors = (lower + task.floors * (upper - lower) - self.scale.location[axes]) / self.scale.scale[axes]
@@ -389,18 +390,6 @@ class FrontDiscovery:
             if len(asked):
                 origins = [Origin(self.step, preference=tuple(p.tolist()), between=self.step) for p in asked]
                 self.keeper.measure_further(self.step, family.rows(asked), origins)
-
-    def _report_evaluator(self) -> Evaluator:
-        return Evaluator(
-            self.population,
-            self.objectives,
-            self.splits.report,
-            self.settings.eval_group_size,
-            self.params,
-            seed_for(self.settings.seed, "report"),
-            rows_at_once=max(ROWS_AT_ONCE, self.settings.rows_a_step),
-            group=self.settings.eval_group,
-        )
 
     def _done(self) -> bool:
         """Whether training ends here: something is used up, or the front stands still."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Evaluator, Measurement
+from pareto_align.discovery.evaluation import Measurement, Measures
 from pareto_align.discovery.explorers import Mixture
 from pareto_align.discovery.publishing import Publisher, shortcoming
 from pareto_align.discovery.racing import race
@@ -53,7 +53,7 @@ class FrontKeeper:
         *,
         population: PolicyPopulation,
         objectives: ObjectiveSet,
-        select: Evaluator,
+        select: Measures,
         scale: RewardScale,
         reference: Estimate,
         settings: Settings,
@@ -131,7 +131,7 @@ class FrontKeeper:
 
     def _measure(
         self, event: str, step: int, policies: torch.Tensor, origins: Sequence[Origin]
-    ) -> tuple[list[Measurement], tuple[float, float, float]]:
+    ) -> tuple[Sequence[Measurement], tuple[float, float, float]]:
         """Measure policies `[k, P]`, offer and race them, publish; what was found, and the front's hypervolume."""
         before = self.select.tokens
         found = self.select.measure(policies)
@@ -225,7 +225,7 @@ class FrontKeeper:
             cost=self.spending.cost() | {"steps": step},
         )
 
-    def report(self, step: int, evaluator: Evaluator) -> None:
+    def report(self, step: int, evaluator: Measures) -> None:
         """Measure the members and the untrained model once on the report split, and publish what holds there.
 
         Warns:

@@ -7,14 +7,17 @@ from pareto_align.learning.choice import available_learners, make_learner
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
 from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.offline import Dpo, Modpo
 from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
 
 __all__ = [
     "Context",
     "Credit",
+    "Dpo",
     "Experience",
     "Learner",
+    "Modpo",
     "OnlineLearner",
     "PolicyLoss",
     "PromptRow",

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from pareto_align.arguments import KeepsArguments, arguments_of
+from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.engine import Engine
@@ -22,6 +23,7 @@ from pareto_align.policies.gradients import ObjectiveGradients
 from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.registry import Registry
+from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
 
 __all__ = ["Context", "Experience", "Learner", "StepReport", "learners", "register_learner"]
 
@@ -87,7 +89,7 @@ class Context:
         axes: The objectives that a weighting has weights for, m of the M.
         optimizer: What the policies' gradients `[K, P]` are handed to; by default AdamW on the policies themselves.
         objectives: Score what is sampled; None where the learner is handed what it learns from.
-        prompts: What is trained on.
+        prompts: What is trained on: prompts, or comparisons.
         prompts_per_step: N.
         group_size: G.
         params: How completions are sampled.
@@ -99,7 +101,7 @@ class Context:
     axes: Sequence[int]
     optimizer: PopulationAdamW | FamilyAdamW | None = None
     objectives: ObjectiveSet | None = None
-    prompts: Sequence[PromptRow] = ()
+    prompts: Sequence[PromptRow | ComparisonRow] = ()
     prompts_per_step: int = 8
     group_size: int = 8
     params: SamplingParams = field(default_factory=lambda: SamplingParams(128))
@@ -113,12 +115,16 @@ class Learner(KeepsArguments, ABC):
         name: What it is chosen by.
         needs: What `fit` has to be given: `"rollouts"` (prompts, and rewards to judge answers by) or `"comparisons"`.
         needs_group: Completions of one prompt are compared, so G must be at least 2.
+        provides: The optional fields of a weighting's `Signal` that a run with it can fill in.
+        values_with_gradients: What a step saw is only known once its gradients are.
     """
 
     kind = "Learner"
     name: ClassVar[str] = ""
     needs: ClassVar[str] = "rollouts"
     needs_group: bool = False
+    provides: ClassVar[frozenset[str]] = FROM_REWARDS | FROM_GRADIENTS | {"measured"}
+    values_with_gradients: ClassVar[bool] = False
 
     def setup(self, context: Context) -> None:
         """Begin a run; whatever was learnt in an earlier one is forgotten."""
@@ -126,6 +132,11 @@ class Learner(KeepsArguments, ABC):
         self.population = context.engine.population
         self.axes = list(context.axes)
         self.optimizer = context.optimizer or PopulationAdamW(self.population.parameters)
+
+    @property
+    def scale(self) -> RewardScale:
+        """The scale of the values that a step sees: that of the rewards, or the learner's own."""
+        return self.context.scale
 
     @abstractmethod
     def collect(self, step: int) -> Experience:

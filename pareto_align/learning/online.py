@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pareto_align.arguments import Count, arguments_of
+from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.errors import ConfigError
 from pareto_align.learning.credit import Credit
-from pareto_align.learning.learner import Learner, StepReport
+from pareto_align.learning.learner import Context, Learner, StepReport
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
 from pareto_align.policies.batches import Batch
@@ -38,6 +39,11 @@ class OnlineLearner(Learner):
         self.name = credit.name  # type: ignore[misc]
         self.needs_group = credit.needs_group
 
+    def setup(self, context: Context) -> None:
+        """Begin a run."""
+        super().setup(context)
+        self.prompts = [row.row if isinstance(row, ComparisonRow) else row for row in context.prompts]
+
     def facts(self) -> dict[str, Any]:
         """What its credit was built with; the loss is told among the run's settings."""
         return arguments_of(self.credit)
@@ -47,7 +53,7 @@ class OnlineLearner(Learner):
         context = self.context
         assert context.objectives is not None
         seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
-        rows = batch_of(context.prompts, context.prompts_per_step, step, context.seed)
+        rows = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
         return roll_out(self.engine, context.objectives, rows, context.group_size, context.params, seeds)
 
     def coefficients(self, seen: Rollouts) -> Tensor:

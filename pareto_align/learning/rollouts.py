@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from pareto_align.seeds import seed_for
 from pareto_align.weighting.evidence import mean_rewards
 
 __all__ = ["Rollouts", "batch_of", "roll_out", "score"]
+
+Item = TypeVar("Item")
 
 
 @dataclass(eq=False)
@@ -64,7 +66,7 @@ class Rollouts:
         return self.texts[(policy * prompts + prompt) * group + sample]
 
 
-def batch_of(rows: Sequence[PromptRow], size: int, step: int, seed: int) -> list[PromptRow]:
+def batch_of(rows: Sequence[Item], size: int, step: int, seed: int) -> list[Item]:
     """A step's prompts: whole passes over all of them, each pass in an order of its own.
 
     Args:

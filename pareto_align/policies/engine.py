@@ -84,6 +84,23 @@ class Engine:
         """Completions `[K, N, G, T]` of N prompts, ready to be read."""
         return self.rows.prepare(prompts, done)
 
+    def logprobs(self, batch: Batch, policies: Tensor | None = None) -> Tensor:
+        """Log-probabilities `[K, N, G, T]` of the completions under the policies, 0 on padding; no gradient.
+
+        Args:
+            batch: The completions.
+            policies: `[K, P]` to read with; by default all slots.
+        """
+        found = torch.zeros(batch.done.tokens.shape)
+
+        def passes() -> None:
+            with self.population.serving(policies):
+                parts = self.rows.micro_batches(batch)
+                batch.put(found, [(part, self._read(batch, part)) for part in parts])
+
+        self.rows.within_memory(passes)
+        return found
+
     def reference_logprobs(self, batch: Batch) -> Tensor:
         """Log-probabilities `[K, N, G, T]` of the completions under the frozen base, 0 on padding.
 
@@ -221,16 +238,17 @@ class Engine:
     def _read(self, batch: Batch, part: Part) -> Tensor:
         """Log-probabilities `[n]` of a part's tokens under what is served, on the device; no gradient."""
         prompts, tokens, mask, past = batch.part(part)
-        return token_logprobs(
-            self.population,
-            prompts,
-            tokens,
-            mask,
-            temperature=self.temperature,
-            packed=batch.packed,
-            past=past,
-            plain=batch.plain,
-        )
+        with self.population.narrowed(part.policies):
+            return token_logprobs(
+                self.population,
+                prompts,
+                tokens,
+                mask,
+                temperature=self.temperature,
+                packed=batch.packed,
+                past=past,
+                plain=batch.plain,
+            )
 
     def _backward(self, batch: Batch, part: Part, token_loss: TokenLoss, *, factors: Tensor | None = None) -> Tensor:
         """One forward and backward pass over a part; returns its tokens' log-probabilities `[n]`, on the device.
