@@ -24,8 +24,8 @@ from typing import Any
 
 PACKAGE = "pareto_align"
 SUBPACKAGES = (
-    "front", "objectives", "weighting", "learning", "learning.preferences", "policies", "runs", "discovery", "tuning",
-    "testing",
+    "front", "objectives", "objectives.learned", "weighting", "learning", "learning.preferences", "policies", "runs",
+    "discovery", "tuning", "testing",
 )  # fmt: skip
 TARGET = Path(__file__).with_name("api.md")
 

@@ -1,4 +1,4 @@
-"""The order in which comparisons are learned from: whole passes, labels of all objectives in every batch, easy first."""
+"""The order in which comparisons are learned from: whole passes, labels of all objectives in a batch, easy first."""
 
 from __future__ import annotations
 

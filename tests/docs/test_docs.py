@@ -365,6 +365,13 @@ def test_the_comparisons_page_runs(run_example, capsys):
     assert [name for name in FORMATS if f"| `{name}` |" not in page] == []
 
 
+def test_the_learned_rewards_page_runs(run_example):
+    found = run_example(DOCS / "learned-rewards.md")
+    assert [report.accuracy > 0.7 for report in found["heads"].report] == [True, True]
+    assert min(found["mixture"].shares) == pytest.approx(0.25, abs=0.05)
+    assert found["preference"].sum() == pytest.approx(1)
+
+
 def test_the_page_of_preference_losses_runs_and_names_them_all(run_example):
     from pareto_align.learning.preferences import available_preferences
     from pareto_align.testing.preferences import PreferenceLossContract
