@@ -10,7 +10,7 @@ from typing import Any
 from pareto_align.data.group_formats import read_marked, read_nectar, read_rated, read_responses, read_ultrafeedback
 from pareto_align.data.labels import Kind, check_kind, is_missing, kind_of, number, read_label
 from pareto_align.data.pair_formats import LOGPS, SCORES, LabelColumns, read_chosen, read_hh, read_strength, read_two
-from pareto_align.data.source_rows import SourceRow
+from pareto_align.data.source_rows import SourceRow, check_text
 from pareto_align.errors import ComparisonError, ConfigError
 from pareto_align.spelling import hint
 
@@ -136,6 +136,7 @@ def read_source(
             if read is None:
                 source.counts["dialogues that differ before the last answer"] += 1
             else:
+                check_text(read)
                 source.rows.append(read)
         return source
     rated = _rated_columns(given, format, candidates, labels)
@@ -156,6 +157,7 @@ def read_source(
             read.user = read.columns.pop(judge, None)
         if labels is not None:
             read.scores = {name: column for name, column in read.scores.items() if name in labels}
+        check_text(read)
         source.rows.append(read)
     return source
 
