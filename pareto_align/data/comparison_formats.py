@@ -234,7 +234,7 @@ def _rated_columns(
         found = [
             name
             for name in candidates
-            if all(row.get(name) is None or _is_rating_list(row[name], len(row["responses"])) for row in given)
+            if all(row.get(name) is None or _is_rating_list(row[name], row.get("responses")) for row in given)
             and any(row.get(name) is not None for row in given)
         ]
     if not found and format == "ratings":
@@ -250,7 +250,9 @@ def _numeric(values: Iterable[Any]) -> bool:
     return bool(present) and all(number(value) is not None for value in present)
 
 
-def _is_rating_list(value: Any, count: int) -> bool:
-    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
+def _is_rating_list(value: Any, responses: Any) -> bool:
+    if isinstance(value, str | Mapping) or not hasattr(value, "__len__") or not hasattr(responses, "__len__"):
+        return False
+    if len(value) != len(responses):
         return False
     return all(is_missing(one) or number(one) is not None or isinstance(one, bool) for one in value)
