@@ -101,7 +101,7 @@ def read_marked(row: Mapping[str, Any], where: str, response: str, label: str) -
 def read_responses(row: Mapping[str, Any], where: str, rated: Sequence[str]) -> SourceRow:
     """Several `responses` and columns with one rating for each."""
     prompt = _text(row.get("prompt"), where, "prompt")
-    given = row.get("responses")
+    given: Any = row.get("responses")
     if isinstance(given, str | Mapping) or not hasattr(given, "__iter__"):
         raise ComparisonError(f"{where}: `responses` must be a list. Found {given!r:.80}.")
     given = list(given)
