@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pareto_align.data.source_rows import Response
+from pareto_align.data.source_rows import Response, SourceRow, check_text, read_response
 from pareto_align.errors import ComparisonError
 from pareto_align.messages import Prompt
 
@@ -193,6 +193,9 @@ class Comparison:
             ComparisonError: It is no such row.
         """
         try:
+            check_text(
+                SourceRow(where, row["prompt"], [read_response(one, where, "responses") for one in row["responses"]])
+            )
             count, group = len(row["pairs"]), len(row["responses"])
             labels = Labels(
                 np.array(row["pairs"], dtype=np.int64).reshape(-1, 2),
@@ -212,8 +215,9 @@ class Comparison:
                 dict(row.get("columns") or {}),
             )
         except ComparisonError as error:
-            raise ComparisonError(f"{where}: {error}") from None
-        except (KeyError, TypeError, ValueError) as error:
+            told = str(error)
+            raise ComparisonError(told if told.startswith(where) else f"{where}: {told}") from None
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ComparisonError(f"{where} is no comparison as `Comparisons.to_rows` writes it: {error!r}.") from None
 
 

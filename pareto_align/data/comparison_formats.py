@@ -10,7 +10,7 @@ from typing import Any
 from pareto_align.data.group_formats import read_marked, read_nectar, read_rated, read_responses, read_ultrafeedback
 from pareto_align.data.labels import Kind, check_kind, is_missing, kind_of, number, read_label
 from pareto_align.data.pair_formats import LOGPS, SCORES, LabelColumns, read_chosen, read_hh, read_strength, read_two
-from pareto_align.data.source_rows import SourceRow
+from pareto_align.data.source_rows import SourceRow, check_text
 from pareto_align.errors import ComparisonError, ConfigError
 from pareto_align.spelling import hint
 
@@ -136,6 +136,7 @@ def read_source(
             if read is None:
                 source.counts["dialogues that differ before the last answer"] += 1
             else:
+                check_text(read)
                 source.rows.append(read)
         return source
     rated = _rated_columns(given, format, candidates, labels)
@@ -156,6 +157,7 @@ def read_source(
             read.user = read.columns.pop(judge, None)
         if labels is not None:
             read.scores = {name: column for name, column in read.scores.items() if name in labels}
+        check_text(read)
         source.rows.append(read)
     return source
 
@@ -232,7 +234,7 @@ def _rated_columns(
         found = [
             name
             for name in candidates
-            if all(row.get(name) is None or _is_rating_list(row[name], len(row["responses"])) for row in given)
+            if all(row.get(name) is None or _is_rating_list(row[name], row.get("responses")) for row in given)
             and any(row.get(name) is not None for row in given)
         ]
     if not found and format == "ratings":
@@ -248,7 +250,9 @@ def _numeric(values: Iterable[Any]) -> bool:
     return bool(present) and all(number(value) is not None for value in present)
 
 
-def _is_rating_list(value: Any, count: int) -> bool:
-    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
+def _is_rating_list(value: Any, responses: Any) -> bool:
+    if isinstance(value, str | Mapping) or not hasattr(value, "__len__") or not hasattr(responses, "__len__"):
+        return False
+    if len(value) != len(responses):
         return False
     return all(is_missing(one) or number(one) is not None or isinstance(one, bool) for one in value)

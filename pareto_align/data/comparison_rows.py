@@ -142,7 +142,7 @@ def encode_comparisons(
         told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         raise ComparisonError(f"No comparison is left: {told}.")
     _warn(counts, comparisons.pair_count)
-    return rows, counts
+    return rows, +counts
 
 
 def encode_response(

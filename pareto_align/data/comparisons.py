@@ -161,7 +161,12 @@ class Comparisons(Sequence[Comparison]):
 
     @classmethod
     def _written(cls, rows: Sequence[Mapping[str, Any]], wheres: Sequence[str]) -> Comparisons:
-        names = tuple(dict.fromkeys(str(name) for row in rows for name in row.get("labels", {})))
+        for row, where in zip(rows, wheres, strict=True):
+            if not isinstance(row.get("labels"), Mapping):
+                raise ComparisonError(
+                    f"{where} is no comparison as `Comparisons.to_rows` writes it: it has no `labels`."
+                )
+        names = tuple(dict.fromkeys(str(name) for row in rows for name in row["labels"]))
         return cls([Comparison.from_row(row, names, where) for row, where in zip(rows, wheres, strict=True)], names)
 
     @classmethod

@@ -101,7 +101,10 @@ def read_marked(row: Mapping[str, Any], where: str, response: str, label: str) -
 def read_responses(row: Mapping[str, Any], where: str, rated: Sequence[str]) -> SourceRow:
     """Several `responses` and columns with one rating for each."""
     prompt = _text(row.get("prompt"), where, "prompt")
-    given = list(row["responses"])
+    given: Any = row.get("responses")
+    if isinstance(given, str | Mapping) or not hasattr(given, "__iter__"):
+        raise ComparisonError(f"{where}: `responses` must be a list. Found {given!r:.80}.")
+    given = list(given)
     responses = [read_response(one, where, f"responses[{position}]") for position, one in enumerate(given)]
     if not responses:
         raise ComparisonError(f"{where} has no response. Give at least two.")

@@ -90,18 +90,33 @@ def _of_prompt(
             gold = here[row.gold]
         if row.reference is not None:
             reference |= dict(zip(here, row.reference, strict=True))
+    labels = judged.labels()
     if not any(row.pairs for row in group):
-        for user, own in scores.by_user(len(responses)):
-            chosen = choose_pairs(own, rule, rng)
-            for pair, label, margin in zip(chosen.tolist(), *labels_of(own, chosen), strict=True):
-                judged.add((pair[0], pair[1]), user, label, margin, 1.0)
+        made = [_of_ratings(own, user, rule, rng) for user, own in scores.by_user(len(responses))]
+        labels = _one_after_the_other(made) if made else labels
     rated = scores.mean(len(responses))
     marked = marks.mean(len(responses))
-    if not judged.found and rated is None and marked is None:
+    if not len(labels) and rated is None and marked is None:
         return None  # all that was said of it was left out, and counted
     known = None if not reference else np.array([reference.get(i, math.nan) for i in range(len(responses))])
-    return Comparison(
-        group[0].prompt, tuple(responses), judged.labels(), rated, marked, gold, known, dict(group[0].columns)
+    return Comparison(group[0].prompt, tuple(responses), labels, rated, marked, gold, known, dict(group[0].columns))
+
+
+def _of_ratings(own: FloatArray, user: Hashable, rule: str, rng: np.random.Generator) -> Labels:
+    """The pairs that one user's ratings make."""
+    chosen = choose_pairs(own, rule, rng)
+    return Labels(chosen, *labels_of(own, chosen), None, None if user is None else (user,) * len(chosen))
+
+
+def _one_after_the_other(parts: Sequence[Labels]) -> Labels:
+    if len(parts) == 1:
+        return parts[0]
+    return Labels(
+        np.concatenate([part.pairs for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.margins for part in parts if part.margins is not None]),
+        None,
+        tuple(user for part in parts for user in (part.users or (None,) * len(part))),
     )
 
 
@@ -121,9 +136,9 @@ class _Judgements:
             a, b, label = b, a, 1 - label
         sums = self.found.setdefault((a, b, who), np.zeros((5, self.m)))
         said, told = ~np.isnan(label), ~np.isnan(margin)
-        sums[0] += weight * np.nan_to_num(label)
+        sums[0] += np.where(said, weight * label, 0)
         sums[1] += weight * said
-        sums[2] += np.nan_to_num(margin)
+        sums[2] += np.where(told, margin, 0)
         sums[3] += told
         sums[4] += said
 
@@ -172,11 +187,14 @@ class _Ratings:
 
 
 def _means(entries: list[tuple[list[int], list[list[float]]]], count: int, m: int) -> FloatArray:
+    if len(entries) == 1 and entries[0][0] == list(range(count)):
+        return np.array(entries[0][1], dtype=np.float64).T
     total, seen = np.zeros((count, m)), np.zeros((count, m))
     for here, columns in entries:
         values = np.array(columns, dtype=np.float64).T  # [responses of the row, m]
         for place, row in zip(here, values, strict=True):
-            total[place] += np.nan_to_num(row)
-            seen[place] += ~np.isnan(row)
+            known = ~np.isnan(row)
+            total[place] += np.where(known, row, 0)
+            seen[place] += known
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(total / seen)

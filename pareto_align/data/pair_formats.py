@@ -47,8 +47,8 @@ class LabelColumns:
 
 def read_chosen(row: Mapping[str, Any], where: str, columns: LabelColumns) -> SourceRow:
     """A row with `chosen` and `rejected`, as TRL has them: with a prompt or sharing one, text or messages."""
-    chosen = read_response(row["chosen"], where, "chosen")
-    rejected = read_response(row["rejected"], where, "rejected")
+    chosen = read_response(row.get("chosen"), where, "chosen")
+    rejected = read_response(row.get("rejected"), where, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise ComparisonError(f"{where}: `chosen` and `rejected` must both be texts, or both lists of messages.")
     prompt, first, second = _prompt_and_two(row.get("prompt"), chosen, rejected, where)
@@ -75,7 +75,7 @@ def read_chosen(row: Mapping[str, Any], where: str, columns: LabelColumns) -> So
 
 def read_hh(row: Mapping[str, Any], where: str, columns: LabelColumns) -> SourceRow | None:
     """HH-RLHF: two dialogues as one text each, which differ in the last answer; None where they differ before."""
-    sides = [str(row[name]).rpartition("\n\nAssistant:") for name in ("chosen", "rejected")]
+    sides = [str(row.get(name)).rpartition("\n\nAssistant:") for name in ("chosen", "rejected")]
     if not all(mark for _, mark, _ in sides):
         raise ComparisonError(f"{where}: `chosen` and `rejected` need an answer after '\\n\\nAssistant:'.")
     if sides[0][0] != sides[1][0]:

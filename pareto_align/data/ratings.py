@@ -68,7 +68,7 @@ def choose_pairs(scores: ArrayLike, rule: str = "auto", rng: np.random.Generator
             found |= _of_ranking(column, rule)
     pairs = np.array(sorted(found), dtype=np.int64).reshape(-1, 2)
     gaps = rated[pairs[:, 0]] - rated[pairs[:, 1]]
-    return pairs[(np.nan_to_num(gaps) != 0).any(axis=1)]
+    return pairs[(np.abs(gaps) > 0).any(axis=1)]  # NaN is not above 0
 
 
 def _of_ranking(column: FloatArray, rule: str) -> set[tuple[int, int]]:

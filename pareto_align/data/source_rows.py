@@ -16,6 +16,7 @@ from pareto_align.messages import Prompt, read_prompt
 __all__ = [
     "Response",
     "SourceRow",
+    "check_text",
     "key_of",
     "list_rows",
     "plain_messages",
@@ -97,7 +98,27 @@ def list_rows(given: Any, argument: str = "comparisons") -> list[Mapping[str, An
 
 def key_of(value: Any) -> str:
     """A prompt or a response as a key: equal ones have the same, whatever the order of keys in a message."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+
+
+def check_text(row: SourceRow) -> None:
+    """Refuse what no tokenizer can read.
+
+    Raises:
+        ComparisonError: The prompt is empty or no prompt, or a text holds half a character.
+    """
+    try:
+        read_prompt(row.prompt)
+    except PromptError as error:
+        raise ComparisonError(f"{row.where}: {error}") from None
+    for response in row.responses:
+        try:
+            key_of(response).encode()
+        except UnicodeEncodeError as error:
+            raise ComparisonError(
+                f"{row.where}: a response holds half of a surrogate pair at character {error.start}, which is no "
+                "character."
+            ) from None
 
 
 def plain_messages(found: Any, where: str) -> list[dict[str, Any]]:

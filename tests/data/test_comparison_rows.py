@@ -45,7 +45,7 @@ def test_a_response_ends_with_the_stop_token(base):
     (row,), counts = encode_comparisons(read(("ab", "c")), base)
     assert row.ids == tuple(base.encode("<0>"))
     assert row.tokens == ((A, B, EOS), (C, EOS))
-    assert not +counts
+    assert not counts
     assert (row.prompt, row.columns) == ("<0>", {})
 
 
@@ -69,7 +69,7 @@ def test_what_a_template_puts_behind_the_stop_token_is_left_out(chat):
     ):
         (row,), counts = encode_comparisons(comparisons, chat)
         assert row.tokens == ((A, B, EOS), (C, EOS))
-        assert not +counts
+        assert not counts
         (kept,), _ = encode_comparisons(comparisons, chat, parity="trl")
         assert kept.tokens == ((A, B, EOS, A), (C, EOS, A))
 

@@ -470,6 +470,20 @@ def test_datasets_and_tables_are_rows():
         Comparisons.from_rows({"train": Dataset()})
 
 
+def test_a_real_dataset_and_parquet(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "safer": who} for row, who in zip(TRL, ["chosen", None, "rejected"], strict=True)]
+    expected = Comparisons.from_rows(rows).to_rows()
+    dataset = datasets.Dataset.from_list(rows)
+    assert Comparisons.from_rows(dataset).to_rows() == expected
+    with pytest.raises(ComparisonError, match=r"such as comparisons\['train'\]"):
+        Comparisons.from_rows(datasets.DatasetDict({"train": dataset}))
+    dataset.to_parquet(str(tmp_path / "a.parquet"))
+    assert Comparisons.read(tmp_path / "a.parquet").to_rows() == expected
+    nested = datasets.Dataset.from_list(ULTRA)
+    assert Comparisons.from_rows(nested).to_rows() == Comparisons.from_rows(ULTRA).to_rows()
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -500,6 +514,8 @@ def test_datasets_and_tables_are_rows():
         ([{"prompt": "p", "response": "r", "good": "x"}], {"labels": ["good"]}, "good must be a number. Found 'x'"),
         ([{"prompt": "p", "response_0": "a", "x": 1, "response_1": 4}], {}, "must be a string or a list"),
         ([{"response_0": "a", "response_1": "b", "x": 1}], {}, "has no `prompt`"),
+        ([TRL[0], {**TRL[1], "prompt": "  "}], {}, "Comparison 1: A prompt is empty"),
+        ([{**TRL[0], "chosen": "half \ud83d"}], {}, "Comparison 0: a response holds half of a surrogate pair"),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_said_with_its_row(rows, options, message):

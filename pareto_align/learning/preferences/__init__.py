@@ -11,6 +11,7 @@ from pareto_align.learning.preferences.base import (
     register_preference,
 )
 from pareto_align.learning.preferences.margins import DivergenceLoss, MarginLoss, Side, SidedLoss
+from pareto_align.learning.preferences.measures import PairMeasures, measure_pairs
 from pareto_align.learning.preferences.pairs import (
     ConservativeSigmoid,
     ContrastivePolicyGradient,
@@ -56,6 +57,7 @@ __all__ = [
     "Nca",
     "OffsetSigmoid",
     "Orpo",
+    "PairMeasures",
     "PairView",
     "PlackettLuce",
     "PreferenceLoss",
@@ -74,6 +76,7 @@ __all__ = [
     "losses_of_trl",
     "make_losses",
     "make_preference",
+    "measure_pairs",
     "mismatched_kl",
     "register_preference",
     "win_rates",
