@@ -319,8 +319,10 @@ class ParetoAligner:
 
         if plan.learner.needs == "comparisons":
             from pareto_align.data.comparisons import read_comparisons
+            from pareto_align.data.ordering import warn_of_sparse
 
             given = read_comparisons(data, self._labels, plan.learner.name)
+            warn_of_sparse(given, self.settings.prompts_per_step)
             kept = None if held_out is None else read_comparisons(held_out, self._labels, plan.learner.name)
             return given, kept
         if isinstance(data, Comparisons) or isinstance(held_out, Comparisons):

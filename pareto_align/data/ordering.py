@@ -4,60 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.data.comparison import IntArray, Labels
-from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.comparisons import Comparisons
-from pareto_align.data.prompts import split_prompts
 from pareto_align.errors import ComparisonError, ConfigError, ParetoAlignWarning
 from pareto_align.seeds import seed_for
 
-__all__ = ["ComparisonOrder", "ComparisonSplits", "curriculum", "split_comparisons", "warn_of_sparse"]
+__all__ = ["ComparisonOrder", "curriculum", "warn_of_sparse"]
 
 RARE = 0.05
 """Chance of a batch without any label of an objective above which a warning is given."""
-
-
-@dataclass(frozen=True, eq=False)
-class ComparisonSplits:
-    """Comparisons to train on, to decide on, and to publish on; no prompt is in two of them.
-
-    Attributes:
-        train: Policies learn on these.
-        select: The archive decides on these.
-        report: Only what is published is measured on these.
-    """
-
-    train: list[ComparisonRow]
-    select: list[ComparisonRow]
-    report: list[ComparisonRow]
-
-
-def split_comparisons(
-    rows: Sequence[ComparisonRow], held_out: Sequence[ComparisonRow] | None, count: int, seed: int
-) -> ComparisonSplits:
-    """Three splits by prompt, as `split_prompts` makes them of prompts; a prompt's pairs stay together.
-
-    Args:
-        rows: One a prompt.
-        held_out: Comparisons given for evaluation, cut in halves for select and report; None takes them from `rows`.
-        count: Prompts of the select split, and as many of the report split.
-        seed: Decides which are held out.
-
-    Raises:
-        PromptError: `held_out` has fewer than two.
-    """
-    owners = {id(row.row): row for row in (*rows, *(held_out or ()))}
-    found = split_prompts(
-        [row.row for row in rows], None if held_out is None else [row.row for row in held_out], count, seed
-    )
-    train, select, report = ([owners[id(row)] for row in part] for part in (found.train, found.select, found.report))
-    return ComparisonSplits(train, select, report)
 
 
 class ComparisonOrder:

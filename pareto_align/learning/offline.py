@@ -23,11 +23,11 @@ from torch.nn import functional
 
 from pareto_align.arguments import Count, Positive, Share
 from pareto_align.data.comparison_rows import ComparisonRow
+from pareto_align.data.ordering import ComparisonOrder
 from pareto_align.errors import ConfigError
 from pareto_align.learning.comparisons import ComparisonBatch, collate, token_weights
 from pareto_align.learning.learner import Context, Learner, StepReport, register_learner
 from pareto_align.learning.preferences import PairView, PreferenceLoss, make_losses
-from pareto_align.learning.rollouts import batch_of
 from pareto_align.objectives import RewardScale
 from pareto_align.policies.batches import Batch, Part
 from pareto_align.policies.engine import Engine, Slopes
@@ -159,6 +159,13 @@ def reference_logprobs(engine: Engine, rows: Sequence[ComparisonRow]) -> list[Te
     return found
 
 
+def _labelled(row: ComparisonRow) -> np.ndarray:
+    """Under which objectives something is said of a comparison's responses, `[m]`."""
+    found = np.isfinite(row.comparison.labels.values).any(0)
+    marks = row.comparison.marks
+    return found if marks is None else found | np.isfinite(marks).any(0)
+
+
 class PreferenceLearner(Learner):
     """What learners from comparisons share: the data, the reference, the passes. A subclass has a `loss`."""
 
@@ -194,15 +201,17 @@ class PreferenceLearner(Learner):
         keep = [False] * len(self.axes)
         self.data = [replace(row, comparison=row.comparison.of_columns(self.axes, keep)) for row in given]
         self.references: list[Tensor] | None = None
+        labelled = np.array([_labelled(row) for row in self.data])
+        self.order = ComparisonOrder(labelled, context.seed)
         # a row of one pair needs one copy of its prompt for any number of objectives
         single = all(len(row.tokens) == 2 and len(row.comparison.labels) == 1 for row in self.data)
         self.rank_one = self.loss.rank_one and single
 
     def collect(self, step: int) -> Reading:
-        """The step's comparisons: whole passes over all of them, each pass in an order of its own."""
+        """The step's comparisons: whole passes over all of them, every batch with labels of all objectives."""
         if self.references is None:
             self.references = reference_logprobs(self.engine, self.data)
-        places = batch_of(range(len(self.data)), self.context.prompts_per_step, step, self.context.seed)
+        places = self.order.batch(step, self.context.prompts_per_step).tolist()
         batch = collate([self.data[place] for place in places], int(self.population.base.tokenizer.pad_token_id))
         reference = torch.zeros(1, *batch.lengths.shape)
         for n, place in enumerate(places):

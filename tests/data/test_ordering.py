@@ -11,7 +11,7 @@ import pytest
 from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.comparisons import Comparisons
-from pareto_align.data.ordering import ComparisonOrder, curriculum, split_comparisons, warn_of_sparse
+from pareto_align.data.ordering import ComparisonOrder, curriculum, warn_of_sparse
 from pareto_align.data.prompts import PromptRow
 from pareto_align.errors import ComparisonError, ConfigError, ParetoAlignWarning
 
@@ -76,17 +76,6 @@ def test_gaps_may_be_given_and_unknown_ones_are_hard():
 def rows(count, start=0):
     comparison = Comparison("p", ("a", "b"), Labels([[0, 1]], [[1.0]]))
     return [ComparisonRow(PromptRow(f"p{n}", (n,), {}), ((1,), (2,)), comparison) for n in range(start, start + count)]
-
-
-def test_splits_are_by_prompt_and_those_of_prompts():
-    found = split_comparisons(rows(12), None, 3, seed=0)
-    parts = [{row.prompt for row in part} for part in (found.train, found.select, found.report)]
-    assert [len(part) for part in parts] == [6, 3, 3]
-    assert len(set.union(*parts)) == 12
-    given = split_comparisons(rows(4), rows(6, start=100), 3, seed=0)
-    assert [row.prompt for row in given.train] == ["p0", "p1", "p2", "p3"]
-    assert {row.prompt for row in (*given.select, *given.report)} == {f"p{n}" for n in range(100, 106)}
-    assert all(isinstance(row, ComparisonRow) for row in given.select)
 
 
 def test_sparse_labels_are_warned_of():
