@@ -23,7 +23,10 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = "pareto_align"
-SUBPACKAGES = ("front", "objectives", "weighting", "learning", "policies", "runs", "discovery", "tuning", "testing")
+SUBPACKAGES = (
+    "front", "objectives", "objectives.learned", "weighting", "learning", "learning.preferences", "policies", "runs",
+    "discovery", "tuning", "testing",
+)  # fmt: skip
 TARGET = Path(__file__).with_name("api.md")
 
 HEAD = """# API reference

@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Choice": "result",
+    "Comparison": "data.comparisons",
+    "ComparisonError": "errors",
+    "Comparisons": "data.comparisons",
     "ConfigError": "errors",
     "Credit": "learning",
     "Estimate": "front",
@@ -39,6 +42,9 @@ _HOMES = {
 
 __all__ = [
     "Choice",
+    "Comparison",
+    "ComparisonError",
+    "Comparisons",
     "ConfigError",
     "Credit",
     "Estimate",
@@ -66,8 +72,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from pareto_align.aligner import ParetoAligner
+    from pareto_align.data.comparisons import Comparison, Comparisons
     from pareto_align.discovery import Explorer, Grid
     from pareto_align.errors import (
+        ComparisonError,
         ConfigError,
         FrontFileError,
         ModelError,

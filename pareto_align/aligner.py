@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import warnings
@@ -11,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.data.comparisons import Comparisons
 from pareto_align.discovery.explorers import Explorer, make_explorer
-from pareto_align.discovery.signals import PROVIDED
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
-from pareto_align.objectives import ObjectiveSet, as_objectives
+from pareto_align.objectives import Objective, ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
 from pareto_align.registry import is_named
@@ -23,11 +24,14 @@ from pareto_align.runs.settings import Settings
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting import make as make_weighting
+from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
 
 if TYPE_CHECKING:
     from pareto_align.data.prompts import Splits
     from pareto_align.discovery.assembly import Plan
+    from pareto_align.discovery.loop import FrontDiscovery
     from pareto_align.learning.credit import Credit
+    from pareto_align.learning.learner import Learner
     from pareto_align.policies.base import Base
     from pareto_align.policies.families import Family
     from pareto_align.result import ParetoFront
@@ -88,7 +92,7 @@ class ParetoAligner:
         objectives: Sequence[ObjectiveLike] | Mapping[str, ObjectiveLike] | Callable[..., Any] | str,
         *,
         weighting: str | Mapping[str, Any] | Weighting | None = None,
-        learner: str | Mapping[str, Any] | Credit = "centred",
+        learner: str | Mapping[str, Any] | Learner | Credit = "centred",
         explorer: str | Mapping[str, Any] | Explorer | None = None,
         family: str | Mapping[str, Any] | Family = "independent",
         population: int = 8,
@@ -179,11 +183,18 @@ class ParetoAligner:
             seed=seed,
         )
         self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
-        self.objectives = ObjectiveSet(as_objectives(objectives))
-        self.family = "independent" if family is None or is_named(family, "independent") else family
-        usual_weighting, usual_explorer = usual_parts(self.family)
-        self.weighting = make_weighting(usual_weighting if weighting is None else weighting)
         self.learner = learner
+        wanted = as_objectives(objectives)
+        offline = self._learns_from_comparisons(wanted)
+        self.objectives = ObjectiveSet(as_measured(wanted) if offline else wanted)
+        self._labels = wanted  # which way their labels go
+        self.family = "independent" if family is None or is_named(family, "independent") else family
+        usual_weighting: Any
+        usual_weighting, usual_explorer = usual_parts(self.family)
+        if offline and usual_weighting == "chebyshev":  # what labels are explained is known to lie between 0 and 1
+            m = self.objectives.m
+            usual_weighting = {"name": "chebyshev", "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
+        self.weighting = make_weighting(usual_weighting if weighting is None else weighting)
         self.explorer = make_explorer(usual_explorer if explorer is None else explorer)
         self.lora = lora
         self.tokenizer = tokenizer
@@ -240,9 +251,9 @@ class ParetoAligner:
 
         Args:
             prompts: Texts, chat messages, or mappings with a `prompt` and extra columns for the rewards; a dataset or a
-                DataFrame of such rows.
-            eval_prompts: Held-out prompts of the same form and columns, cut in halves to select and to report on; by
-                default taken from `prompts`.
+                DataFrame of such rows. Where the learner learns from comparisons: `Comparisons`, or rows of those.
+            eval_prompts: Held-out prompts (or comparisons) of the same form and columns, cut in halves to select and to
+                report on; by default taken from `prompts`.
             output_dir: The run folder; overrides the constructor's.
 
         Returns:
@@ -250,6 +261,7 @@ class ParetoAligner:
 
         Raises:
             PromptError: There are no usable prompts.
+            ComparisonError: A comparison cannot be used; it says which.
             ObjectiveError: A reward function misbehaves; before the first step wherever possible.
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
@@ -260,34 +272,88 @@ class ParetoAligner:
         if where is not None:
             refuse_taken(Path(os.path.expanduser(where)))  # before torch is imported, which takes seconds
         with self._followed() as callbacks:
-            from pareto_align.data.prompts import (
-                check_groups,
-                encode_rows,
-                split_prompts,
-                warn_of_few,
-                warn_of_shared,
-            )
-            from pareto_align.data.rows import read_rows
+            from pareto_align.data.prompts import warn_of_few, warn_of_shared
             from pareto_align.discovery.identity import base_facts, machine_facts
 
             plan = self._plan()  # what cannot work says so before anything is loaded
-            given = read_rows(prompts)
-            kept_back = None if eval_prompts is None else read_rows(eval_prompts, "eval_prompts", like=given)
-            group = self.settings.eval_group
-            check_groups(given if kept_back is None else kept_back, group)
+            given = self._read(plan, prompts, eval_prompts)
             folder = new_run_folder(where)
             with locked(folder):
                 base = self._load_base()
-                length = self.settings.max_new_tokens
-                rows = encode_rows(given, base, length)
-                held_out = None if kept_back is None else encode_rows(kept_back, base, length, "eval_prompts")
-                splits = split_prompts(rows, held_out, self.settings.eval_prompts, self.settings.seed)
-                warn_of_few(splits, self.settings.eval_prompts, group)
+                splits = self._split(plan, base, *given)
+                warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
                 facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
                 facts["machine"] = machine_facts(base)
                 self._run(plan, base, splits, folder, callbacks, facts=facts)
         return self._finished(folder, base)
+
+    @contextmanager
+    def by_hand(self, prompts: Any, *, eval_prompts: Any = None) -> Iterator[FrontDiscovery]:
+        """The same as `fit`, driven from outside, step by step; nothing is written.
+
+        The loop's `ask` returns what a step learns from, its `tell` makes the step and what follows it.
+
+        Args:
+            prompts, eval_prompts: As `fit` takes them.
+
+        Raises:
+            PromptError: There are no usable prompts.
+            ObjectiveError: A reward function misbehaves.
+            ModelError: The model cannot carry a population.
+        """
+        from pareto_align.discovery.assembly import assemble, open_population
+
+        with self._followed() as callbacks:
+            plan = self._plan()
+            given = self._read(plan, prompts, eval_prompts)
+            base = self._load_base()
+            splits = self._split(plan, base, *given)
+            with open_population(plan, base, splits) as population:
+                yield assemble(plan, population, splits, None, callbacks=callbacks)
+
+    def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
+        """What is learned from and what is held out, before anything is loaded: rows of prompts, or comparisons."""
+        from pareto_align.data.prompts import check_groups
+        from pareto_align.data.rows import read_rows
+
+        if plan.learner.needs == "comparisons":
+            from pareto_align.data.comparisons import read_comparisons
+            from pareto_align.data.ordering import warn_of_sparse
+
+            given = read_comparisons(data, self._labels, plan.learner.name)
+            warn_of_sparse(given, self.settings.prompts_per_step)
+            kept = None if held_out is None else read_comparisons(held_out, self._labels, plan.learner.name)
+            return given, kept
+        if isinstance(data, Comparisons) or isinstance(held_out, Comparisons):
+            raise ConfigError(
+                f"The learner {plan.learner.name!r} learns from answers to prompts, and these are comparisons. Use "
+                "learner='dpo', or give prompts."
+            )
+        rows = read_rows(data)
+        kept_back = None if held_out is None else read_rows(held_out, "eval_prompts", like=rows)
+        check_groups(rows if kept_back is None else kept_back, self.settings.eval_group)
+        return rows, kept_back
+
+    def _split(self, plan: Plan, base: Base, given: Any, kept_back: Any) -> Splits:
+        """What is trained on, selected on, reported on, as tokens."""
+        from pareto_align.data.prompts import encode_rows, split_prompts
+
+        settings = self.settings
+        rows: Any
+        held_out: Any = None
+        if isinstance(given, Comparisons):
+            from pareto_align.data.comparison_rows import encode_comparisons
+
+            how = {name: getattr(plan.learner, name) for name in ("max_length", "overflow")}
+            rows, _ = encode_comparisons(given, base, **how)
+            if kept_back is not None:
+                held_out, _ = encode_comparisons(kept_back, base, **how)
+        else:
+            rows = encode_rows(given, base, settings.max_new_tokens)
+            if kept_back is not None:
+                held_out = encode_rows(kept_back, base, settings.max_new_tokens, "eval_prompts")
+        return split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
 
     def resume(self, output_dir: Any) -> ParetoFront:
         """Go on with a run of this aligner that was stopped or killed, from its last checkpoint.
@@ -422,7 +488,7 @@ class ParetoAligner:
     def _check_steering(self) -> None:
         """Whether the objectives hold what the weighting needs."""
         name, requires = self.weighting.name, self.weighting.requires
-        if unmet := sorted(requires - PROVIDED):
+        if unmet := sorted(requires - FROM_REWARDS - FROM_GRADIENTS - {"measured"}):  # what no learner has
             raise ConfigError(f"The weighting {name!r} needs {', '.join(unmet)}, which is not measured.")
         if "slack" in requires and not self.objectives.constraints:
             raise ConfigError(
@@ -435,15 +501,25 @@ class ParetoAligner:
                 "role='audit', or choose another weighting."
             )
 
+    def _learns_from_comparisons(self, objectives: Sequence[Objective]) -> bool:
+        """Whether the learner learns from comparisons; torch is not loaded to ask where no objective has labels."""
+        if all(objective.prefers is None for objective in objectives):
+            return False
+        from pareto_align.learning.choice import check_learner
+
+        return getattr(check_learner(self.learner), "needs", "rollouts") == "comparisons"
+
     def _plan(self) -> Plan:
         # torch and transformers are loaded with the first fit, not with the package
         from pareto_align.discovery.assembly import Plan
-        from pareto_align.learning.credit import make_credit
+        from pareto_align.learning import PolicyLoss, make_learner
         from pareto_align.policies.families import make_family
 
-        credit = make_credit(self.learner)
+        chosen = self.settings
+        loss = PolicyLoss(chosen.clip, chosen.kl_coef, chosen.kl, chosen.aggregation)
+        learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
         family = make_family(self.family)
-        return Plan(self.objectives, self.weighting, credit, self.explorer, self.settings, self.lora, family)
+        return Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts
@@ -471,6 +547,17 @@ def _callbacks(given: Any) -> list[Callable[[Mapping[str, Any]], None]]:
                 f"Found {callback!r:.80}."
             )
     return callbacks
+
+
+def as_measured(objectives: Sequence[Objective]) -> list[Objective]:
+    """The objectives of a run that learns from comparisons, as they are measured.
+
+    Where one has no reward to judge answers by, all are measured by how much of their labels a policy explains. More of
+    that is better also where less of the thing itself is: what `prefers` says is turned round when it is read.
+    """
+    if all(objective.reward is not None for objective in objectives):
+        return list(objectives)
+    return [dataclasses.replace(objective, maximize=True) for objective in objectives]
 
 
 def usual_parts(family: Any) -> tuple[str, str]:

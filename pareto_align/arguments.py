@@ -73,7 +73,8 @@ Count = Annotated[int, Within(least=1)]
 class KeepsArguments:
     """Base of what users build with settings of their own and hand in: it checks the settings and remembers them.
 
-    Every call of a subclass's constructor goes through here first; the subclass does nothing for it.
+    Every call of a subclass's constructor goes through here first; the subclass does nothing for it. A constructor that
+    hands `**more` on to its base class takes that class's settings, and its signature says so.
 
     Attributes:
         kind: What it is called in messages.
@@ -89,10 +90,11 @@ class KeepsArguments:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         if "__init__" in cls.__dict__:
-            setattr(cls, "__init__", _keeping(cls.__dict__["__init__"]))  # noqa: B010 - mypy refuses an assignment
+            init = _keeping(cls.__dict__["__init__"], super(cls, cls).__init__)
+            setattr(cls, "__init__", init)  # noqa: B010 - mypy refuses an assignment
 
 
-def _keeping(init: Callable[..., None]) -> Callable[..., None]:
+def _keeping(init: Callable[..., None], inherited: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def keeping(self: Any, *args: Any, **keywords: Any) -> None:
         _check(init, self, args, keywords)
@@ -100,7 +102,22 @@ def _keeping(init: Callable[..., None]) -> Callable[..., None]:
             self.__dict__["_built_with"] = args, keywords
         init(self, *args, **keywords)
 
+    setattr(keeping, "__signature__", _with_inherited(init, inherited))  # noqa: B010
     return keeping
+
+
+def _with_inherited(init: Callable[..., None], inherited: Callable[..., None]) -> inspect.Signature:
+    """A constructor's signature, with its base class's settings in the place of `**more`."""
+    own = inspect.signature(init)
+    parameters = list(own.parameters.values())
+    if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD or inherited is object.__init__:
+        return own
+    added = [
+        parameter
+        for name, parameter in list(inspect.signature(inherited).parameters.items())[1:]
+        if name not in own.parameters and parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+    ]
+    return own.replace(parameters=[*parameters[:-1], *added])
 
 
 def _check(init: Callable[..., None], thing: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:

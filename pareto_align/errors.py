@@ -8,6 +8,7 @@ from __future__ import annotations
 from pareto_align.printable import printable
 
 __all__ = [
+    "ComparisonError",
     "ConfigError",
     "FrontFileError",
     "ModelError",
@@ -38,6 +39,10 @@ class ObjectiveError(ParetoAlignError):
 
 class PromptError(ParetoAlignError, ValueError):
     """The prompts cannot be used: none, of the wrong form, or too long for the model."""
+
+
+class ComparisonError(ParetoAlignError, ValueError):
+    """Comparisons cannot be used: none, of a form that is not known, with labels that mean nothing, or too long."""
 
 
 class PreferenceError(ParetoAlignError, ValueError):

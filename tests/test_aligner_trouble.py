@@ -70,7 +70,7 @@ def test_values_of_another_kind_are_named(settings, said):
 
 def test_a_learner_with_settings_is_one_in_python_too():
     aligner = make(learner={"name": "rvpo", "k": 2.0})
-    credit = aligner._plan().credit
+    credit = aligner._plan().learner.credit
     assert credit.name == "rvpo"
     assert credit.k == 2.0
     assert _problem(aligner, PROBLEM.prompts, None)["learner"] == "rvpo"  # what a sweep compares

@@ -10,7 +10,7 @@ from tiny_models import lora, tiny_model
 
 from pareto_align import Objective, ParetoAligner
 from pareto_align.errors import ConfigError, PromptError
-from pareto_align.learning import Learner
+from pareto_align.learning import OnlineLearner
 from pareto_align.testing.tiny import symbol_tokenizer
 
 
@@ -42,7 +42,7 @@ PROMPTS = [f"<{i % 4}>{'abc'[: i % 3]}dh" for i in range(8)]
 @pytest.mark.parametrize("weighting", ["mgda", "gradient", "epo"])
 def test_a_fit_by_gradients(weighting, tmp_path, monkeypatch):
     """Every step's update is the weighted sum of the gradients that the weighting saw the Gramians of."""
-    taken, step = [], Learner.step
+    taken, step = [], OnlineLearner.step
 
     def watched(self, rollouts, weights, rate, *, gradients, **options):
         report = step(self, rollouts, weights, rate, gradients=gradients, **options)
@@ -50,7 +50,7 @@ def test_a_fit_by_gradients(weighting, tmp_path, monkeypatch):
         taken.append(torch.equal(self.population.grad, -sums) and gradients.gramians.shape == (2, 2, 2))
         return report
 
-    monkeypatch.setattr(Learner, "step", watched)
+    monkeypatch.setattr(OnlineLearner, "step", watched)
     front = aligner(weighting=weighting).fit(PROMPTS, output_dir=tmp_path / "run")
     assert taken == [True, True]
     assert len(front) >= 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
 
+from pareto_align.learning import Context, OnlineLearner, PolicyLoss, make_credit
+from pareto_align.objectives import RewardScale
 from pareto_align.policies import Base, PolicyPopulation, load_base
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.testing.tiny import symbol_tokenizer
 
 SYMBOLS, PROMPTS = 12, 4
@@ -99,6 +104,25 @@ def random_population(base: Base, size: int = 3, *, config: Any = None, seed: in
     generator = torch.Generator().manual_seed(seed)
     population.parameters.copy_(torch.randn(population.parameters.shape, generator=generator) * 0.2)
     return population
+
+
+def online_learner(
+    population: PolicyPopulation,
+    scale: RewardScale,
+    axes: Sequence[int],
+    *,
+    credit: str = "centred",
+    loss: PolicyLoss | None = None,
+    updates: int = 1,
+    max_norm: float | None = 1.0,
+    weight_decay: float = 0.0,
+    **engine: Any,
+) -> OnlineLearner:
+    """A learner that is handed its rollouts."""
+    learner = OnlineLearner(make_credit(credit), loss, updates=updates)
+    optimizer = PopulationAdamW(population.parameters, max_norm=max_norm, weight_decay=weight_decay)
+    learner.setup(Context(Engine(population, **{"layout": "packed", **engine}), scale, axes, optimizer))
+    return learner
 
 
 def as_peft(population: PolicyPopulation, row: torch.Tensor, folder: Path, model: Any, **options: Any) -> PeftModel:

@@ -1,4 +1,4 @@
-"""The command line: `pareto-align demo | fit | front | select | plot | chat | export | env`."""
+"""The command line: `pareto-align demo | fit | data | front | select | plot | chat | export | env`."""
 
 from __future__ import annotations
 

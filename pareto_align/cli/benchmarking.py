@@ -13,7 +13,7 @@ from pareto_align.cli.output import say
 from pareto_align.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pareto_align.learning.speeds import Throughput
+    from pareto_align.bench.speeds import Throughput
 
 __all__ = ["bench"]
 
@@ -29,10 +29,10 @@ def bench(arguments: argparse.Namespace) -> None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise ConfigError(f"Cannot write {file}: --json takes a file in a folder that exists.")
 
-    from pareto_align.learning.micro_batch import record_micro_batch
-    from pareto_align.learning.speeds import Workload
-    from pareto_align.learning.throughput import measure_throughput
+    from pareto_align.bench.speeds import Workload
+    from pareto_align.bench.throughput import measure_throughput
     from pareto_align.policies.base import load_base
+    from pareto_align.policies.micro_batch import record_micro_batch
 
     workload = Workload(
         populations=tuple(arguments.population),

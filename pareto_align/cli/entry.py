@@ -26,6 +26,7 @@ _HOMES = {
     "fit": "training",
     "resume": "training",
     "tune": "training",
+    "data": "data",
     "front": "fronts",
     "select": "fronts",
     "plot": "fronts",

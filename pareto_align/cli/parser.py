@@ -13,11 +13,17 @@ from typing import Any
 
 import pareto_align
 
-__all__ = ["KINDS", "build_parser"]
+__all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff")
 _RULES = ("linear", "chebyshev", "knee")
 _FORMATS = ("peft", "vllm")
+SOURCES = (
+    "auto", "trl", "hh", "pairs", "strength", "ultrafeedback", "nectar", "responses", "ratings", "unpaired",
+    "beavertails", "written",
+)  # fmt: skip
+PAIRS = ("auto", "all", "adjacent", "best_worst", "best_rest", "random")
+LABEL_KINDS = ("which", "probability", "signed", "scores")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +60,13 @@ def _pair(text: str) -> tuple[str, float]:
     if not (equals and name and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number")
     return name, value
+
+
+def _kind(text: str) -> tuple[str, str]:
+    name, equals, kind = text.rpartition("=")
+    if not (equals and name and kind in LABEL_KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form column=kind, with {', '.join(LABEL_KINDS)}")
+    return name, kind
 
 
 def _path(text: str) -> Path:
@@ -165,6 +178,31 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="sets a key, dotted where it is nested: steps=20 tuning.trials=8 'tuning.seeds=[10, 11]'",
     )
+
+    data = command(
+        "data",
+        "look at comparisons before anything is trained",
+        "Look at comparisons before anything is trained: what is labelled, how objectives agree, whether the longer "
+        "answer wins, and the front that the labels allow. No model is needed.",
+        "print one JSON object",
+    )
+    data.add_argument("file", type=_path, metavar="FILE", help="a .jsonl, .jsonl.gz, .json, .csv or .parquet file")
+    data.add_argument(
+        "--format", choices=SOURCES, default="auto", help="what the columns mean (default: by their names)"
+    )
+    data.add_argument(
+        "--labels", nargs="+", metavar="COLUMN", help="the columns that hold labels (default: all that can)"
+    )
+    data.add_argument(
+        "--kinds",
+        nargs="+",
+        action=_Pairs,
+        type=_kind,
+        metavar="COLUMN=KIND",
+        help=f"how a column of labels is read, where it is not plain: {', '.join(LABEL_KINDS)}",
+    )
+    data.add_argument("--pairs", choices=PAIRS, default="auto", help="which pairs are made of ratings (default: auto)")
+    data.add_argument("--user", metavar="COLUMN", help="the column that says who judged")
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)

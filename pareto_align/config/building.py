@@ -186,9 +186,11 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
     if values.get("explorer") is not None:
         keywords["explorer"] = _named("explorer", values["explorer"], folder, make_explorer, Explorer)
     if values.get("learner") is not None:
-        from pareto_align.learning.credit import Credit, make_credit
+        from pareto_align.learning.choice import check_learner
+        from pareto_align.learning.credit import Credit
+        from pareto_align.learning.learner import Learner
 
-        keywords["learner"] = _named("learner", values["learner"], folder, make_credit, Credit)
+        keywords["learner"] = _named("learner", values["learner"], folder, check_learner, (Learner, Credit))
     if values.get("family") is not None and not is_named(values["family"], "independent"):
         from pareto_align.policies.families import Family, families
 
@@ -220,25 +222,31 @@ def _objectives(specs: Sequence[Mapping[str, Any]], folder: Path) -> list[Object
     objectives = []
     for number, spec in enumerate(specs):
         objective = _objective(number, spec, folder, rewards)
-        if objective.name in named:  # judged once for itself and for all that are made of it
+        if objective.name in named and objective.reward is not None:  # judged once for itself and all made of it
             objective = dataclasses.replace(objective, reward=shared(objective.reward))
-        rewards[objective.name] = objective.reward
+        if objective.reward is not None:
+            rewards[objective.name] = objective.reward
         objectives.append(objective)
     return objectives
 
 
 def _objective(number: int, spec: Mapping[str, Any], folder: Path, rewards: Mapping[str, Any]) -> Objective:
-    for key in ("name", "reward"):
+    labelled = spec.get("prefers") is not None and spec.get("reward") is None
+    for key in ("name",) if labelled else ("name", "reward"):
         if not isinstance(spec.get(key), str):
             raise ConfigError(f"`objectives.{number}` needs a `{key}`, as text. Found {spec.get(key)!r}.")
-    reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
+    reward = None
+    if not labelled:
+        reward = reward_function(spec["reward"], spec.get("args"), folder, f"Objective {spec['name']!r}", rewards)
     keywords = {key: value for key, value in spec.items() if key not in ("name", "reward", "args")}
     if "retries" in keywords:
         keywords["retries"] = whole(keywords["retries"])
     return Objective(spec["name"], reward, **keywords)
 
 
-def _named(section: str, spec: Any, folder: Path, registered: Callable[[str], Any], base: type) -> Any:
+def _named(
+    section: str, spec: Any, folder: Path, registered: Callable[[str], Any], base: type | tuple[type, ...]
+) -> Any:
     """An instance from `name` or `{name: ..., settings}`; a name with a colon leads to a class of the user's own."""
     settings = dict(spec) if isinstance(spec, dict) else {"name": spec}
     name = settings.pop("name", DEFAULT_NAMES.get(section))
@@ -246,7 +254,8 @@ def _named(section: str, spec: Any, folder: Path, registered: Callable[[str], An
         raise ConfigError(f"`{section}` must be a name, or a mapping with a `name`. Found {spec!r}.")
     cls = find(name, folder, f"`{section}`") if ":" in name else type(registered(name))
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ConfigError(f"`{section}`: {name} is no subclass of {base.__name__}.")
+        bases = " or ".join(one.__name__ for one in (base if isinstance(base, tuple) else (base,)))
+        raise ConfigError(f"`{section}`: {name} is no subclass of {bases}.")
     return build(cls, settings, f"`{section}` {name!r}")
 
 

@@ -58,6 +58,7 @@ OBJECTIVE_KEYS: dict[str, str] = {
     "tolerance": "with role constrain: how far a mean may miss the threshold and its policy still enter the front",
     "timeout_s": "seconds that judging one batch may take; no limit by default",
     "retries": "how often the reward is called again after it raised, 2 by default",
+    "prefers": "the column of the comparisons that says which answer is better; a reward may then be left out",
 }
 """The keys of one objective, each with its meaning."""
 

@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 
 from pareto_align.data.prompts import Splits
-from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator
+from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.discovery.explorers import Explorer
+from pareto_align.discovery.label_evaluation import LabelEvaluator
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.publishing import Publisher
-from pareto_align.discovery.signals import steered_axes
+from pareto_align.discovery.publishing import SAMPLES_KEPT, Publisher
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate
-from pareto_align.learning.credit import Credit
-from pareto_align.learning.learner import Learner
-from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.micro_batch import default_micro_batch, recorded_micro_batch
+from pareto_align.learning.learner import Context, Learner
+from pareto_align.learning.offline import PreferenceLearner
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
-from pareto_align.policies.optimizer import FamilyAdamW
+from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
+from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Spending
@@ -38,6 +38,7 @@ from pareto_align.runs.journal import Callback, Journal, announce
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
+from pareto_align.weighting.evidence import steered_axes
 
 __all__ = ["Plan", "assemble", "open_population"]
 
@@ -55,23 +56,64 @@ class Plan:
 
     objectives: ObjectiveSet
     weighting: Weighting
-    credit: Credit
+    learner: Learner
     explorer: Explorer
     settings: Settings
     lora: Any = None
     family: Family | None = None
 
     def __post_init__(self) -> None:
-        if self.credit.needs_group and self.settings.group_size < 2:
+        if self.learner.needs_group and self.settings.group_size < 2:
             raise ConfigError(
-                f"The learner {self.credit.name!r} compares the completions of one prompt and needs group_size >= 2. "
+                f"The learner {self.learner.name!r} compares the completions of one prompt and needs group_size >= 2. "
                 f"Found group_size={self.settings.group_size}."
             )
         if self.lora is not None:
             check_lora(self.lora)
+        self._check_needs()
         self._check_family()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
+
+    @property
+    def measures_labels(self) -> bool:
+        """Whether policies are measured on comparisons: not every objective has a reward to judge answers by."""
+        return any(objective.reward is None for objective in self.objectives)
+
+    def _check_needs(self) -> None:
+        """Whether objectives and weighting have what the learner can give them."""
+        name = self.learner.name
+        if unmet := sorted(self.weighting.requires - self.learner.provides):
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which there is not with the learner "
+                f"{name!r}. Choose another weighting, such as 'fixed' or 'chebyshev'."
+            )
+        if self.learner.needs != "comparisons":
+            for objective in self.objectives:
+                if objective.reward is None:
+                    raise ConfigError(
+                        f"Objective {objective.name!r} has labels (prefers={objective.prefers!r}) and no reward, which "
+                        f"the learner {name!r} learns from. Give it a reward, or choose learner='dpo'."
+                    )
+            return
+        steered = steered_axes(self.objectives, self.weighting)
+        for column, objective in enumerate(self.objectives):
+            if objective.prefers is None and (column in steered or self.measures_labels):
+                told = "is learned" if column in steered else "is measured"
+                raise ConfigError(
+                    f"Objective {objective.name!r} {told} on comparisons, and does not say which column of them has "
+                    "its labels: prefers='column'."
+                )
+        if self.weighting.applies_to != "advantage":
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} acts on rewards, and the learner {name!r} has none. Choose "
+                "applies_to='advantage'."
+            )
+        if self.settings.kl_coef > 0:
+            raise ConfigError(
+                f"`kl_coef` is the price of one nat in rewards, and the learner {name!r} has none: its beta holds on "
+                f"to the untrained model. Found kl_coef={self.settings.kl_coef}."
+            )
 
     def _check_family(self) -> None:
         """Whether the explorer and the weighting can work with the family, or without one."""
@@ -105,7 +147,7 @@ class Plan:
         names = {
             "weighting": self.weighting.name,
             "reading": self.weighting.reading,
-            "learner": self.credit.name,
+            "learner": self.learner.name,
             "explorer": self.explorer.name,
         }
         return names if self.family is None else names | {"family": self.family.name}
@@ -136,7 +178,7 @@ def assemble(
     plan: Plan,
     population: PolicyPopulation,
     splits: Splits,
-    folder: Path,
+    folder: Path | None,
     *,
     callbacks: Iterable[Callback] = (),
     facts: Mapping[str, Any] | None = None,
@@ -149,7 +191,7 @@ def assemble(
         plan: What is fitted and how.
         population: On the model.
         splits: The prompts.
-        folder: The run folder, which nobody else works in.
+        folder: The run folder, which nobody else works in; None: everything stays in memory.
         callbacks: Called with every event.
         facts: What else the record of a new run holds.
         record: Of the run that goes on; None begins a new one.
@@ -168,50 +210,73 @@ def assemble(
     else:
         config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
     params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-    select = Evaluator(
+    engine = Engine(
         population,
-        objectives,
-        splits.select,
-        settings.eval_group_size,
-        params,
-        seed_for(settings.seed, "select"),
-        rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
-        group=settings.eval_group,
+        # what is said about an answer is about its probability, and not about that of sampling it
+        temperature=settings.temperature if plan.learner.needs == "rollouts" else 1.0,
+        layout=settings.layout,
+        micro_batch_tokens=config["micro_batch_tokens"],
+        gradient_checkpointing=settings.gradient_checkpointing,
     )
+
+    def measures(split: str) -> Measures:
+        rows, seed = getattr(splits, split), seed_for(settings.seed, split)
+        if plan.measures_labels:
+            assert isinstance(plan.learner, PreferenceLearner)
+            beta, samples = plan.learner.beta, SAMPLES_KEPT if split == "report" else 0
+            group = settings.eval_group
+            return LabelEvaluator(engine, rows, beta, group=group, samples=samples, params=params, seed=seed)
+        return Evaluator(
+            population,
+            objectives,
+            rows,
+            settings.eval_group_size,
+            params,
+            seed,
+            rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
+            group=settings.eval_group,
+        )
+
+    select = measures("select")
     callbacks = list(callbacks)
     if checkpoint is None:
         announce(callbacks, "measuring the untrained model")
         untrained = select.measure_reference(check=True)
-        scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
+        if plan.measures_labels:
+            scale = RewardScale.of_labels(objectives.M)
+        else:
+            scale = RewardScale.measure(untrained.rewards.reshape(-1, objectives.M), objectives)
         reference = untrained.estimate
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
-    optimizer: FamilyAdamW | None = None
-    if plan.family is not None:
+    adam: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
+    optimizer: PopulationAdamW | FamilyAdamW
+    if plan.family is None:
+        optimizer = PopulationAdamW(population.parameters, **adam)
+    else:
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
-        optimizer = FamilyAdamW(
-            plan.family, population, max_norm=settings.max_grad_norm, weight_decay=settings.weight_decay
-        )
+        optimizer = FamilyAdamW(plan.family, population, **adam)
         optimizer.place(preferences)
-    learner = Learner(
-        population,
-        plan.credit,
-        PolicyLoss(settings.clip, settings.kl_coef, settings.kl, settings.aggregation),
-        scale,
-        steered_axes(objectives, plan.weighting),
-        temperature=settings.temperature,
-        updates=settings.updates_per_rollout,
-        max_norm=settings.max_grad_norm,
-        weight_decay=settings.weight_decay,
-        micro_batch_tokens=config["micro_batch_tokens"],
-        layout=settings.layout,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        optimizer=optimizer,
+    plan.learner.setup(
+        Context(
+            engine,
+            scale,
+            steered_axes(objectives, plan.weighting),
+            optimizer,
+            objectives,
+            splits.train,
+            settings.prompts_per_step,
+            settings.group_size,
+            params,
+            settings.seed,
+        )
     )
     plan.weighting.setup(settings.population, objectives.m)
-    publisher = Publisher(folder / "front", population, objectives, scale, config, plan.family)
-    journal = Journal(folder / "journal.jsonl", callbacks)
+    publisher = Publisher(
+        None if folder is None else folder / "front", population, objectives, scale, config, plan.family
+    )
+    journal = Journal(None if folder is None else folder / "journal.jsonl", callbacks)
     spending = Spending(select, objectives)
     keeper = FrontKeeper(
         population=population,
@@ -227,11 +292,11 @@ def assemble(
     loop = FrontDiscovery(
         population=population,
         objectives=objectives,
-        learner=learner,
+        learner=plan.learner,
         weighting=plan.weighting,
         explorer=plan.explorer,
         preferences=preferences,
-        splits=splits,
+        report=lambda: measures("report"),
         scale=scale,
         keeper=keeper,
         spending=spending,
@@ -243,10 +308,10 @@ def assemble(
         loop.load_state(checkpoint)
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
-    if record is None:
+    if folder is not None and record is None:
         prompts, not_kept = write_splits(folder, splits)
         write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)
-    else:
+    elif folder is not None:
         journal.resume(0, step=0)
     journal.write(
         "start",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams, sample
 from pareto_align.seeds import seed_for
 
-__all__ = ["Evaluator", "Measurement"]
+__all__ = ["Evaluator", "Measurement", "Measures"]
 
 PROMPTS_A_SEED = 16  # fixed, so that a policy's random numbers do not depend on how many are measured with it
 ROWS_AT_ONCE = 256  # a run takes as many as its training steps do, whose memory is there anyway
@@ -41,8 +42,31 @@ class Measurement:
     length: float
 
 
+class Measures(Protocol):
+    """What measures policies on a split: `Evaluator`, or `label_evaluation.LabelEvaluator`."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """The n prompts, each with its `prompt` and its `ids`."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another repeat finds other numbers, so that measuring again averages something out."""
+
+    tokens: int
+
+    def measure_reference(self, *, check: bool = False) -> Measurement:
+        """See `Evaluator.measure_reference`."""
+
+    def measure(self, policies: Tensor, *, repeat: int = 0) -> Sequence[Measurement]:
+        """See `Evaluator.measure`."""
+
+    def tokens_for(self, length: float | None) -> float:
+        """See `Evaluator.tokens_for`."""
+
+
 class Evaluator:
-    """Measures policies on a fixed set of prompts.
+    """Measures policies on a fixed set of prompts by what they answer.
 
     Args:
         population: Owns the model that runs the policies.
@@ -54,6 +78,8 @@ class Evaluator:
         rows_at_once: Most rows of one decoding batch; one of fewer policies takes more prompts at once.
         group: Column whose values make prompts one unit of the estimates; None: each is its own.
     """
+
+    repeatable = True
 
     def __init__(
         self,
@@ -126,7 +152,7 @@ class Evaluator:
                 group,
                 self.params,
                 [seeds] * count,
-                rows=policies,
+                policies=policies,
                 prompts_a_seed=PROMPTS_A_SEED,
             )
             lengths += drawn.lengths.sum((1, 2)).numpy()

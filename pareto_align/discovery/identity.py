@@ -30,7 +30,7 @@ def plan_facts(
     return {
         "arguments": {
             "weighting": arguments_of(plan.weighting),
-            "learner": arguments_of(plan.credit),
+            "learner": plan.learner.facts(),
             "explorer": arguments_of(plan.explorer),
             "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
             **({} if plan.family is None else {"family": arguments_of(plan.family)}),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Evaluator, Measurement
+from pareto_align.discovery.evaluation import Measurement, Measures
 from pareto_align.discovery.explorers import Mixture
 from pareto_align.discovery.publishing import Publisher, shortcoming
 from pareto_align.discovery.racing import race
 from pareto_align.errors import ParetoAlignWarning
-from pareto_align.front import Estimate, ParetoArchive, Status
+from pareto_align.front import Estimate, Origin, ParetoArchive, Status
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.mixing import AdapterMixture, mix_all
 from pareto_align.policies.population import PolicyPopulation
@@ -52,7 +53,7 @@ class FrontKeeper:
         *,
         population: PolicyPopulation,
         objectives: ObjectiveSet,
-        select: Evaluator,
+        select: Measures,
         scale: RewardScale,
         reference: Estimate,
         settings: Settings,
@@ -108,42 +109,37 @@ class FrontKeeper:
         if "plateau" in state:  # checkpoints of the first runs lack it
             self.plateau.load_state_dict(state["plateau"])
 
-    def measure_population(self, step: int, provenances: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def measure_population(self, step: int, origins: Sequence[Origin]) -> np.ndarray:
         """Measure the population on the select split, offer every policy to the archive, race the contested ones.
 
         Args:
             step: Training steps made.
-            provenances: Of each policy, beside the step and its slot.
+            origins: Of each policy.
 
         Returns:
             `[K, m]` framed means.
         """
-        found, (value, low, high) = self._measure(
-            "evaluation",
-            step,
-            self.population.parameters,
-            [{"policy": slot, **more} for slot, more in enumerate(provenances)],
-        )
+        found, (value, low, high) = self._measure("evaluation", step, self.population.parameters, origins)
         self.plateau.note(value, low, high)
         if self.plateau.reached:
             self.journal.write("settled", step=step, hypervolume=value, interval=self.plateau.interval)
         return np.stack([self.frame(m.estimate) for m in found])
 
-    def measure_further(self, step: int, policies: torch.Tensor, provenances: Sequence[Mapping[str, Any]]) -> None:
+    def measure_further(self, step: int, policies: torch.Tensor, origins: Sequence[Origin]) -> None:
         """Measure policies `[k, P]` of a trained family that no slot holds, in the same way."""
-        self._measure("further", step, policies, provenances)
+        self._measure("further", step, policies, origins)
 
     def _measure(
-        self, event: str, step: int, policies: torch.Tensor, provenances: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Measurement], tuple[float, float, float]]:
+        self, event: str, step: int, policies: torch.Tensor, origins: Sequence[Origin]
+    ) -> tuple[Sequence[Measurement], tuple[float, float, float]]:
         """Measure policies `[k, P]`, offer and race them, publish; what was found, and the front's hypervolume."""
         before = self.select.tokens
         found = self.select.measure(policies)
         names = []
-        for measurement, more, row in zip(found, provenances, policies, strict=True):
+        for measurement, origin, row in zip(found, origins, policies, strict=True):
             names.append(self._new_name())
-            provenance = {"step": step, **more, "length": round(measurement.length, 2)}
-            self.archive.offer(names[-1], measurement.estimate, provenance, row.detach().to("cpu", copy=True))
+            told = replace(origin, length=round(measurement.length, 2))
+            self.archive.offer(names[-1], measurement.estimate, told, row.detach().to("cpu", copy=True))
         budget = self.settings.remeasure_tokens
         raced = race(
             self.archive,
@@ -170,7 +166,7 @@ class FrontKeeper:
             remeasured=raced.batches,
             remeasure_tokens=raced.tokens,
             open_verdicts=raced.open,
-            **({} if event == "evaluation" else {"preferences": [more.get("preference") for more in provenances]}),
+            **({} if event == "evaluation" else {"preferences": [origin.preference for origin in origins]}),
         )
         return found, (value, low, high)
 
@@ -194,19 +190,19 @@ class FrontKeeper:
         found = self.select.measure(torch.stack(rows).to(self.population.base.device))
         names, statuses = [], []
         for mixture, row, error, measurement in zip(mixtures, rows, errors, found, strict=True):
-            provenance = {
-                "step": step,
-                "parents": list(mixture.parents),
-                "coefficients": [float(c) for c in mixture.coefficients],
-                "rank_error": error,
-                "length": round(measurement.length, 2),
-            }
-            if mixture.noise:
-                provenance |= {"noise": mixture.noise, "seed": mixture.seed}
-            if mixture.preference is not None:
-                provenance["preference"] = np.asarray(mixture.preference, float).tolist()
+            asked = mixture.preference
+            origin = Origin(
+                step,
+                preference=None if asked is None else tuple(np.asarray(asked, dtype=float).tolist()),
+                parents=tuple(mixture.parents),
+                coefficients=tuple(float(c) for c in mixture.coefficients),
+                rank_error=error,
+                length=round(measurement.length, 2),
+                noise=mixture.noise,
+                seed=mixture.seed if mixture.noise else None,
+            )
             names.append(self._new_name())
-            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, provenance, row.cpu())))
+            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, origin, row.cpu())))
         self.journal.write(
             "mixtures",
             step=step,
@@ -229,7 +225,7 @@ class FrontKeeper:
             cost=self.spending.cost() | {"steps": step},
         )
 
-    def report(self, step: int, evaluator: Evaluator) -> None:
+    def report(self, step: int, evaluator: Measures) -> None:
         """Measure the members and the untrained model once on the report split, and publish what holds there.
 
         Warns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Publisher:
     """Writes the front folder: every time the archive changes, and once more with the report split's numbers.
 
     Args:
-        path: The front folder.
+        path: The front folder; None: nothing is written.
         population: Knows how to write an adapter as a stock PEFT folder.
         objectives: Names, roles and directions.
         scale: The frozen frame of the objectives.
@@ -49,7 +50,7 @@ class Publisher:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         population: PolicyPopulation,
         objectives: ObjectiveSet,
         scale: RewardScale,
@@ -167,6 +168,8 @@ class Publisher:
         texts: Mapping[str, Sequence[str]],
         parity: Mapping[str, Any] | None = None,
     ) -> None:
+        if self.path is None:
+            return
         adapters = {entry.id: entry.adapter for entry in members}
         base = self.population.base
         record = FrontRecord(
@@ -175,8 +178,8 @@ class Publisher:
                 MemberRecord(
                     id=entry.id,
                     estimate=entry.estimate,
-                    preference=entry.provenance.get("preference"),
-                    provenance=dict(entry.provenance),
+                    preference=None if entry.origin.preference is None else list(entry.origin.preference),
+                    provenance=entry.origin.to_dict(),
                     adapter=f"members/{entry.id}",
                     sample=[
                         {"prompt": prompt, "completion": text}
@@ -215,13 +218,13 @@ class Publisher:
 
     def _family_record(self, family: Family, archive: ParetoArchive, step: int) -> FamilyRecord:
         """The family as it stands, with everything that was measured of it as it stands: nothing chosen."""
-        measured = [entry for entry in archive.entries.values() if entry.provenance.get("step") == step]
+        measured = [entry for entry in archive.entries.values() if entry.origin.step == step]
         return FamilyRecord(
             name=family.name,
             settings=arguments_of(family),
             ranks=list(family.ranks),
             step=step,
-            preferences=[list(entry.provenance["preference"]) for entry in measured],
+            preferences=[list(entry.origin.preference or ()) for entry in measured],
             values=[self.objectives.to_user(entry.estimate.mean).tolist() for entry in measured],
             stderr=[entry.estimate.stderr.tolist() for entry in measured],
             n=min((entry.estimate.n for entry in measured), default=0),
@@ -244,7 +247,7 @@ class Publisher:
             "rival": entry.rival,
             **missed,
             "split": split,
-            "provenance": dict(entry.provenance),
+            "provenance": entry.origin.to_dict(),
         }
 
     def _objective_records(self) -> list[ObjectiveRecord]:
@@ -271,7 +274,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
     out. A member therefore stays unless the report split refutes it with the archive's confidence: it misses a
     constraint, or another member is better on every axis. Those that go are worse than one that stays, so the
     hypervolume of the means is the same with them and without. A member that stays although it is worse in the mean,
-    or misses a constraint in the mean, says so in `provenance["report"]`.
+    or misses a constraint in the mean, says so in `origin.report`.
 
     Args:
         archive: As it stands on the select split.
@@ -298,7 +301,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
                 continue
             if np.isnan(mean):
                 reason = f"Objective {column} has no finite mean."
-                refuted.append(Entry(entry.id, estimate, dict(entry.provenance), Status.INVALID, reason, column=column))
+                refuted.append(Entry(entry.id, estimate, entry.origin, Status.INVALID, reason, column=column))
                 break
             doubts[entry.id] = f"Objective {column} has mean {mean:.4g}, below its bound {bound:.4g}."
             if bound - mean > student_quantile(1 - archive.confidence, int(estimate.counts[column])) * noise:
@@ -306,7 +309,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
                     Entry(
                         entry.id,
                         estimate,
-                        dict(entry.provenance),
+                        entry.origin,
                         Status.INFEASIBLE,
                         doubts[entry.id],
                         column=column,
@@ -316,7 +319,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
                 break
         else:
             # no payload: the judge's verdicts give no adapter up
-            judge.offer(entry.id, estimate, entry.provenance)
+            judge.offer(entry.id, estimate, entry.origin)
     kept: list[Entry] = []
     for verdict in judge.entries.values():
         if verdict.status in (Status.DOMINATED, Status.INVALID):
@@ -325,7 +328,7 @@ def confirm(archive: ParetoArchive, estimates: Mapping[str, Estimate]) -> tuple[
         if verdict.status is not Status.MEMBER:
             doubts[verdict.id] = " ".join([*filter(None, [doubts.get(verdict.id)]), verdict.reason])
         if verdict.id in doubts:
-            verdict.provenance["report"] = doubts[verdict.id]
+            verdict.origin = replace(verdict.origin, report=doubts[verdict.id])
         verdict.adapter = archive.entries[verdict.id].adapter
         kept.append(verdict)
     return kept, refuted

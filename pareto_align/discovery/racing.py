@@ -21,31 +21,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pareto_align.discovery.evaluation import Measurement
+from pareto_align.discovery.evaluation import Measures
 from pareto_align.front import Entry, ParetoArchive, Status, difference, hypervolume
 
-__all__ = ["WORTH", "Measures", "Race", "open_verdicts", "race"]
+__all__ = ["WORTH", "Race", "open_verdicts", "race"]
 
 WORTH = 1e-3
 """What an open verdict must be worth: hypervolume or utility on the archive's frame, where the ideal point has 1."""
-
-
-class Measures(Protocol):
-    """What racing asks of an `Evaluator`."""
-
-    tokens: int
-
-    def measure(self, policies: Tensor, *, repeat: int = 0) -> Sequence[Measurement]:
-        """See `Evaluator.measure`."""
-
-    def tokens_for(self, length: float | None) -> float:
-        """See `Evaluator.tokens_for`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +61,7 @@ def race(archive: ParetoArchive, evaluator: Measures, *, budget_tokens: int, rou
     """
     start = evaluator.tokens
     batches: list[list[str]] = []
-    for _ in range(rounds):
+    for _ in range(rounds if evaluator.repeatable else 0):
         batch = _affordable(archive, open_verdicts(archive), evaluator, budget_tokens - (evaluator.tokens - start))
         if not batch:
             break
@@ -139,7 +125,7 @@ def _affordable(
     batch: list[str] = []
     for pair in pairs:
         new = [id for id in pair if id not in batch]
-        cost = sum(evaluator.tokens_for(archive.entries[id].provenance.get("length")) for id in new)
+        cost = sum(evaluator.tokens_for(archive.entries[id].origin.length) for id in new)
         if cost > tokens:
             break
         batch += new

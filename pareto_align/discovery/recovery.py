@@ -52,7 +52,7 @@ class Recovery:
                 "they were last sound. Lower the learning rate, or look for rewards that explode."
             )
         self.unsound = np.where(finite, 0, self.unsound + 1)
-        lost = (self.unsound >= UNSOUND_STEPS) | ~np.isfinite(report.entropy)
+        lost = (self.unsound >= UNSOUND_STEPS) | ~report.sound
         self.unsound[lost] = 0
         self._sound = finite & ~lost
         return [int(slot) for slot in np.flatnonzero(lost)]

@@ -11,10 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from pareto_align.front import Entry, Estimate, ParetoArchive
+from pareto_align.front.origin import NO_SPREAD
 
 __all__ = ["StallMonitor", "choose_parent"]
-
-NO_SPREAD = 1e-4  # of advantages on the frozen scale, where one reward unit is about 1
 
 
 class StallMonitor:
@@ -53,11 +52,7 @@ def choose_parent(
         preference: `[m]` of the stalled policy.
         values: `[m]` of the stalled policy in the same frame.
     """
-    alive = [
-        entry
-        for entry in archive.entries.values()
-        if entry.adapter is not None and entry.provenance.get("spread", 1.0) >= NO_SPREAD
-    ]
+    alive = [entry for entry in archive.entries.values() if entry.adapter is not None and entry.origin.can_learn]
     if not alive:
         return None
     framed = np.stack([frame(entry.estimate) for entry in alive])

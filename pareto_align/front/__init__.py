@@ -20,6 +20,7 @@ from pareto_align.front.indicators import (
     r2,
     sparsity,
 )
+from pareto_align.front.origin import Origin
 from pareto_align.front.preferences import Preference, grid, interior, lattice, random
 from pareto_align.front.selection import Selection, select
 from pareto_align.front.storage import FamilyRecord, FrontRecord, MemberRecord, ObjectiveRecord, read_front, write_front
@@ -31,6 +32,7 @@ __all__ = [
     "FrontRecord",
     "MemberRecord",
     "ObjectiveRecord",
+    "Origin",
     "ParetoArchive",
     "Preference",
     "Selection",

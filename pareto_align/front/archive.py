@@ -32,6 +32,7 @@ from pareto_align.front.entries import Entry, Status, decide
 from pareto_align.front.estimates import Estimate, pool
 from pareto_align.front.indicators import ContributionTable, hypervolume
 from pareto_align.front.judging import Judge
+from pareto_align.front.origin import Origin
 
 __all__ = ["Entry", "ParetoArchive", "Status"]
 
@@ -111,8 +112,14 @@ class ParetoArchive(Judge):
         """Number of members."""
         return sum(e.status is Status.MEMBER for e in self.entries.values())
 
-    def offer(self, id: str, estimate: Estimate, provenance: Mapping[str, Any], adapter: Any = None) -> Status:
+    def offer(self, id: str, estimate: Estimate, origin: Origin | Mapping[str, Any], adapter: Any = None) -> Status:
         """Add a measured policy and judge all entries anew.
+
+        Args:
+            id: A name of its own.
+            estimate: Its measurement over all objectives.
+            origin: Where it comes from; as plain data, the fields of an `Origin` by name.
+            adapter: Opaque payload.
 
         Returns:
             The verdict on the new entry; the reason is in `entries[id].reason`.
@@ -127,7 +134,7 @@ class ParetoArchive(Judge):
             raise ConfigError(
                 f"The estimate of {id!r} has {estimate.mean.size} objectives; at least {needed} are needed."
             )
-        self.entries[id] = Entry(id, estimate, dict(provenance), adapter=adapter)
+        self.entries[id] = Entry(id, estimate, Origin.of(origin), adapter=adapter)
         self._judge(self.entries[id])
         return self.entries[id].status
 
@@ -192,7 +199,7 @@ class ParetoArchive(Judge):
                 {
                     "id": e.id,
                     "estimate": e.estimate.to_dict(),
-                    "provenance": e.provenance,
+                    "provenance": e.origin.to_dict(),
                     "status": str(e.status),
                     "reason": e.reason,
                     "measured": e.measured,
@@ -211,7 +218,7 @@ class ParetoArchive(Judge):
             row["id"]: Entry(
                 row["id"],
                 Estimate.from_dict(row["estimate"]),
-                dict(row["provenance"]),
+                Origin.of(row["provenance"]),
                 Status(row["status"]),
                 row["reason"],
                 # states written before entries were measured again have neither

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from pareto_align.front.estimates import Estimate
+from pareto_align.front.origin import Origin
 
 __all__ = ["Entry", "Status", "decide"]
 
@@ -30,7 +31,7 @@ class Entry:
     Attributes:
         id: Name, unique in the archive.
         estimate: Measurement over all objectives, maximised.
-        provenance: Where the policy comes from; plain data.
+        origin: Where the policy comes from.
         status: Current verdict.
         reason: The verdict as a sentence, naming the other entry where there is one.
         measured: How many times the policy was measured; their estimates are pooled.
@@ -44,7 +45,7 @@ class Entry:
 
     id: str
     estimate: Estimate
-    provenance: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
     status: Status = Status.MEMBER
     reason: str = ""
     measured: int = 1

@@ -13,14 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError, ObjectiveError
-from pareto_align.learning.covariances import reward_covariances
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.weighting import Signal, Weighting
+from pareto_align.weighting.evidence import make_signal, mean_rewards
 
-__all__ = ["PROVIDED", "BatchWeights"]
-
-PROVIDED = frozenset({"audits", "covariances", "slack", "spread"})
-"""The optional fields of a weighting's `Signal` that can be filled in from a batch of rewards."""
+__all__ = ["BatchWeights"]
 
 FloatArray = NDArray[np.float64]
 
@@ -32,7 +29,7 @@ class BatchWeights:
     first batches. Weights for raw rewards are the weighting's divided by that scale: so a weight means a preference.
 
     Args:
-        weighting: Who decides; one that requires nothing but `PROVIDED`.
+        weighting: Who decides; one that requires nothing but `FROM_REWARDS`.
         objectives: The M objectives, a column of rewards each. Constrained ones need a weighting that requires "slack",
             and it needs them; audited ones have weight 0.
         preference: [m] what the policy is trained for, a point of the simplex over the optimised objectives.
@@ -106,7 +103,7 @@ class BatchWeights:
         if self.scale is None:
             row = np.concatenate([self.preference, np.zeros(len(self.objectives.constraints))])
         else:
-            row = self.weighting(self._signal(self.scale.normalize(maximised), step, steps))[0]
+            row = self.weighting(self._signal(maximised, step, steps))[0]
         if row.shape != (len(self.columns),) or not np.isfinite(row).all():
             raise ConfigError(
                 f"Weighting '{self.weighting.name}' must return {len(self.columns)} finite weights. Found "
@@ -168,26 +165,19 @@ class BatchWeights:
         return self.scale.scale
 
     def _signal(self, rewards: FloatArray, step: int, steps: int) -> Signal:
-        """What the weighting gets to see of rewards [n, M] on the frozen scale."""
+        """What the weighting gets to see of maximised rewards [n, M] in the user's units."""
         assert self.scale is not None
-        values, spread = _moments(rewards)
-        axes, slack, covariances = list(self.objectives.axes), None, None
-        if self.objectives.constraints:
-            columns = [column for column, _ in self.objectives.constraints]
-            thresholds = np.full(self.objectives.M, np.nan)
-            thresholds[columns] = [threshold for _, threshold in self.objectives.constraints]
-            slack = (values - self.scale.normalize(thresholds))[None, columns]
-        if "covariances" in self.weighting.requires:
-            covariances = reward_covariances(rewards[:, axes].reshape(1, -1, self.group_size, len(axes)))
-        return Signal(
+        group = self.group_size if "covariances" in self.weighting.requires else 1
+        batch = rewards.reshape(1, -1, group, self.objectives.M)
+        return make_signal(
+            self.weighting,
+            self.objectives,
+            self.scale,
+            mean_rewards(batch),
+            rewards=batch,
             step=step,
             steps=steps,
-            values=values[None, axes],
             preferences=self.preference[None],
-            slack=slack,
-            spread=spread[None, axes],
-            covariances=covariances,
-            audits=values[None, self.audits] if self.audits else None,
         )
 
 
@@ -197,14 +187,6 @@ def _span(objective: Objective, column: FloatArray) -> float:
         return objective.bounds[1] - objective.bounds[0]
     measured = column[~np.isnan(column)]
     return float(measured.std(ddof=1)) if len(measured) > 1 and np.ptp(measured) > 0 else 1.0
-
-
-def _moments(rewards: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation [M] of rewards [n, M] over what was seen, NaN where nothing was."""
-    seen = ~np.isnan(rewards)
-    count = np.where(seen.any(axis=0), seen.sum(axis=0), np.nan)
-    mean = np.nansum(rewards, axis=0) / count
-    return mean, np.sqrt(np.where(seen, (rewards - mean) ** 2, 0.0).sum(axis=0) / count)
 
 
 def _to_json(value: Any) -> dict[str, Any]:

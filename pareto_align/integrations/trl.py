@@ -23,9 +23,10 @@ from transformers import TrainerCallback
 
 from pareto_align.errors import ConfigError, ObjectiveError, ParetoAlignWarning
 from pareto_align.front.preferences import Preference
-from pareto_align.integrations.batch_weights import PROVIDED, BatchWeights
+from pareto_align.integrations.batch_weights import BatchWeights
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.weighting import Weighting, make
+from pareto_align.weighting.evidence import FROM_REWARDS
 
 __all__ = ["WeightingCallback"]
 
@@ -92,7 +93,7 @@ class WeightingCallback(TrainerCallback):
     ) -> None:
         _trl_version()
         self.weighting = make(weighting)
-        if unmet := sorted(self.weighting.requires - PROVIDED):
+        if unmet := sorted(self.weighting.requires - FROM_REWARDS):
             raise ConfigError(
                 f"Weighting '{self.weighting.name}' needs {', '.join(unmet)}, which TRL's trainers do not measure; "
                 "ParetoAligner does."

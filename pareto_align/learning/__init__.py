@@ -1,22 +1,33 @@
-"""From vector rewards to an update of the whole population: rollouts, credit, losses, the learner."""
+"""From evidence to an update of the whole population: rollouts, credit, losses, learners."""
 
 from __future__ import annotations
 
 from pareto_align.data.prompts import PromptRow
+from pareto_align.learning.choice import available_learners, make_learner
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
-from pareto_align.learning.learner import Learner, StepReport
+from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.offline import Dpo, Modpo
+from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
 
 __all__ = [
+    "Context",
     "Credit",
+    "Dpo",
+    "Experience",
     "Learner",
+    "Modpo",
+    "OnlineLearner",
     "PolicyLoss",
     "PromptRow",
     "Rollouts",
     "StepReport",
     "available_credits",
+    "available_learners",
     "make_credit",
+    "make_learner",
     "register_credit",
+    "register_learner",
     "roll_out",
 ]

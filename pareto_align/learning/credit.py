@@ -50,6 +50,7 @@ __all__ = [
     "Rvpo",
     "available_credits",
     "closest_to_zero",
+    "credits",
     "make_credit",
     "register_credit",
 ]
@@ -131,14 +132,14 @@ class Credit(KeepsArguments, ABC):
         return scalar
 
 
-learners: Registry[Credit] = Registry("learner", Credit)  # type: ignore[type-abstract]
-register_credit = learners.register
-make_credit = learners.make
+credits: Registry[Credit] = Registry("learner", Credit)  # type: ignore[type-abstract]
+register_credit = credits.register
+make_credit = credits.make
 
 
 def available_credits() -> list[str]:
     """Names of all registered credits, sorted."""
-    return learners.names()
+    return credits.names()
 
 
 def _centre(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet
-from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.sampling import Completions, SamplingParams, sample
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.sampling import Completions, SamplingParams
+from pareto_align.seeds import seed_for
+from pareto_align.weighting.evidence import mean_rewards
 
-__all__ = ["Rollouts", "roll_out", "score"]
+__all__ = ["Rollouts", "batch_of", "roll_out", "score"]
+
+Item = TypeVar("Item")
 
 
 @dataclass(eq=False)
@@ -33,9 +37,28 @@ class Rollouts:
     rewards: np.ndarray
 
     @property
+    def prompt_ids(self) -> list[tuple[int, ...]]:
+        """The N prompts as token ids."""
+        return [row.ids for row in self.rows]
+
+    @property
     def token_count(self) -> int:
         """Generated tokens."""
         return int(self.completions.mask.sum())
+
+    @property
+    def count(self) -> int:
+        """Generated completions, K*N*G."""
+        return len(self.texts)
+
+    def values(self) -> np.ndarray:
+        """Mean score `[K, M]` of each policy over its completions, NaN where an objective never applied."""
+        return mean_rewards(self.rewards)
+
+    def lengths(self) -> np.ndarray:
+        """Mean length of each policy's completions, `[K]` in tokens."""
+        found: np.ndarray = self.completions.lengths.float().mean((1, 2)).numpy()
+        return found
 
     def text(self, policy: int, prompt: int, sample: int = 0) -> str:
         """One completion."""
@@ -43,8 +66,25 @@ class Rollouts:
         return self.texts[(policy * prompts + prompt) * group + sample]
 
 
+def batch_of(rows: Sequence[Item], size: int, step: int, seed: int) -> list[Item]:
+    """A step's prompts: whole passes over all of them, each pass in an order of its own.
+
+    Args:
+        rows: What is trained on.
+        size: Prompts a step.
+        step: The step's number, from 0.
+        seed: Of the run.
+    """
+    batch = []
+    for position in range(step * size, (step + 1) * size):
+        epoch, index = divmod(position, len(rows))
+        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(rows))
+        batch.append(rows[order[index]])
+    return batch
+
+
 def roll_out(
-    population: PolicyPopulation,
+    engine: Engine,
     objectives: ObjectiveSet,
     rows: Sequence[PromptRow],
     group_size: int,
@@ -56,21 +96,21 @@ def roll_out(
     """Sample and score.
 
     Args:
-        population: The policies.
+        engine: Runs the policies.
         objectives: What is measured.
         rows: N prompts.
         group_size: G.
         params: How to sample.
         seeds: One a policy.
-        policies: `[K, M]` parameters to run instead of the population's own slots; `[0, M]` runs the reference policy.
+        policies: `[K, P]` parameters to run instead of the population's own slots; `[0, P]` runs the reference policy.
 
     Raises:
         ObjectiveError: A reward function misbehaved.
     """
-    completions = sample(population, [list(row.ids) for row in rows], group_size, params, seeds, rows=policies)
+    completions = engine.sample([list(row.ids) for row in rows], group_size, params, seeds, policies=policies)
     count = completions.tokens.shape[0]
     token_lists = completions.token_lists()
-    texts = [population.base.decode(ids) for ids in token_lists]
+    texts = [engine.population.base.decode(ids) for ids in token_lists]
     rewards = score(objectives, rows, group_size, count, texts, token_lists)
     return Rollouts(list(rows), completions, texts, rewards)
 

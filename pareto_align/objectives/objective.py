@@ -35,6 +35,8 @@ class Objective:
         name: How it is called in results, figures and preferences.
         reward: ``reward(prompts, completions, **columns) -> list[float | None]``, TRL's signature, sync or async.
             It is called with keyword arguments; None means that the objective does not apply to that completion.
+            With `prefers` it may be left out: then there is nothing that judges answers, and the objective is learned
+            and measured on comparisons.
         maximize: Whether more is better.
         bounds: The lowest and highest reward possible, in the user's units. Known bounds give the objective a scale
             that does not depend on the model at hand.
@@ -50,13 +52,15 @@ class Objective:
         retries: How often the function is called again after it raised, with pauses of 0.5 s, 1 s and so on. Errors
             that say the code is wrong (TypeError, NameError, AttributeError, ImportError) are not tried again, nor is
             a time limit that passed.
+        prefers: The column of the comparisons that says which answer is better under this objective. Less being better
+            (`maximize=False`) turns it round. A reward beside it measures what was learned from the labels.
 
     Raises:
         ObjectiveError: Any of these is not of the form above.
     """
 
     name: str
-    reward: Callable[..., Any]
+    reward: Callable[..., Any] | None = None
     _: KW_ONLY
     maximize: bool = True
     bounds: tuple[float, float] | None = None
@@ -66,10 +70,16 @@ class Objective:
     tolerance: float = 0.0
     timeout_s: float | None = None
     retries: int = 2
+    prefers: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ObjectiveError(f"An objective's name must be a non-empty string. Found {self.name!r}.")
+        if self.prefers is not None and (not isinstance(self.prefers, str) or not self.prefers):
+            raise ObjectiveError(
+                f"Objective {self.name!r}: prefers must be the name of a column of the comparisons. Found "
+                f"{self.prefers!r}."
+            )
         self._check_reward()
         if not isinstance(self.maximize, bool):
             raise ObjectiveError(f"Objective {self.name!r}: maximize must be True or False. Found {self.maximize!r}.")
@@ -104,6 +114,14 @@ class Objective:
             )
 
     def _check_reward(self) -> None:
+        if self.reward is None:
+            if self.prefers is None:
+                raise ObjectiveError(
+                    f"Objective {self.name!r}: the reward must be a function (prompts, completions, **columns) -> list "
+                    "of numbers, or `prefers` must name the column of the comparisons that says which answer is "
+                    "better. Found neither."
+                )
+            return
         if inspect.isclass(self.reward):
             raise ObjectiveError(
                 f"Objective {self.name!r}: the reward is the class {self.reward.__name__} itself; create one: "
@@ -371,7 +389,7 @@ class ObjectiveSet(Sequence[Objective]):
             for memory, was in zip(memories, learning, strict=True):
                 memory.learning = was and training
             found = answers(
-                [Asked(o.name, o.reward, o.timeout_s, o.retries, o.name in self._answered) for o in self], batch
+                [Asked(o.name, _judge(o), o.timeout_s, o.retries, o.name in self._answered) for o in self], batch
             )
         finally:
             for memory, was in zip(memories, learning, strict=True):
@@ -502,3 +520,12 @@ class ObjectiveSet(Sequence[Objective]):
                     ParetoAlignWarning,
                     stacklevel=3,
                 )
+
+
+def _judge(objective: Objective) -> Callable[..., Any]:
+    if objective.reward is None:
+        raise ObjectiveError(
+            f"Objective {objective.name!r} has no reward function, so it cannot judge an answer: it is known by its "
+            f"labels only (prefers={objective.prefers!r}). Give it a `reward`."
+        )
+    return objective.reward

@@ -91,6 +91,13 @@ class RewardScale:
         location, scale, lower, upper = np.array(rows).T
         return cls(location, scale, lower, upper)
 
+    @classmethod
+    def of_labels(cls, M: int) -> RewardScale:
+        """The scale of how much of its labels each of M objectives has explained: as it is, in the frame from -1 (a bit
+        lost a pair) to 1, with the untrained model at 0 in the middle."""
+        nothing, one = np.zeros(M), np.ones(M)
+        return cls(nothing, one, -one, one)
+
     def normalize(self, rewards: ArrayLike) -> NDArray[np.float64]:
         """(rewards - location) / scale, for maximized rewards [..., M]; NaN stays NaN."""
         return (self._checked(rewards) - self.location) / self.scale

@@ -34,7 +34,7 @@ class Block:
         return self.middle + self.r * self.layer.linear.out_features
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Views `[..., r, in]` and `[..., out, r]` of rows `[..., M]`."""
+        """Views `[..., r, in]` and `[..., out, r]` of rows `[..., P]`."""
         linear = self.layer.linear
         return (
             rows[..., self.start : self.middle].unflatten(-1, (self.r, linear.in_features)),
@@ -65,7 +65,7 @@ class ComputeBlocks:
 
     @torch.no_grad()
     def fill(self, rows: Tensor) -> None:
-        """Copy policies `[k, M]` in, and let the layers serve them."""
+        """Copy policies `[k, P]` in, and let the layers serve them."""
         count = rows.shape[0]
         if count > self._capacity:
             self._allocate(count)

@@ -84,20 +84,28 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def encode_messages(tokenizer: Any, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+def encode_messages(
+    tokenizer: Any, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, ended: bool = False
+) -> list[int]:
     """Token ids of a conversation, up to where the policy goes on.
 
     That is the beginning of the assistant's turn, or the end of what it says, where the last turn is the assistant's.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: The conversation.
+        variables: Of the template.
+        ended: Render the whole conversation instead, with what the template puts behind its last turn.
 
     Raises:
         PromptError: The template refuses the conversation.
     """
     last = messages[-1]
-    goes_on = last["role"] == "assistant" and isinstance(last.get("content"), str)
+    goes_on = not ended and last["role"] == "assistant" and isinstance(last.get("content"), str)
     render = functools.partial(
         tokenizer.apply_chat_template,
         messages,
-        add_generation_prompt=not goes_on,
+        add_generation_prompt=not (goes_on or ended),
         continue_final_message=goes_on,
         **variables,
     )

@@ -20,7 +20,15 @@ from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pac
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.transfers import moved
 
-__all__ = ["TokenLoss", "completion_logprobs", "fused_loss", "lay_out", "predicting_states", "token_logprobs"]
+__all__ = [
+    "TokenLoss",
+    "completion_logprobs",
+    "fused_loss",
+    "lay_out",
+    "predicting_states",
+    "token_logprobs",
+    "token_scores",
+]
 
 HALF_PEAK = 16.0  # float16 reaches 4000 times further up, for what grows on the way back, and 3e8 times further down
 
@@ -104,14 +112,19 @@ def token_logprobs(
 
     Args: see `lay_out` and `predicting_states`.
     """
-    head, device = population.head, population.base.device
     rows = lay_out(population, prompt_ids, tokens, mask, packed=packed, past=past)
-    (targets,) = moved([tokens[mask].cpu()], device)
-    found = torch.empty(len(targets), device=device)
+    (targets,) = moved([tokens[mask].cpu()], population.base.device)
     with predicting_states(population, rows, plain=plain) as hidden:
-        for start in range(0, len(targets), head.chunk()):
-            part = slice(start, start + head.chunk())
-            found[part] = Softmax(head, hidden[part], targets[part], temperature).logprobs
+        return token_scores(population.head, hidden, targets, temperature)
+
+
+@torch.no_grad()
+def token_scores(head: Head, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities `[n]` of tokens from the states `[n, d]` that predict them, in chunks; no gradient."""
+    found = torch.empty(len(targets), device=hidden.device)
+    for start in range(0, len(targets), head.chunk()):
+        part = slice(start, start + head.chunk())
+        found[part] = Softmax(head, hidden[part], targets[part], temperature).logprobs
     return found
 
 

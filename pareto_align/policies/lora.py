@@ -26,7 +26,7 @@ class ServedAdapters:
         count: Number of policies whose adapters are being served; 0 runs the frozen base alone.
         training: Whether gradients flow into the layers' gradient buffers.
         streams: `[K, tokens, S]` factors of every token of the batch in each of S sums of gradients, while the
-            gradients of several objectives are taken from one backward pass (`learning.gradients`); else None.
+            gradients of several objectives are taken from one backward pass (`policies.gradients`); else None.
         gradient_scale: Factor of the gradients that arrive, taken out again when they are added to the buffers; 1 but
             in float16.
     """

@@ -37,7 +37,7 @@ class AdapterMixture:
     adapter that was never trained has B = 0 and no length: no step moves it.
 
     Attributes:
-        adapters: `[n, M]` policies.
+        adapters: `[n, P]` policies.
         coefficients: n weights; on the simplex for an interpolation, free otherwise.
         noise: Length of the random step, as a share of each factor's own; negative: the same step the other way.
         seed: Of the random step.
@@ -61,7 +61,7 @@ class AdapterMixture:
             raise ConfigError(f"The noise of a mixture must be finite. Found {self.noise}.")
 
     def used(self) -> tuple[Tensor, list[float]]:
-        """The adapters `[n, M]` in float32 that have a weight, and their weights."""
+        """The adapters `[n, P]` in float32 that have a weight, and their weights."""
         weights = [float(c) for c in self.coefficients]
         there = [i for i, weight in enumerate(weights) if weight]
         return self.adapters.detach()[there].float(), [weights[i] for i in there]
@@ -86,7 +86,7 @@ def mix_all(population: PolicyPopulation, mixtures: Sequence[AdapterMixture]) ->
         mixtures: Q of them.
 
     Returns:
-        Of each the policy `[M]`, float32 on the CPU, and what the cut in rank lost: the Frobenius norm of the missing
+        Of each the policy `[P]`, float32 on the CPU, and what the cut in rank lost: the Frobenius norm of the missing
         part over that of the whole sum, all layers together. 0 is exact.
     """
     found: dict[int, tuple[Tensor, float]] = {}
@@ -114,7 +114,7 @@ def mix_all(population: PolicyPopulation, mixtures: Sequence[AdapterMixture]) ->
 
 
 def _summed(population: PolicyPopulation, rows: Tensor, weights: Tensor) -> tuple[list[Tensor], list[float]]:
-    """Q policies `[M]` on the CPU, and what each lost, of rows `[Q, n, M]` and weights `[Q, n]`."""
+    """Q policies `[P]` on the CPU, and what each lost, of rows `[Q, n, P]` and weights `[Q, n]`."""
     mixed = torch.zeros(len(rows), rows.shape[2], device=rows.device)
     lost, whole = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
     groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
@@ -143,7 +143,7 @@ def _summed(population: PolicyPopulation, rows: Tensor, weights: Tensor) -> tupl
 
 
 def _moved(population: PolicyPopulation, row: Tensor, noise: float, seed: int) -> Tensor:
-    """A policy `[M]` and a random step from it, in place."""
+    """A policy `[P]` and a random step from it, in place."""
     if noise:
         generator = torch.Generator().manual_seed(seed)
         for block in population.blocks:

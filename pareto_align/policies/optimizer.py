@@ -19,12 +19,12 @@ __all__ = ["FamilyAdamW", "PopulationAdamW"]
 
 
 class PopulationAdamW:
-    """Decoupled Adam on parameters `[K, M]`, every row stepped as if it were alone.
+    """Decoupled Adam on parameters `[K, P]`, every row stepped as if it were alone.
 
     Adam: arXiv 1412.6980; decoupled weight decay: arXiv 1711.05101. Each row's update equals `torch.optim.AdamW`'s.
 
     Args:
-        parameters: `[K, M]` float32, updated in place.
+        parameters: `[K, P]` float32, updated in place.
         betas: Decay rates of the two moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled decay, multiplied by the learning rate.
@@ -54,7 +54,7 @@ class PopulationAdamW:
         """Take one step; a policy whose gradient is not finite keeps its parameters and moments.
 
         Args:
-            grad: `[K, M]` gradient of the loss.
+            grad: `[K, P]` gradient of the loss.
             learning_rate: One rate, or `[K]` rates.
 
         Returns:
@@ -66,7 +66,7 @@ class PopulationAdamW:
         first, second = self.betas
         self.steps += sound
         steps = self.steps.clamp(min=1)
-        # two blocks `[K, M]` and what is made in them; a fresh one a product would be five
+        # two blocks `[K, P]` and what is made in them; a fresh one a product would be five
         grad = torch.where(sound, grad, 0.0)
         if self.max_norm is not None:
             grad *= (self.max_norm / (norms + 1e-6)).clamp(max=1.0).where(sound, torch.ones_like(norms))
@@ -87,12 +87,12 @@ class PopulationAdamW:
 
     @torch.no_grad()
     def put_back(self, slot: int, policy: Tensor) -> None:
-        """Let a slot go on from a policy `[M]` of before, as freshly made."""
+        """Let a slot go on from a policy `[P]` of before, as freshly made."""
         self.parameters[slot].copy_(policy)
         self.reset(slot)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments `[K, M]` and step counts `[K, 1]`."""
+        """Moments `[K, P]` and step counts `[K, 1]`."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ rectangle.
 
 A row may hold its prompt several times over. The copies are equal on the way forward; on the way back each one carries
 the gradient of another weighted sum of completions, which is what the gradients of several objectives need
-(`learning.gradients`).
+(`policies.gradients`).
 """
 
 from __future__ import annotations
@@ -146,6 +146,10 @@ class PackedRows:
         prompt = torch.nn.functional.one_hot(self.copy, factors.shape[2]).to(factors.dtype)
         found = torch.where((self.branch == -1)[..., None], prompt, completion)
         return found.masked_fill((self.branch == -2)[..., None], 0)
+
+    def row_factors(self, factors: Tensor) -> Tensor:
+        """Factors `[R, L, S]` of every token in each of S sums, from those of whole rows `[R, S]`: prompt included."""
+        return factors[:, None].masked_fill((self.branch == -2)[..., None], 0)
 
 
 def right_pad(prompt_ids: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ __all__ = ["PolicyPopulation"]
 class PolicyPopulation:
     """K slots, each one LoRA policy, in one frozen model.
 
-    A policy is one row of `parameters` `[K, M]` in float32: clone, archive and replace are row copies. To run, rows are
+    A policy is one row of `parameters` `[K, P]` in float32: clone, archive and replace are row copies. To run, rows are
     copied into dense per-layer blocks in the model's dtype (`serving`); which rows is free, so that training the whole
     population, evaluating a few archived members and running the bare reference model use the same layers.
 
@@ -61,8 +61,8 @@ class PolicyPopulation:
     Attributes:
         base: The frozen model.
         targets: How a member's config names the adapted layers.
-        parameters: `[K, M]` the policies, float32.
-        grad: `[K, M]` gradients of the loss, added to by backward passes within `serving(training=True)`.
+        parameters: `[K, P]` the policies, float32.
+        grad: `[K, P]` gradients of the loss, added to by backward passes within `serving(training=True)`.
         attention: What the model's rows attend to.
         compute: The copies of the policies being served that the layers compute with.
         drivable: Whether the population's own sampler gives the model's logits; None until the first sampling.
@@ -197,7 +197,7 @@ class PolicyPopulation:
         return self.parameters.shape[1]
 
     def fresh(self, seed: int) -> Tensor:
-        """A new policy `[M]`: A as in PEFT (Kaiming uniform), B zero, hence exactly the reference policy."""
+        """A new policy `[P]`: A as in PEFT (Kaiming uniform), B zero, hence exactly the reference policy."""
         generator = torch.Generator().manual_seed(seed)
         row = torch.zeros(1, self.parameters.shape[1])
         for block in self.blocks:
@@ -207,24 +207,24 @@ class PolicyPopulation:
         return row[0].to(self.parameters.device)
 
     def snapshot(self, slot: int) -> Tensor:
-        """A copy `[M]` of one policy on the CPU, float32."""
+        """A copy `[P]` of one policy on the CPU, float32."""
         return self.parameters[slot].detach().to("cpu", copy=True)
 
     @torch.no_grad()
     def load(self, slot: int, row: Tensor) -> None:
-        """Put a policy `[M]` into a slot."""
+        """Put a policy `[P]` into a slot."""
         self.parameters[slot].copy_(row)
 
     @contextmanager
     def serving(
         self, rows: Tensor | None = None, *, training: bool = False, gradients: Tensor | None = None
     ) -> Iterator[None]:
-        """Within this context the model runs the policies `rows` `[k, M]`, batch rows grouped by policy.
+        """Within this context the model runs the policies `rows` `[k, P]`, batch rows grouped by policy.
 
         Args:
             rows: Any policies; by default all slots of the population.
             training: Let backward passes add to the gradients; only for the whole population.
-            gradients: Where they are added: `[K, M]`, by default `grad`, or `[K, S, M]` for S weighted sums of tokens
+            gradients: Where they are added: `[K, P]`, by default `grad`, or `[K, S, P]` for S weighted sums of tokens
                 (`ServedAdapters.streams`).
         """
         rows = self.parameters if rows is None else rows
@@ -279,7 +279,7 @@ class PolicyPopulation:
         return self._rows, self.served.training, self._gradients, self.compute.fills
 
     def _serve(self, rows: Tensor | None, training: bool, gradients: Tensor, filled: int | None = None) -> None:
-        """Serve rows `[k, M]`; `filled` is the fill that put them into the layers, which may still be the last one."""
+        """Serve rows `[k, P]`; `filled` is the fill that put them into the layers, which may still be the last one."""
         if rows is not None:
             if filled != self.compute.fills:  # written over only where it must be: a backward pass may need them yet
                 self.compute.fill(rows)
@@ -291,7 +291,7 @@ class PolicyPopulation:
         self.served.gradient_scale = 1.0
 
     def adapter_tensors(self, row: Tensor) -> dict[str, Tensor]:
-        """One policy `[M]` under PEFT's key names, float32 and contiguous."""
+        """One policy `[P]` under PEFT's key names, float32 and contiguous."""
         tensors: dict[str, Tensor] = {}
         for block in self.blocks:
             a, b = block.split(row.detach().to("cpu", torch.float32).unsqueeze(0))
@@ -300,14 +300,14 @@ class PolicyPopulation:
         return tensors
 
     def save_adapter(self, row: Tensor, folder: Path) -> None:
-        """Write one policy `[M]` as a stock PEFT LoRA folder that loads without this package."""
+        """Write one policy `[P]` as a stock PEFT LoRA folder that loads without this package."""
         base = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(self.adapter_tensors(row), folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(member_config(self.lora, self.targets, base), encoding="utf-8")
 
     def read_adapter(self, folder: Path) -> Tensor:
-        """Read a stock PEFT LoRA folder of this base as one policy `[M]`.
+        """Read a stock PEFT LoRA folder of this base as one policy `[P]`.
 
         A smaller rank, of the whole adapter or of single layers, is padded with zeros, which trains and serves as the
         original does: where A and B are both zero, so are their gradients.

@@ -41,7 +41,7 @@ def sample(
     params: SamplingParams,
     seeds: Sequence[int] | Sequence[Sequence[int]],
     *,
-    rows: Tensor | None = None,
+    policies: Tensor | None = None,
     prompts_a_seed: int | None = None,
 ) -> Completions:
     """Draw `group_size` completions of every prompt from every policy.
@@ -56,7 +56,7 @@ def sample(
         group_size: G.
         params: Temperature and length.
         seeds: One seed a policy served; with `prompts_a_seed` several, of which each seeds that many prompts.
-        rows: Policies `[K, M]` to run; by default all slots. With no rows at all (`[0, M]`) the reference policy runs.
+        policies: `[K, P]` to run; by default all slots. With none at all (`[0, P]`) the reference policy runs.
         prompts_a_seed: Prompts whose random numbers come from one seed, so that they draw the same numbers in whatever
             batch they stand; by default all N.
 
@@ -67,20 +67,20 @@ def sample(
         ModelError: The adapters are activated ones and the model is one that only `generate` can sample.
         PromptError: The adapters are activated ones and a prompt does not contain their invocation tokens.
     """
-    rows = population.parameters if rows is None else rows
-    policies, prompts, length = max(rows.shape[0], 1), len(prompt_ids), params.max_new_tokens
-    if len(seeds) != policies:
-        raise ValueError(f"{len(seeds)} seeds for {policies} policies.")
+    served = population.parameters if policies is None else policies
+    count, prompts, length = max(served.shape[0], 1), len(prompt_ids), params.max_new_tokens
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} policies.")
     uniforms = torch.cat([_uniforms(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
-    serving = population.serving(rows) if rows.shape[0] else population.reference()
-    drawn = Drawn(population.base, policies * prompts * group_size, params, uniforms)
+    serving = population.serving(served) if served.shape[0] else population.reference()
+    drawn = Drawn(population.base, count * prompts * group_size, params, uniforms)
     with deterministic(population.deterministic):
         if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
-            _decode(population, prompt_ids, group_size, policies, serving, drawn)
+            _decode(population, prompt_ids, group_size, count, serving, drawn)
         else:
             with serving:
-                generate(population, prompt_ids, group_size, policies, drawn)
-    return drawn.completions(prompt_ids, (policies, prompts, group_size, length), population.base.stop_ids)
+                generate(population, prompt_ids, group_size, count, drawn)
+    return drawn.completions(prompt_ids, (count, prompts, group_size, length), population.base.stop_ids)
 
 
 def _uniforms(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:

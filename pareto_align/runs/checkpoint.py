@@ -37,7 +37,7 @@ class Checkpoint:
     Attributes:
         record: In JSON's own types.
         tensors: By name, on the CPU.
-        adapters: Archived adapters `[M]` by entry id, on the CPU.
+        adapters: Archived adapters `[P]` by entry id, on the CPU.
     """
 
     record: Mapping[str, Any]

@@ -20,7 +20,7 @@ from pareto_align.objectives import ObjectiveSet
 from pareto_align.runs.journal import read_journal
 
 if TYPE_CHECKING:  # torch is not imported here: a folder that is in use says so at once
-    from pareto_align.data.prompts import PromptRow, Splits
+    from pareto_align.data.prompts import Splits
     from pareto_align.policies.base import Base
 
 __all__ = [
@@ -204,10 +204,14 @@ def write_splits(folder: Path, splits: Splits) -> tuple[str | None, str | None]:
     Warns:
         ParetoAlignWarning: A column is nothing that JSON can hold; the run then cannot be resumed.
     """
+    from pareto_align.data.comparison_rows import ComparisonRow
+
     lines = []
     for split in SPLITS:
         for row in getattr(splits, split):
             fields = {"split": split, "prompt": row.prompt, "ids": list(row.ids), "columns": dict(row.columns)}
+            if isinstance(row, ComparisonRow):
+                fields |= row.to_fields()
             try:
                 lines.append(json.dumps(fields) + "\n")
                 kept = _same(fields, json.loads(lines[-1]))
@@ -268,10 +272,11 @@ def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
     Raises:
         FrontFileError: They are missing, damaged or not the run's own, or the model's tokenizer reads them otherwise.
     """
+    from pareto_align.data.comparison_rows import ComparisonRow
     from pareto_align.data.prompts import PromptRow, Splits
 
     path = folder / PROMPTS_FILE
-    rows: dict[str, list[PromptRow]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[Any]] = {split: [] for split in SPLITS}
     try:
         _check_size(path)
         data = path.read_bytes()
@@ -280,7 +285,8 @@ def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:
         for line in data.decode().split("\n")[:-1]:
             fields = json.loads(line)
             row = PromptRow(fields["prompt"], tuple(int(i) for i in fields["ids"]), dict(fields["columns"]))
-            rows[fields["split"]].append(row)
+            compared = "comparison" in fields
+            rows[fields["split"]].append(ComparisonRow.from_fields(row, fields) if compared else row)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FrontFileError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not all(rows.values()):

@@ -43,14 +43,14 @@ class Journal:
     """Appends events to `journal.jsonl` and hands them to the callbacks.
 
     Args:
-        path: The file; created if missing.
+        path: The file; created if missing. None: nothing is written, the callbacks are told.
         callbacks: Called with each event after it is on disk.
 
     Attributes:
         events: How many events count so far.
     """
 
-    def __init__(self, path: Path, callbacks: Iterable[Callback] = ()) -> None:
+    def __init__(self, path: Path | None, callbacks: Iterable[Callback] = ()) -> None:
         self.path = path
         self.callbacks = list(callbacks)
         self.events = 0
@@ -61,6 +61,7 @@ class Journal:
         No whole line is taken out of the file; a `resumed` event tells readers that the events after `kept` do not
         count. A last line that a kill tore never was an event and is cut off.
         """
+        assert self.path is not None, "only a run with a folder goes on"
         try:
             data = self.path.read_bytes() if self.path.is_file() else b""
             if data and not data.endswith(b"\n"):
@@ -78,6 +79,14 @@ class Journal:
         """
         record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
         line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
+        if self.path is not None:
+            self._append(line)
+        self.events += 1
+        for callback in self.callbacks:
+            callback(record)
+
+    def _append(self, line: str) -> None:
+        assert self.path is not None
         size = self.path.stat().st_size if self.path.is_file() else 0
         try:
             with self.path.open("ab") as file:
@@ -88,9 +97,6 @@ class Journal:
             with suppress(OSError):
                 os.truncate(self.path, size)
             raise FrontFileError(f"{self.path} cannot be written: {error}") from error
-        self.events += 1
-        for callback in self.callbacks:
-            callback(record)
 
 
 def announce(callbacks: Iterable[Callback], stage: str) -> None:

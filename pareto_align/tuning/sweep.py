@@ -272,7 +272,7 @@ def _is_whole(value: Any) -> bool:
 
 def _problem(aligner: ParetoAligner, prompts: Any, eval_prompts: Any) -> dict[str, Any]:
     """What must be the same for a sweep to go on, in JSON's own types."""
-    from pareto_align.learning.credit import make_credit
+    from pareto_align.learning import make_learner
     from pareto_align.runs.folder import objective_records
 
     settings = asdict(aligner.settings)
@@ -281,7 +281,7 @@ def _problem(aligner: ParetoAligner, prompts: Any, eval_prompts: Any) -> dict[st
         "model": aligner.model if isinstance(aligner.model, str) else None,
         "objectives": objective_records(aligner.objectives),
         "weighting": aligner.weighting.name,
-        "learner": make_credit(aligner.learner).name,
+        "learner": make_learner(aligner.learner).name,
         "explorer": aligner.explorer.name,
         "settings": settings,
         "prompts": _digest([prompts, eval_prompts]),

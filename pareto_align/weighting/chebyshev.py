@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal
 
@@ -71,17 +70,11 @@ class FramedScalarization(FramedWeighting):
     def __init__(
         self,
         *,
-        tau: NotNegative,
-        floor: NotNegative,
-        smoothing: float,
-        frame_smoothing: float,
-        min_range: float,
-        ideal: Sequence[float] | None,
-        nadir: Sequence[float] | None,
+        tau: NotNegative = 0.0,
+        floor: NotNegative = 1e-3,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
-        )
+        super().__init__(**framed)
         self.tau, self.floor = float(tau), float(floor)
 
     def setup(self, K: int, m: int) -> None:
@@ -151,24 +144,10 @@ class Chebyshev(FramedScalarization):
         self,
         *,
         mu: Positive = 0.05,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
         rho: NotNegative = 0.01,
-        tau: float = 0.0,
-        floor: float = 1e-3,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            tau=tau,
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
+        super().__init__(**framed)
         self.mu, self.rho = float(mu), float(rho)
 
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:

@@ -42,11 +42,11 @@ class FramedWeighting(Weighting):
     def __init__(
         self,
         *,
-        smoothing: Memory,
-        frame_smoothing: Memory,
-        min_range: Positive,
-        ideal: Sequence[float] | None,
-        nadir: Sequence[float] | None,
+        smoothing: Memory = 0.5,
+        frame_smoothing: Memory = 0.9,
+        min_range: Positive = 0.1,
+        ideal: Sequence[float] | None = None,
+        nadir: Sequence[float] | None = None,
     ) -> None:
         self.smoothing = float(smoothing)
         self.frame_smoothing = float(frame_smoothing)

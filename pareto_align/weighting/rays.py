@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,16 +56,10 @@ class _Placed(FramedWeighting):
     def __init__(
         self,
         *,
-        floor: Positive,
-        smoothing: float,
-        frame_smoothing: float,
-        min_range: float,
-        ideal: Sequence[float] | None,
-        nadir: Sequence[float] | None,
+        floor: Positive = 1e-3,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
-        )
+        super().__init__(**framed)
         self.floor = float(floor)
 
     def setup(self, K: int, m: int) -> None:
@@ -137,21 +131,9 @@ class EPOSearch(_Placed):
         *,
         tolerance: NotNegative = 1e-3,
         restricted: bool = True,
-        floor: float = 1e-3,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
+        super().__init__(**framed)
         self.tolerance, self.restricted = float(tolerance), bool(restricted)
 
     def _steer(
@@ -217,21 +199,9 @@ class ParetoMTL(_Placed):
         self,
         *,
         warmup: Share = 0.2,
-        floor: float = 1e-3,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
+        super().__init__(**framed)
         self.warmup = float(warmup)
 
     def setup(self, K: int, m: int) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,27 +66,6 @@ class Tchebycheff(FramedScalarization):
 
     rho: float = 0.0
 
-    def __init__(
-        self,
-        *,
-        tau: float = 0.0,
-        floor: float = 1e-3,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(
-            tau=tau,
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
-
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:
         return np.asarray(preferences * (_largest(preferences * shortfalls) + self.rho))
 
@@ -113,23 +92,9 @@ class AugmentedTchebycheff(Tchebycheff):
         self,
         *,
         rho: NotNegative = 0.05,
-        tau: float = 0.0,
-        floor: float = 1e-3,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            tau=tau,
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
+        super().__init__(**framed)
         self.rho = float(rho)
 
 
@@ -159,23 +124,9 @@ class STCH(FramedScalarization):
         self,
         *,
         mu: Positive = 0.01,
-        tau: float = 0.0,
-        floor: float = 1e-3,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            tau=tau,
-            floor=floor,
-            smoothing=smoothing,
-            frame_smoothing=frame_smoothing,
-            min_range=min_range,
-            ideal=ideal,
-            nadir=nadir,
-        )
+        super().__init__(**framed)
         self.mu = float(mu)
 
     def _slope(self, preferences: FloatArray, shortfalls: FloatArray) -> FloatArray:
@@ -272,7 +223,7 @@ class HypervolumeScalarization(FramedScalarization):
         ideal: Sequence[float] | None = None,
         nadir: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(
+        super().__init__(  # no preference, so none of what shapes one
             tau=0.0,
             floor=0.0,
             smoothing=smoothing,

@@ -11,8 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -103,16 +102,10 @@ class SteadyChebyshev(FramedWeighting):
         lead: NotNegative = 0.5,
         noise: NotNegative = 4.0,
         ridge: Positive = 0.003,
-        smoothing: float = 0.5,
-        frame_smoothing: float = 0.9,
         floor: Positive = 1e-3,
-        min_range: float = 0.1,
-        ideal: Sequence[float] | None = None,
-        nadir: Sequence[float] | None = None,
+        **framed: Any,
     ) -> None:
-        super().__init__(
-            smoothing=smoothing, frame_smoothing=frame_smoothing, min_range=min_range, ideal=ideal, nadir=nadir
-        )
+        super().__init__(**framed)
         self.mu, self.level, self.lead = float(mu), float(level), float(lead)
         self.noise, self.ridge, self.floor = float(noise), float(ridge), float(floor)
 

@@ -143,8 +143,8 @@ def _bench(bench: Bench) -> None:
     """The micro-batch that `pareto-align bench` would record."""
     from dataclasses import asdict
 
-    from pareto_align.learning.micro_batch import default_micro_batch
-    from pareto_align.learning.throughput import Workload, measure_throughput
+    from pareto_align.bench.throughput import Workload, measure_throughput
+    from pareto_align.policies.micro_batch import default_micro_batch
 
     base = base_of(bench, "smollm2")
     assert isinstance(base, Endless)

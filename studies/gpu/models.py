@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from harness import Bench, NotAvailable
 
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit
+from pareto_align.learning import Context, Learner, PromptRow, Rollouts, make_learner
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import Base, Completions, PolicyPopulation, SamplingParams, load_base, sample
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.testing.tiny import symbol_tokenizer
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -145,8 +147,11 @@ def rollouts_of(size: int, prompts: Sequence[Sequence[int]], group: int, length:
 
 def learner_of(population: PolicyPopulation, **settings: Any) -> Learner:
     scale = RewardScale(location=np.zeros(2), scale=np.ones(2), lower=np.zeros(2), upper=np.ones(2))
-    settings = {"layout": "packed", "micro_batch_tokens": 16_384, **settings}
-    return Learner(population, make_credit("centred"), PolicyLoss(), scale, [0, 1], **settings)
+    adam = {"max_norm": settings.pop("max_norm")} if "max_norm" in settings else {}
+    engine = Engine(population, **{"layout": "packed", "micro_batch_tokens": 16_384, **settings})
+    learner = make_learner("centred")
+    learner.setup(Context(engine, scale, [0, 1], PopulationAdamW(population.parameters, **adam)))
+    return learner
 
 
 def train(learner: Learner, rollouts: Rollouts, rate: float = 1e-5) -> None:

@@ -155,4 +155,4 @@ def seven_stage(bench: Bench) -> None:
     peak = bench.peak_bytes(lambda: train(learner, rollouts))
     bench.say("train_step", bench.seconds(lambda: train(learner, rollouts)), "s")
     bench.say("peak_gib", peak / GIB, "GiB")
-    bench.say("micro_batch_tokens_kept", learner.layout.micro_batch_tokens, "tokens")
+    bench.say("micro_batch_tokens_kept", learner.engine.rows.micro_batch_tokens, "tokens")

@@ -25,12 +25,20 @@ SETTING: dict[str, Any] = {
 
 SMOKE = SETTING | {"population": 3, "steps": 2, "group_size": 4, "eval_every": 1, "eval_group_size": 4}
 
-METHODS = (
-    *("fixed", "chebyshev", "stch", "augmented-tchebycheff", "tchebycheff", "softmin", "hypervolume-scalarization"),
-    *("psa", "saw", "hypervolume", "hypervolume-paper", "maxmin", "gradient", "epo", "pareto-mtl", "mgda", "upgrad"),
-    *("cagrad", "pcgrad", "nash-mtl", "imtl-g", "aligned-mtl", "ctwa", "modo", "pareto-da", "steady-chebyshev"),
-)
-"""Every registered weighting that trades; `schedule` is any of them, the others need a constraint."""
+
+def traders() -> tuple[str, ...]:
+    """Every weighting of the package that trades; `schedule` is any of them, and the others need a constraint."""
+    from pareto_align.weighting import available, make
+
+    found = {name: make(name) for name in available() if name != "schedule"}
+    return tuple(
+        name
+        for name, weighting in found.items()
+        if type(weighting).__module__.startswith("pareto_align.") and not weighting.requires & {"slack", "audits"}
+    )
+
+
+METHODS = traders()
 
 CORE = ("arc", "flat", "dent", "scales")
 WIDER = ("groups", "noisy", "contexts", "strings", "many", "tilt", "bow")

@@ -68,14 +68,19 @@ class Study:
         return float("nan") if found is None else found.mean
 
     @cached_property
+    def methods(self) -> list[str]:
+        """The weightings that have run; one that was added since has no row before its first run."""
+        return [method for method in METHODS if any((p, method) in self.runs for p in CORE)]
+
+    @cached_property
     def core(self) -> tuple[str, ...]:
         """The problems that all methods have run on."""
-        return tuple(p for p in CORE if all((p, method) in self.runs for method in METHODS))
+        return tuple(p for p in CORE if all((p, method) in self.runs for method in self.methods))
 
     @cached_property
     def ranking(self) -> list[str]:
         """All methods, by their mean ratio over the core problems."""
-        return sorted(METHODS, key=lambda method: -np.mean([self.ratio(p, method) for p in self.core]))
+        return sorted(self.methods, key=lambda method: -np.mean([self.ratio(p, method) for p in self.core]))
 
     @cached_property
     def wide(self) -> list[str]:
@@ -100,13 +105,13 @@ class Study:
 
     def fillers(self, share: float = 0.9) -> list[str]:
         """Methods with at least this mean ratio on `flat`, best first."""
-        found = [method for method in METHODS if self.ratio("flat", method) >= share]
+        found = [method for method in self.methods if self.ratio("flat", method) >= share]
         return sorted(found, key=lambda method: -self.ratio("flat", method))
 
     def survival(self) -> dict[str, float]:
         """Ratio on `scales` divided by that on `arc`, by method, over the seeds that ran on both."""
         kept = {}
-        for method in METHODS:
+        for method in self.methods:
             scaled, plain = ({run["seed"]: run["ratio"] for run in self.runs.get((p, method), [])} for p in PAIR)
             if both := scaled.keys() & plain.keys():
                 kept[method] = float(np.mean([scaled[s] for s in both]) / np.mean([plain[s] for s in both]))

@@ -56,6 +56,8 @@ class Split:
         seed: Of its prompts and of all scores.
     """
 
+    repeatable = True
+
     def __init__(self, policies: np.ndarray, layout: Layout, seed: int) -> None:
         self.policies, self.layout, self.seed, self.tokens = policies, layout, seed, 0
         self.shift = np.random.default_rng([seed, 1]).normal(0, layout.prompt_noise, (2, layout.prompts, 1, 2))

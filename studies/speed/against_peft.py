@@ -67,7 +67,7 @@ class Decoders:
         params = SamplingParams(self.length)
 
         def run() -> None:
-            sample(self.population, [self.prompt], self.rows, params, list(range(count)), rows=rows)
+            sample(self.population, [self.prompt], self.rows, params, list(range(count)), policies=rows)
 
         return decoding(self.base.model, self.length, run) | self._tokens(count)
 

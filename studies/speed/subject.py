@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
+from pareto_align.learning import Context, Learner, PromptRow, Rollouts, make_learner, roll_out
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale, completion_text
 from pareto_align.policies import Base, Completions, PolicyPopulation, SamplingParams, load_base
 from pareto_align.policies.base import Prompt
+from pareto_align.policies.engine import Engine
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, ALPHA = 8, 16
@@ -162,7 +163,9 @@ def learner_for(
     """A learner with rewards on their own scale; by default a linear credit, the package's own default."""
     zero, one = np.zeros(objectives), np.ones(objectives)
     scale = RewardScale(zero, one, zero, one)
-    return Learner(population, make_credit(credit), PolicyLoss(), scale, range(objectives), layout=layout)
+    learner = make_learner(credit)
+    learner.setup(Context(Engine(population, layout=layout), scale, range(objectives)))
+    return learner
 
 
 def prompt_rows(base: Base, prompts: Sequence[Prompt]) -> list[PromptRow]:
@@ -208,7 +211,12 @@ class PopulationTrainer:
         start = time.perf_counter()
         seeds = [1000 * self.steps + k for k in range(size)]
         rollouts = roll_out(
-            self.population, self.objectives, prompt_rows(self.population.base, prompts), self.group, params, seeds
+            self.learner.engine,
+            self.objectives,
+            prompt_rows(self.population.base, prompts),
+            self.group,
+            params,
+            seeds,
         )
         sampled = time.perf_counter()
         self.learner.step(rollouts, np.ones((size, 1)), LEARNING_RATE)

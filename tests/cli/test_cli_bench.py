@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from pareto_align.bench.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.cli.benchmarking import _report
-from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 
 SMALL = (
     "--population", 1, 2, "--prompts", 2, "--prompt-tokens", 8, "--group-size", 2, "--max-new-tokens", 4,
@@ -114,8 +114,8 @@ def test_what_cannot_be_measured_is_one_line(cli, project, tmp_path, monkeypatch
 
 
 def test_progress_is_shown_on_a_terminal_and_wiped_also_after_an_error(cli, project, monkeypatch, cache):
-    from pareto_align.learning import throughput
-    from pareto_align.learning.throughput import Learner
+    from pareto_align.bench import throughput
+    from pareto_align.learning import OnlineLearner
 
     monkeypatch.setattr(sys.stderr.__class__, "isatty", lambda self: True, raising=False)
     found = cli("bench", project / "model", *SMALL)
@@ -125,7 +125,7 @@ def test_progress_is_shown_on_a_terminal_and_wiped_also_after_an_error(cli, proj
     def fails(self, *arguments, **options):
         raise throughput.torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(Learner, "step", fails)
+    monkeypatch.setattr(OnlineLearner, "step", fails)
     found = cli("bench", project / "model", *SMALL)
     assert found.code == 2
     assert "\r\033[Kerror: A step of K = 1 does not fit on cpu" in found.err

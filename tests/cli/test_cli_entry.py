@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from pareto_align.cli import entry, main
-from pareto_align.cli.parser import _FORMATS, _RULES, KINDS, build_parser
+from pareto_align.cli.parser import _FORMATS, _RULES, KINDS, LABEL_KINDS, PAIRS, SOURCES, build_parser
 from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, settings_rows
+from pareto_align.data import comparison_formats, labels, ratings
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.front.selection import RULES
 from pareto_align.report.export import FORMATS
 from pareto_align.result import ParetoFront
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS = ("demo", "fit", "resume", "tune", "front", "select", "plot", "chat", "export", "bench", "env")
+COMMANDS = ("demo", "fit", "resume", "tune", "data", "front", "select", "plot", "chat", "export", "bench", "env")
 
 
 def commands():
@@ -90,6 +91,9 @@ def test_the_help_of_fit_lists_every_key(cli, monkeypatch):
 def test_choices_are_those_of_the_library():
     assert _RULES == RULES
     assert _FORMATS == FORMATS
+    assert tuple(comparison_formats.FORMATS) == SOURCES[1:]
+    assert PAIRS == ratings.PAIR_RULES
+    assert LABEL_KINDS == labels.KINDS
     assert all(hasattr(ParetoFront, f"plot_{kind}" if kind != "front" else "plot") for kind in KINDS)
 
 

@@ -483,3 +483,12 @@ def test_the_documented_objectives_and_overrides_work(load, folder):
     assert (first.settings.steps, first.lora.r, first.weighting.mu) == (20, 16, 0.1)
     assert second.objectives.names == ("brevity", "polite", "toxicity")
     assert len(second.explorer.given) == second.settings.population == 2
+
+
+def test_an_objective_may_have_labels_in_place_of_a_reward(load):
+    labels = {"name": "safe", "prefers": "safer_response_id"}
+    run = load(objectives=[{"name": "a", "reward": "rewards:plain"}, labels])
+    assert run.aligner.objectives[1].prefers == "safer_response_id"
+    assert run.aligner.objectives[1].reward is None
+    with pytest.raises(ConfigError, match=r"`objectives.0` needs a `reward`"):
+        load(objectives=[{"name": "safe"}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pareto_align.discovery.publishing import confirm
-from pareto_align.front import Estimate, ParetoArchive, Status, hypervolume
+from pareto_align.front import Estimate, Origin, ParetoArchive, Status, hypervolume
 
 
 def archive(means: dict[str, tuple[float, ...]], **settings) -> ParetoArchive:
@@ -33,10 +33,10 @@ def test_members_stay_members_with_the_numbers_of_the_report_split() -> None:
     assert fallen == []
     assert {e.id: e.estimate for e in kept} == report
     assert {e.id: e.adapter for e in kept} == {"a": "A", "b": "B", "c": "C"}
-    notes = {e.id: e.provenance.get("report") for e in kept}
+    notes = {e.id: e.origin.report for e in kept}
     assert notes["b"] is None
     assert notes["a"] == "'b' is better in the mean, but with less than 95% confidence."
-    assert chosen.entries["a"].provenance == {"step": 1}  # the archive's own entries are left alone
+    assert chosen.entries["a"].origin == Origin(1)  # the archive's own entries are left alone
 
 
 def test_what_the_report_split_refutes_falls_and_says_why() -> None:
@@ -61,8 +61,8 @@ def test_a_constraint_takes_out_who_misses_it_for_certain() -> None:
         chosen, {"a": measured(0.9, 0.1, 0.45), "b": measured(0.5, 0.5, 0.2), "c": measured(0.1, 0.9, 0.8)}
     )
     assert [e.id for e in kept] == ["a", "c"]  # 0.45 is half a standard error below its bound, 0.2 is three
-    assert kept[0].provenance["report"] == "Objective 2 has mean 0.45, below its bound 0.5."
-    assert "report" not in kept[1].provenance
+    assert kept[0].origin.report == "Objective 2 has mean 0.45, below its bound 0.5."
+    assert kept[1].origin.report is None
     assert [(e.id, e.status) for e in fallen] == [("b", Status.INFEASIBLE)]
 
 
@@ -89,8 +89,6 @@ def test_one_measurement_refutes_nobody() -> None:
     kept, fallen = confirm(chosen, report)
     assert {e.id for e in kept} == {"a", "b"}
     assert fallen == []
-    assert (
-        next(e for e in kept if e.id == "a")
-        .provenance["report"]
-        .startswith("Objective 2 has mean 0.4, below its bound 0.5.")
+    assert next(e for e in kept if e.id == "a").origin.report.startswith(
+        "Objective 2 has mean 0.4, below its bound 0.5."
     )

@@ -99,7 +99,7 @@ def test_what_was_trained_under_floors_is_known_by_its_place():
     state = exploration(arc(0, 45, 90), preferences=[[1, 0], [1, 0], [0, 1]])
     middle = state.archive.entries["m0001"]
     np.testing.assert_allclose(preference_of(state, middle, state.measured), [1, 0])
-    middle.provenance["floors"] = [None, 0.7]
+    middle.origin = dataclasses.replace(middle.origin, floors=(None, 0.7))
     np.testing.assert_allclose(preference_of(state, middle, state.measured), [0.5, 0.5])
 
 
@@ -107,7 +107,8 @@ def test_the_parent_is_near_and_can_still_learn():
     state = exploration(arc(0, 30, 60, 90), preferences=[[1, 0], [0.7, 0.3], [0.3, 0.7], [0, 1]])
     wanted = np.array([0.6, 0.4])
     assert nearest_parent(state, wanted).id == "m0001"
-    state.archive.entries["m0001"].provenance["spread"] = 0.0
+    still = state.archive.entries["m0001"]
+    still.origin = dataclasses.replace(still.origin, spread=0.0)
     assert nearest_parent(state, wanted).id == "m0002"
 
 

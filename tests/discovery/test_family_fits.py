@@ -164,9 +164,9 @@ def test_constraints_are_steered_on_a_family(tmp_path):
 
 def test_a_family_goes_back_as_a_whole(tmp_path, monkeypatch):
     """Three steps without a finite gradient: its parameters are those of the last measurement again."""
-    from pareto_align.learning.learner import Learner
+    from pareto_align.learning import OnlineLearner
 
-    step, calls = Learner._loss_gradient, []
+    step, calls = OnlineLearner._descend, []
 
     def broken(self, *args):
         found = step(self, *args)
@@ -175,7 +175,7 @@ def test_a_family_goes_back_as_a_whole(tmp_path, monkeypatch):
             self.population.grad.fill_(torch.nan)
         return found
 
-    monkeypatch.setattr(Learner, "_loss_gradient", broken)
+    monkeypatch.setattr(OnlineLearner, "_descend", broken)
     fit(tmp_path / "run", **{**SHORT, "steps": 8})
     (back,) = events(tmp_path / "run", "rolled back")
     assert (back["step"], back["policy"]) == (5, 0)

@@ -141,16 +141,16 @@ def test_a_budget_of_tokens_ends_the_run_with_a_measurement_and_a_report(tmp_pat
 
 
 def test_a_budget_of_tokens_far_below_the_steps_still_takes_a_run_through_all_its_stages(tmp_path, monkeypatch):
-    from pareto_align.learning.learner import Learner
+    from pareto_align.learning import OnlineLearner
 
     rates = []
-    step = Learner.step
+    step = OnlineLearner.step
 
     def noted(self, rollouts, weights, rate, **more):
         rates.append(rate)
         return step(self, rollouts, weights, rate, **more)
 
-    monkeypatch.setattr(Learner, "step", noted)
+    monkeypatch.setattr(OnlineLearner, "step", noted)
     explorer, watching = Planned(lambda s: [None] * 3), Watching()
     fit(tmp_path / "run", explorer=explorer, weighting=watching, steps=1000, eval_every=2, max_tokens=2000)
     signals, made = [s.progress for s in watching.seen], len(watching.seen)
@@ -182,9 +182,9 @@ def test_stages_follow_the_budget_that_ends_the_run_and_never_the_clock():
 
 
 def test_a_policy_whose_numbers_went_wrong_goes_back_and_the_others_go_on(tmp_path, monkeypatch):
-    from pareto_align.learning.learner import Learner
+    from pareto_align.learning import OnlineLearner
 
-    step = Learner.step
+    step = OnlineLearner.step
     taken = []
 
     def poisoned(self, rollouts, weights, rate, **more):
@@ -192,10 +192,10 @@ def test_a_policy_whose_numbers_went_wrong_goes_back_and_the_others_go_on(tmp_pa
         taken.append(self.population.parameters.detach().clone())
         if len(taken) == 3:  # one step after the first measurement
             self.population.parameters[1] = torch.nan
-            report.entropy[1] = np.nan
+            report.sound[1] = False
         return report
 
-    monkeypatch.setattr(Learner, "step", poisoned)
+    monkeypatch.setattr(OnlineLearner, "step", poisoned)
     front, _ = fit(tmp_path / "run", steps=4)
     (event,) = events(tmp_path / "run", "rolled back")
     assert (event["policy"], event["step"]) == (1, 3)
@@ -208,9 +208,9 @@ def test_a_policy_whose_numbers_went_wrong_goes_back_and_the_others_go_on(tmp_pa
 
 
 def test_three_steps_without_a_finite_gradient_roll_back_and_one_does_not(tmp_path, monkeypatch):
-    from pareto_align.learning.learner import Learner
+    from pareto_align.learning import OnlineLearner
 
-    step = Learner.step
+    step = OnlineLearner.step
     count = [0]
 
     def blind(self, rollouts, weights, rate, **more):
@@ -220,7 +220,7 @@ def test_three_steps_without_a_finite_gradient_roll_back_and_one_does_not(tmp_pa
             report.grad_norm[2] = np.inf
         return report
 
-    monkeypatch.setattr(Learner, "step", blind)
+    monkeypatch.setattr(OnlineLearner, "step", blind)
     fit(tmp_path / "run", steps=6)
     assert [(e["policy"], e["step"]) for e in events(tmp_path / "run", "rolled back")] == [(2, 5)]
 

@@ -16,6 +16,8 @@ PROMPTS = 24
 class Simulated:
     """An evaluator of policies whose adapters are their true means; a prompt adds the same to everyone."""
 
+    repeatable = True
+
     def __init__(self, seed: int = 0, noise: float = 0.3, prompt_noise: float = 0.0, m: int = 2) -> None:
         self.rng = np.random.default_rng(seed)
         self.noise, self.m = noise, m

@@ -279,9 +279,11 @@ def run_example(chat_model, tmp_path, monkeypatch):
             super().__init__(model, objectives, **{**settings, **small, "progress": False})
 
     monkeypatch.setattr(pareto_align, "ParetoAligner", Small)
+    from pareto_align.learning.preferences.base import preference_losses
     from pareto_align.weighting.base import weightings
 
     monkeypatch.setattr(weightings, "_classes", dict(weightings._classes))
+    monkeypatch.setattr(preference_losses, "_classes", dict(preference_losses._classes))
     monkeypatch.chdir(tmp_path)
 
     def run(page: Path) -> dict[str, Any]:
@@ -350,6 +352,42 @@ def test_the_tuning_page_names_what_is_on_disk_and_in_the_result(run_example, tm
         assert f"| `{name}` | {limits['low']:g} to {limits['high']:g}" in page
 
 
+def test_the_comparisons_page_runs(run_example, capsys):
+    from pareto_align.data.comparison_formats import FORMATS
+
+    found = run_example(DOCS / "comparisons.md")
+    assert found["labelled"].names == ("helpful", "safe")
+    np.testing.assert_array_equal(found["labelled"].table().values, [[0, 1], [0, 0]])
+    assert len(found["rated"][0].labels) == 3
+    assert found["first_safe_then_short"].names == ("order",)
+    assert "better_response_id / safer_response_id" in capsys.readouterr().out
+    page = (DOCS / "comparisons.md").read_text(encoding="utf-8")
+    assert [name for name in FORMATS if f"| `{name}` |" not in page] == []
+
+
+def test_the_learned_rewards_page_runs(run_example):
+    found = run_example(DOCS / "learned-rewards.md")
+    assert [report.accuracy > 0.7 for report in found["heads"].report] == [True, True]
+    assert min(found["mixture"].shares) == pytest.approx(0.25, abs=0.05)
+    assert found["preference"].sum() == pytest.approx(1)
+
+
+def test_the_page_of_preference_losses_runs_and_names_them_all(run_example):
+    from pareto_align.learning.preferences import available_preferences
+    from pareto_align.testing.preferences import PreferenceLossContract
+
+    found = run_example(DOCS / "preference-losses.md")
+    assert found["coefficients"].shape == (1, 1, 2, 2)
+    contract = found["TestSquaredHinge"]
+    assert issubclass(contract, PreferenceLossContract)
+    for name in dir(contract):
+        if name.startswith("test_"):
+            getattr(contract(), name)()
+    page = (DOCS / "preference-losses.md").read_text(encoding="utf-8")
+    ours = [name for name in available_preferences() if name != "squared_hinge"]
+    assert [name for name in ours if f"`{name}`" not in page] == []
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1
@@ -391,18 +429,22 @@ def test_the_readme_shows_commands_and_make_targets_that_exist():
 
 
 @pytest.mark.parametrize(
-    ("section", "package", "registry"),
+    ("section", "registries"),
     [
-        ("weighting", "pareto_align.weighting.base", "weightings"),
-        ("learner", "pareto_align.learning.credit", "learners"),
-        ("explorer", "pareto_align.discovery.explorers.base", "explorers"),
-        ("family", "pareto_align.policies.families", "families"),
+        ("weighting", "weighting.base:weightings"),
+        ("learner", "learning.credit:credits learning.learner:learners"),
+        ("explorer", "discovery.explorers.base:explorers"),
+        ("family", "policies.families:families"),
     ],
 )
-def test_the_configuration_page_names_all_that_can_be_chosen(section, package, registry):
+def test_the_configuration_page_names_all_that_can_be_chosen(section, registries):
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{section}` \|(.*)\|$", text, flags=re.MULTILINE)
-    module = importlib.import_module(package)
-    registry = getattr(module, registry)._classes
-    ours = [name for name, cls in registry.items() if cls.__module__.startswith("pareto_align.")]  # others: of tests
+    ours = []
+    for place in registries.split():
+        module, registry = place.split(":")
+        classes = getattr(importlib.import_module(f"pareto_align.{module}"), registry)._classes
+        ours += [
+            name for name, cls in classes.items() if cls.__module__.startswith("pareto_align.")
+        ]  # others: of tests
     assert re.findall(r"`([^`]+)`", row.split("Names: ")[1]) == sorted(ours)

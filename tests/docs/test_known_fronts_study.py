@@ -34,15 +34,25 @@ def test_the_results_are_of_the_one_setting_and_enough_for_the_claims(code, resu
     ]
     assert {pair: len(study.runs[pair]) for pair in full} == dict.fromkeys(full, 5)
     for problem in ("arc", "flat", "scales"):
-        assert all(len(study.runs[problem, method]) >= 3 for method in code.cases.METHODS), problem
+        assert all(len(study.runs[problem, method]) >= 3 for method in study.methods), problem
 
 
-def test_every_registered_weighting_that_needs_no_constraint_has_a_row(code):
-    from pareto_align.weighting import available, make
+def test_the_methods_are_those_of_the_registry_and_nobody_elses(code, study):
+    from pareto_align.weighting import Weighting, register
+    from pareto_align.weighting.base import weightings
 
-    shipped = [name for name in available() if type(make(name)).__module__.startswith("pareto_align.")]
-    plain = {name for name in shipped if not make(name).requires & {"slack", "audits"}}
-    assert plain - {"schedule"} == set(code.cases.METHODS)
+    @register("a-strangers")
+    class Strangers(Weighting):
+        def __call__(self, signal):
+            return signal.preferences
+
+    try:
+        assert "a-strangers" not in code.cases.traders()
+    finally:
+        del weightings._classes["a-strangers"]
+    assert {"fixed", "chebyshev", "mgda"} <= set(code.cases.METHODS)
+    assert not {"schedule", "lagrangian", "bilevel"} & set(code.cases.METHODS)
+    assert set(study.methods) <= set(code.cases.METHODS)
 
 
 def test_on_flat_linear_weights_stay_in_two_corners(study):
@@ -57,7 +67,7 @@ def test_on_flat_at_least_three_methods_reach_ninety_percent(study):
 
 def test_every_default_survives_the_factor_of_a_hundred(code, study):
     kept = study.survival()
-    assert set(kept) == set(code.cases.METHODS)
+    assert set(kept) == set(study.methods)
     assert min(kept.values()) > 0.75, kept
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pareto_align.errors import ConfigError
 from pareto_align.front import (
     Estimate,
+    Origin,
     ParetoArchive,
     Status,
     bootstrap_hypervolume,
@@ -43,7 +44,7 @@ def test_offer_says_what_became_of_it_and_why() -> None:
     assert a.offer("p1", exact(4, 4), {}) is Status.DOMINATED
     assert a.entries["p1"].reason == "'p0' is better on every axis with 95% confidence."
     assert a.offer("p2", exact(1, 9), {}) is Status.MEMBER
-    assert a.entries["p0"].provenance == {"step": 1}
+    assert a.entries["p0"].origin == Origin(1)
     assert [e.id for e in a.members()] == ["p0", "p2"]
     assert len(a) == 2
     np.testing.assert_array_equal(a.values(), [[5, 5], [1, 9]])
@@ -331,7 +332,7 @@ def test_state_round_trip_goes_on_as_if_nothing_had_happened() -> None:
     for id, entry in a.entries.items():
         other = b.entries[id]
         assert (entry.status, entry.reason, entry.released) == (other.status, other.reason, other.released)
-        assert (entry.provenance, entry.adapter) == (other.provenance, other.adapter)
+        assert (entry.origin, entry.adapter) == (other.origin, other.adapter)
     np.testing.assert_array_equal(a.values(), b.values())
 
 

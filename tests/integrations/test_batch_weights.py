@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pareto_align.errors import ConfigError, ObjectiveError, ParetoAlignWarning
-from pareto_align.integrations.batch_weights import PROVIDED, BatchWeights
+from pareto_align.integrations.batch_weights import BatchWeights
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.weighting import Lagrangian, Schedule, Weighting, available, make
+from pareto_align.weighting.evidence import FROM_REWARDS
 
 
 def reward(prompts, completions):
@@ -172,7 +173,7 @@ def test_scale_batches_must_count(count):
 
 SETTINGS = {"schedule": lambda: Schedule([(0.0, "maxmin"), (1.0, "chebyshev")])}
 SHIPPED = [make(name) for name in available() if type(make(name)).__module__.startswith("pareto_align.")]
-DRIVEN = [weighting.name for weighting in SHIPPED if weighting.requires <= PROVIDED]
+DRIVEN = [weighting.name for weighting in SHIPPED if weighting.requires <= FROM_REWARDS]
 
 
 @pytest.mark.parametrize("name", DRIVEN)

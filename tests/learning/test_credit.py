@@ -451,7 +451,7 @@ def test_a_credit_of_ones_own() -> None:
         assert isinstance(found, Raw)
         close(found.combine(found.vector(group(1, NAN)), torch.tensor([[2.0]])), [2, 0])
     finally:
-        credit.learners._classes.pop("test-only", None)
+        credit.credits._classes.pop("test-only", None)
 
 
 def test_signed_weights_keep_their_direction_and_strength():

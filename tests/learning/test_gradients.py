@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny_models import RAGGED, lora, random_population, relative_error, tiny_base
+from tiny_models import RAGGED, lora, online_learner, random_population, relative_error, tiny_base
 
 from pareto_align.errors import ConfigError
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
+from pareto_align.learning import PolicyLoss, PromptRow, Rollouts, roll_out
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.policies import SamplingParams
+from pareto_align.policies.engine import Engine
 
 T, TEMPERATURE = 7, 0.9
 
@@ -37,16 +38,9 @@ def setting(count=3, *, family="llama", group=5, loss=None, credit="centred", si
     population = random_population(base, size, config=config)
     rows = [PromptRow(prompt, tuple(base.encode(prompt)), {}) for prompt in RAGGED]
     params = SamplingParams(T, temperature=TEMPERATURE)
-    rollouts = roll_out(population, objectives, rows, group, params, range(size))
-    learner = Learner(
-        population,
-        make_credit(credit),
-        loss or PolicyLoss(),
-        scale,
-        objectives.axes,
-        temperature=TEMPERATURE,
-        **{"layout": "packed", **settings},
-    )
+    rollouts = roll_out(Engine(population), objectives, rows, group, params, range(size))
+    settings = {"temperature": TEMPERATURE, **settings}
+    learner = online_learner(population, scale, objectives.axes, credit=credit, loss=loss, **settings)
     return population, rollouts, learner
 
 
@@ -151,15 +145,7 @@ def test_the_gradients_of_a_bfloat16_model_point_the_same_way():
     population.close()
     rough = random_population(half, 3, config=lora())
     rough.parameters.copy_(rows)
-    learner = Learner(
-        rough,
-        make_credit("centred"),
-        PolicyLoss(),
-        learner.scale,
-        learner.axes,
-        temperature=TEMPERATURE,
-        layout="packed",
-    )
+    learner = online_learner(rough, learner.context.scale, learner.axes, temperature=TEMPERATURE)
     found = learner.gradients(rollouts).gradients
     cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1)
     assert found.dtype == torch.float32
@@ -213,14 +199,14 @@ def whole_cross(learner, halves):
 @pytest.mark.parametrize("tokens", [1, 10**6])
 def test_every_completion_goes_through_one_backward_pass_for_both_halves(layout, tokens, monkeypatch):
     _, rollouts, learner = setting(2, layout=layout, micro_batch_tokens=tokens)
-    seen, plain = [], learner._backward
+    seen, plain = [], learner.engine._backward
 
     def counted(batch, part, *args, factors):
         seen.extend(part.prompts)
         assert factors.shape[-1] == 2, "one sum an objective, not one an objective and half"
         return plain(batch, part, *args, factors=factors)
 
-    monkeypatch.setattr(learner, "_backward", counted)
+    monkeypatch.setattr(learner.engine, "_backward", counted)
     learner.gradients(rollouts, halves=True)
     assert sorted(seen) == list(range(len(RAGGED)))
 

@@ -13,6 +13,7 @@ from tiny_models import (
     RAGGED,
     as_peft,
     fresh_population,
+    online_learner,
     peft_row,
     random_population,
     relative_error,
@@ -22,10 +23,11 @@ from tiny_models import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, TrainingError
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit, roll_out
-from pareto_align.learning.layout import checkpointing
+from pareto_align.learning import PolicyLoss, PromptRow, Rollouts, roll_out
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.policies import SamplingParams, load_base
+from pareto_align.policies.batches import checkpointing
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.sampling import Completions
 from pareto_align.testing import tables
 from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
@@ -51,8 +53,8 @@ WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 1.3], [0.0, 1.0]])
 
 
 def make_learner(population, loss=None, credit="centred", **settings):
-    settings = {"temperature": TEMPERATURE, "layout": "packed", **settings}
-    return Learner(population, make_credit(credit), loss or PolicyLoss(), SCALE, OBJECTIVES.axes, **settings)
+    settings = {"temperature": TEMPERATURE, **settings}
+    return online_learner(population, SCALE, OBJECTIVES.axes, credit=credit, loss=loss, **settings)
 
 
 def rows_of(base, prompts=RAGGED):
@@ -61,7 +63,7 @@ def rows_of(base, prompts=RAGGED):
 
 def draw(population, seeds, policies=None):
     params = SamplingParams(T, temperature=TEMPERATURE)
-    return roll_out(population, OBJECTIVES, rows_of(population.base), G, params, seeds, policies=policies)
+    return roll_out(Engine(population), OBJECTIVES, rows_of(population.base), G, params, seeds, policies=policies)
 
 
 def stepped(
@@ -218,7 +220,7 @@ def test_micro_batches_change_nothing(tokens, kl_coef):
 
 def short_of_memory(monkeypatch, most, message):
     """Let every pass over more than `most` prompts run out of memory in the middle of its backward pass."""
-    backward = Learner._backward
+    backward = Engine._backward
 
     def limited(self, batch, part, *args, **kwargs):
         seen = backward(self, batch, part, *args, **kwargs)  # its gradient has been added by then
@@ -226,7 +228,7 @@ def short_of_memory(monkeypatch, most, message):
             raise message
         return seen
 
-    monkeypatch.setattr(Learner, "_backward", limited)
+    monkeypatch.setattr(Engine, "_backward", limited)
 
 
 OUT_OF_MEMORY = [
@@ -314,7 +316,7 @@ def test_the_layout_is_chosen_by_a_check(family, packed):
         warnings.simplefilter("always")
         learner.step(rollouts, WEIGHTS[:3], 1e-3)
         learner.step(rollouts, WEIGHTS[:3], 1e-3)
-    assert learner.layout.prepare(rollouts).packed is packed
+    assert learner.engine.prepare(rollouts.prompt_ids, rollouts.completions).packed is packed
     told = [str(w.message) for w in caught if issubclass(w.category, ParetoAlignWarning)]
     assert len(told) == (0 if packed else 1)
     assert packed or "does not read packed rows like separate ones" in told[0]
@@ -416,7 +418,7 @@ def test_one_completion_a_prompt_has_its_spread_over_the_batch():
     """Within a group of one nothing varies, which must not be taken for a policy that stopped learning."""
     population = random_population(tiny_base(), 2)
     params = SamplingParams(T, temperature=TEMPERATURE)
-    rollouts = roll_out(population, OBJECTIVES, rows_of(population.base), 1, params, [0, 1])
+    rollouts = roll_out(Engine(population), OBJECTIVES, rows_of(population.base), 1, params, [0, 1])
     before = population.parameters.clone()
     report = make_learner(population, PolicyLoss(kl_coef=0.1), "reinforce").step(rollouts, WEIGHTS[:2], 1e-2)
     assert (report.spread > 0.1).all()
@@ -450,5 +452,5 @@ def test_settings_that_make_no_sense():
     population = random_population(tiny_base(), 1)
     with pytest.raises(ConfigError, match="layout='sparse'"):
         make_learner(population, layout="sparse")
-    with pytest.raises(ConfigError, match="updates=0"):
+    with pytest.raises(ConfigError, match=r"`updates` must be a whole number of at least 1\. Found 0"):
         make_learner(population, updates=0)

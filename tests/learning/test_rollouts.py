@@ -10,6 +10,7 @@ from pareto_align.learning import PromptRow, roll_out
 from pareto_align.learning.rollouts import score
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.policies import SamplingParams, load_base
+from pareto_align.policies.engine import Engine
 from pareto_align.testing.tiny import symbol_tokenizer
 
 
@@ -35,7 +36,7 @@ def test_one_call_for_the_population_with_trls_signature():
     base, reward = tiny_base(), Recorder()
     population = random_population(base, 2)
     rows = rows_of(base, "<0>", "<1>ab", answer=["x", "y"])
-    done = roll_out(population, ObjectiveSet([Objective("n", reward)]), rows, 3, SamplingParams(6), [1, 2])
+    done = roll_out(Engine(population), ObjectiveSet([Objective("n", reward)]), rows, 3, SamplingParams(6), [1, 2])
     (call,) = reward.calls
     assert call["prompts"] == (["<0>"] * 3 + ["<1>ab"] * 3) * 2
     assert call["answer"] == (["x"] * 3 + ["y"] * 3) * 2
@@ -53,7 +54,7 @@ def test_a_chat_prompt_is_answered_in_messages():
     base = load_base(tiny_model(), tokenizer=tokenizer)
     talk = [{"role": "user", "content": "<1>a"}]
     done = roll_out(
-        random_population(base, 1),
+        Engine(random_population(base, 1)),
         ObjectiveSet([Objective("n", reward)]),
         rows_of(base, talk, "<0>"),
         2,
@@ -89,7 +90,7 @@ def test_rewards_learn_from_training_only():
 
     base, objectives = tiny_base(), Spy([Objective("n", Recorder())])
     rows = rows_of(base, "<0>")
-    roll_out(random_population(base, 1), objectives, rows, 2, SamplingParams(4), [1])
+    roll_out(Engine(random_population(base, 1)), objectives, rows, 2, SamplingParams(4), [1])
     score(objectives, rows, 2, 1, ["a", "b"], [[0], [1]], training=False)
     score(objectives, rows, 2, 1, ["a", "b"], [[0], [1]], training=False, check=True)
     assert told == [True, False, False]
@@ -100,7 +101,7 @@ def test_given_policies_are_run_instead_of_the_slots():
     population = random_population(base, 3)
     objectives = ObjectiveSet([Objective("n", Recorder())])
     rows = rows_of(base, "<0>")
-    every = roll_out(population, objectives, rows, 4, SamplingParams(6), [1, 2, 3])
-    one = roll_out(population, objectives, rows, 4, SamplingParams(6), [3], policies=population.parameters[2:])
+    every = roll_out(Engine(population), objectives, rows, 4, SamplingParams(6), [1, 2, 3])
+    one = roll_out(Engine(population), objectives, rows, 4, SamplingParams(6), [3], policies=population.parameters[2:])
     assert torch.equal(one.completions.tokens[0], every.completions.tokens[2])
     assert one.rewards.shape == (1, 1, 4, 1)

@@ -541,3 +541,27 @@ def test_a_tolerance_moves_what_is_admitted_not_what_is_aimed_at():
     )
     assert objectives.constraints == ((1, 0.5), (2, -3.0), (3, 0.9))
     assert objectives.admitted == ((1, 0.4), (2, -3.5), (3, 0.9))
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+def test_labels_may_stand_in_for_a_reward():
+    labelled = Objective("safe", prefers="safer_response_id")
+    assert (labelled.reward, labelled.prefers) == (None, "safer_response_id")
+    both = Objective("safe", lengths, prefers="safer_response_id", maximize=False)
+    assert both.reward is lengths
+    assert ObjectiveSet([labelled, Objective("length", lengths)]).names == ("safe", "length")
+
+
+def test_neither_reward_nor_labels_is_refused():
+    with pytest.raises(ObjectiveError, match=r"must be a function .* or `prefers` must name the column.*Found neither"):
+        Objective("safe")
+    for prefers in ("", 3):
+        with pytest.raises(ObjectiveError, match="prefers must be the name of a column"):
+            Objective("safe", lengths, prefers=prefers)
+
+
+def test_an_objective_of_labels_judges_no_answer():
+    with pytest.raises(ObjectiveError, match=r"'safe' has no reward function.*labels only \(prefers='safer'\)"):
+        ObjectiveSet([Objective("safe", prefers="safer")]).score(["p"], ["a"])

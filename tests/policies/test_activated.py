@@ -7,12 +7,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import RAGGED, as_peft, lora, peft_row, random_population, relative_error, tiny_base, tiny_model
+from tiny_models import (
+    RAGGED,
+    as_peft,
+    lora,
+    online_learner,
+    peft_row,
+    random_population,
+    relative_error,
+    tiny_base,
+    tiny_model,
+)
 
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, make_credit, roll_out
+from pareto_align.learning import PolicyLoss, PromptRow, roll_out
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.policies import SamplingParams, activated_lora_config, sample
+from pareto_align.policies.engine import Engine
 from pareto_align.testing.tiny import symbol_tokenizer
 
 T, G = 6, 4
@@ -64,10 +75,9 @@ def objectives():
 def learning(population, prompts=RAGGED_TURNS, **settings):
     found = objectives()
     scale = RewardScale.measure(np.zeros((2, 3)), found)
-    loss = settings.pop("loss", None) or PolicyLoss()
-    learner = Learner(population, make_credit("centred"), loss, scale, found.axes, **{"layout": "packed", **settings})
+    learner = online_learner(population, scale, found.axes, **settings)
     rows = [PromptRow(prompt, tuple(population.base.encode(prompt)), {}) for prompt in prompts]
-    return learner, roll_out(population, found, rows, G, SamplingParams(T), range(population.size))
+    return learner, roll_out(Engine(population), found, rows, G, SamplingParams(T), range(population.size))
 
 
 WEIGHTS = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [1.0, 0.0, 0.4]])
@@ -79,7 +89,7 @@ def test_the_gradient_is_stock_pefts(family, layout, tmp_path):
     population = activated(family)
     learner, rollouts = learning(population, layout=layout)
     learner.step(rollouts, WEIGHTS, 0.0)
-    advantages = learner.credit.combine(learner.vector_credit(rollouts), torch.from_numpy(WEIGHTS).float())
+    advantages = learner.credit.combine(learner.coefficients(rollouts), torch.from_numpy(WEIGHTS).float())
     done, grad = rollouts.completions, population.grad.clone()
     population.close()
     for k in range(3):

@@ -12,6 +12,7 @@ from tiny_models import (
     SYMBOLS,
     as_peft,
     lora,
+    online_learner,
     peft_row,
     random_population,
     relative_error,
@@ -19,7 +20,7 @@ from tiny_models import (
     tiny_model,
 )
 
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit
+from pareto_align.learning import PolicyLoss, PromptRow, Rollouts
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import SamplingParams, load_base, sample
 from pareto_align.policies.attention import attend
@@ -65,7 +66,7 @@ def test_gradients_are_stock_pefts_however_small(place, family, size, tmp_path):
     learner, rollouts = learning(population, place, scale=size)
     learner.step(rollouts, np.ones((K, 2)), 0.0)
     done, grad = rollouts.completions, home(population.grad)
-    advantages = learner.credit.combine(learner.vector_credit(rollouts), torch.ones(K, 2))
+    advantages = learner.credit.combine(learner.coefficients(rollouts), torch.ones(K, 2))
     for k in range(K):
         peft = as_peft(
             population, population.parameters[k], tmp_path / str(k), tiny_model(family), is_trainable=True
@@ -110,7 +111,7 @@ def test_a_policy_says_alone_what_it_says_among_eight(place):
     population = population_at(place, size=8)
     prompts = [population.base.encode(prompt) for prompt in RAGGED]
     together = sample(population, prompts, G, SamplingParams(T), range(8))
-    alone = sample(population, prompts, G, SamplingParams(T), [5], rows=population.parameters[5:6])
+    alone = sample(population, prompts, G, SamplingParams(T), [5], policies=population.parameters[5:6])
     if place.exact:
         assert torch.equal(alone.tokens[0], together.tokens[5])
         assert torch.allclose(alone.logprobs[0], together.logprobs[5], atol=1e-5)
@@ -165,14 +166,7 @@ def learning(population, place, *, scale=1.0, loss=None, **settings):
     rewards = np.random.default_rng(0).random((*shape[:3], 2)) * scale
     zero, one = np.zeros(2), np.ones(2)
     frame = RewardScale(location=zero, scale=one, lower=zero, upper=one)
-    learner = Learner(
-        population,
-        make_credit("centred"),
-        loss or PolicyLoss(),
-        frame,
-        [0, 1],
-        **{"layout": "packed", "max_norm": None, **settings},
-    )
+    learner = online_learner(population, frame, [0, 1], loss=loss, **{"max_norm": None, **settings})
     return learner, Rollouts(rows, Completions(prompts, tokens, mask, logprobs), [""] * mask[..., 0].numel(), rewards)
 
 

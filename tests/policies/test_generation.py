@@ -31,7 +31,7 @@ def test_both_ways_to_sample_give_the_same_completions(family, params):
 def test_the_reference_policy_too():
     population = random_population(tiny_base(), 2)
     ids = [population.base.encode(prompt) for prompt in RAGGED]
-    ours, theirs = both(population, ids, SamplingParams(6), [9], rows=population.parameters[:0])
+    ours, theirs = both(population, ids, SamplingParams(6), [9], policies=population.parameters[:0])
     assert torch.equal(ours.tokens, theirs.tokens)
 
 

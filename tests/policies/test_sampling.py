@@ -83,7 +83,7 @@ def test_one_policy_alone_says_what_it_says_among_four():
     together = sample(population, prompts, 6, SamplingParams(12), seeds)
     for k in range(4):
         row = population.parameters[k : k + 1]
-        alone = sample(population, prompts, 6, SamplingParams(12), seeds[k : k + 1], rows=row)
+        alone = sample(population, prompts, 6, SamplingParams(12), seeds[k : k + 1], policies=row)
         assert torch.equal(alone.tokens[0], together.tokens[k])
         assert torch.equal(alone.mask[0], together.mask[k])
         assert torch.allclose(alone.logprobs[0], together.logprobs[k], atol=1e-5)
@@ -103,7 +103,7 @@ def test_the_seed_decides():
 def test_no_rows_run_the_reference_policy():
     population = random_population(tiny_base(), 2)
     prompts = ragged_ids(population.base)
-    done = sample(population, prompts, 4, SamplingParams(8), [5], rows=population.parameters[:0])
+    done = sample(population, prompts, 4, SamplingParams(8), [5], policies=population.parameters[:0])
     assert done.tokens.shape == (1, 3, 4, 8)
     tokens = done.tokens[0, 1, 2, : int(done.lengths[0, 1, 2])].tolist()
     expected = recomputed(tiny_model(), prompts[1], tokens)

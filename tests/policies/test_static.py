@@ -79,7 +79,7 @@ def test_one_token_and_the_reference_policy():
     ids = [population.base.encode(prompt) for prompt in RAGGED]
     found = []
     for population.sampler in ("eager", "graphs"):
-        found.append(sample(population, ids, 2, SamplingParams(9), [4], rows=population.parameters[:0]))
+        found.append(sample(population, ids, 2, SamplingParams(9), [4], policies=population.parameters[:0]))
     assert torch.equal(found[0].tokens, found[1].tokens)
 
 

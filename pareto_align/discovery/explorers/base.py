@@ -154,7 +154,7 @@ class Explorer(KeepsArguments, ABC):
         """Preferences `[j, m]` at which a family is measured once it is trained, beside those of `preferences`.
 
         Asked twice: the second time the policies that were asked for first are in the archive, with `state.step` as
-        their provenance's `between`.
+        their origin's `between`.
         """
         return np.zeros((0, len(state.names)))
 

@@ -18,7 +18,6 @@ from pareto_align.discovery.explorers.allocation import BELOW, Allocation
 from pareto_align.discovery.explorers.base import Exploration, Explorer, Task, register_explorer
 from pareto_align.discovery.explorers.checks import require, require_library
 from pareto_align.discovery.explorers.surrogate import PreferenceModel
-from pareto_align.discovery.stalls import NO_SPREAD
 from pareto_align.front import Entry
 from pareto_align.front import preferences as simplex
 
@@ -86,10 +85,10 @@ class Bayesian(Explorer):
         seen = self._observations(state)
         if not free or len(seen) < FEWEST:
             return tasks
-        preferences = np.array([e.provenance["preference"] for e in seen], dtype=float)
+        preferences = np.array([e.origin.preference for e in seen], dtype=float)
         values = state.points(seen)
         # as a share of the run: a step is as long as those so far were
-        age = np.array([state.progress * (1 - e.provenance["step"] / max(state.step, 1)) for e in seen])
+        age = np.array([state.progress * (1 - (e.origin.step or 0) / max(state.step, 1)) for e in seen])
         variances = np.stack([state.frame_stderr(e.estimate) ** 2 for e in seen]) + (self.drift * age[:, None]) ** 2
         reference = np.minimum(values.min(0), 0.0) - BELOW
         model = PreferenceModel(
@@ -110,12 +109,11 @@ class Bayesian(Explorer):
         found = [
             e
             for e in state.archive.entries.values()
-            if "policy" in e.provenance
-            and "preference" in e.provenance
-            and e.provenance.get("floors") is None  # under floors it is not the preference that decides
+            if e.origin.policy is not None
+            and e.origin.pursued is not None
             and np.isfinite(state.frame(e.estimate)).all()
         ]
-        return sorted(found, key=lambda e: e.provenance["step"])[-self.observations :]
+        return sorted(found, key=lambda e: e.origin.step or 0)[-self.observations :]
 
     def _search(self, model: PreferenceModel, count: int, seed: int) -> np.ndarray:
         """The best `[count, m]` of draws around the best draws from the whole simplex."""
@@ -138,10 +136,10 @@ class Bayesian(Explorer):
 
 def _nearest(state: Exploration, preference: np.ndarray, value: np.ndarray) -> Entry | None:
     """The archived policy nearest in preference and predicted value, among those that can still learn."""
-    alive = [e for e in state.alive() if "preference" in e.provenance]
-    alive = [e for e in alive if e.provenance.get("spread", 1.0) >= NO_SPREAD] or alive
+    alive = [e for e in state.alive() if e.origin.preference is not None]
+    alive = [e for e in alive if e.origin.can_learn] or alive
     if not alive:
         return None
-    asked = np.array([e.provenance["preference"] for e in alive], dtype=float)
+    asked = np.array([e.origin.preference for e in alive], dtype=float)
     distance = ((asked - preference) ** 2).sum(1) + ((state.points(alive) - value) ** 2).sum(1)
     return alive[int(distance.argmin())]

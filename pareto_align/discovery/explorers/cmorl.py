@@ -18,7 +18,6 @@ from pareto_align.discovery.explorers.checks import (
     check_keys,
     require,
 )
-from pareto_align.discovery.stalls import NO_SPREAD
 from pareto_align.errors import ConfigError
 from pareto_align.front import Entry
 from pareto_align.front import preferences as simplex
@@ -150,7 +149,7 @@ class CMORL(Explorer):
         worth = isolation(points, np.array(self.visited).reshape(-1, points.shape[1]), self.radius)
         open_ones = [i for i, name in enumerate(names) if name not in chosen]
         # without any variation there is no gradient to extend a policy by
-        lively = [i for i in open_ones if members[names[i]].provenance.get("spread", 1.0) >= NO_SPREAD] or open_ones
+        lively = [i for i in open_ones if members[names[i]].origin.can_learn] or open_ones
         if not lively:
             return False
         best = max(lively, key=lambda i: worth[i])

@@ -85,11 +85,11 @@ class Everywhere(Explorer):
     def further(self, state: Exploration) -> np.ndarray:
         """See `Explorer.further`."""
         grid = [entry for entry in newest(state) if entry is not None]
-        added = [e for e in state.archive.entries.values() if e.provenance.get("between") == state.step]
+        added = [e for e in state.archive.entries.values() if e.origin.between == state.step]
         measured = [*grid, *added]
         if len(measured) < 2:
             return np.zeros((0, len(state.names)))
-        asked = np.array([entry.provenance["preference"] for entry in measured], dtype=float)
+        asked = np.array([entry.origin.preference for entry in measured], dtype=float)
         return fill_in(asked, state.points(measured), self.dense // 2 if added else (self.dense + 1) // 2)
 
 

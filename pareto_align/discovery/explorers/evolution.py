@@ -142,8 +142,8 @@ class Evolution(Explorer):
         for pair in self.pairs:
             found: dict[bool, Entry] = {}
             for entry in state.archive.entries.values():
-                if entry.provenance.get("seed") == pair["seed"]:
-                    found[entry.provenance["noise"] > 0] = entry
+                if entry.origin.seed == pair["seed"]:
+                    found[entry.origin.noise > 0] = entry
             if len(found) < 2 or pair["parent"] not in held:
                 continue
             preference = np.array(pair["preference"], dtype=float)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pareto_align.discovery.explorers.base import Exploration
-from pareto_align.discovery.stalls import NO_SPREAD
 from pareto_align.front import Entry
 
 __all__ = ["Gap", "find_gaps", "nearest_parent", "neighbours", "newest", "place", "preference_of", "widest"]
@@ -140,18 +139,16 @@ def preference_of(state: Exploration, entry: Entry, points: np.ndarray) -> np.nd
 
     Under floors it is not the preference that decides where a policy ends.
     """
-    known = entry.provenance.get("preference")
-    if known is not None and entry.provenance.get("floors") is None:
-        return np.asarray(known, dtype=float)
-    return place(state.frame(entry.estimate), points)
+    known = entry.origin.pursued
+    return place(state.frame(entry.estimate), points) if known is None else known
 
 
 def newest(state: Exploration) -> list[Entry | None]:
     """What each of the K slots was just measured as; None for one that holds another policy since."""
     found: list[Entry | None] = [None] * len(state.preferences)
     for entry in state.archive.entries.values():
-        slot = entry.provenance.get("policy")
-        if slot is not None and entry.provenance.get("step") == state.step and np.isfinite(state.measured[slot]).all():
+        slot = entry.origin.policy
+        if slot is not None and entry.origin.step == state.step and np.isfinite(state.measured[slot]).all():
             found[slot] = entry
     return found
 
@@ -175,7 +172,7 @@ def nearest_parent(state: Exploration, preference: np.ndarray, among: Sequence[E
     def rank(i: int) -> tuple[bool, float, bool, float, str]:
         entry = candidates[i]
         distance = float(np.abs(preference_of(state, entry, points) - preference).max())
-        still = entry.provenance.get("spread", 1.0) < NO_SPREAD
-        return still, round(distance, 9), str(entry.status) != "member", -entry.provenance.get("step", 0), entry.id
+        still, age = not entry.origin.can_learn, -(entry.origin.step or 0)
+        return still, round(distance, 9), str(entry.status) != "member", age, entry.id
 
     return candidates[min(range(len(candidates)), key=rank)]

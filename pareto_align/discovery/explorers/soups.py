@@ -65,13 +65,13 @@ def bulge(state: Exploration) -> np.ndarray:
     """
     weighted, total = np.zeros(len(state.names)), np.ones(len(state.names))
     for entry in state.archive.entries.values():
-        recipe = entry.provenance
-        known = [state.archive.entries.get(name) for name in recipe.get("parents", ())]
+        recipe = entry.origin
+        known = [state.archive.entries.get(name) for name in recipe.parents]
         parents = [parent for parent in known if parent is not None]
-        if not parents or len(parents) < len(known) or recipe.get("noise", 0.0):
+        if not parents or len(parents) < len(known) or recipe.noise:
             continue
         values = state.points(parents)
-        coefficients = np.array(recipe["coefficients"], dtype=float)
+        coefficients = np.array(recipe.coefficients, dtype=float)
         spread = dispersion(coefficients, values)
         excess = state.frame(entry.estimate) - coefficients @ values
         if abs(coefficients.sum() - 1) < 1e-6 and np.isfinite(excess).all():
@@ -231,9 +231,7 @@ class Soups(Explorer):
     ) -> list[Mixture]:
         """The soups that add most to the predicted front, one after the other."""
         made = {
-            _key(e.provenance["parents"], e.provenance["coefficients"])
-            for e in state.archive.entries.values()
-            if "coefficients" in e.provenance
+            _key(e.origin.parents, e.origin.coefficients) for e in state.archive.entries.values() if e.origin.parents
         }
         recipes = [r for r in recipes if _key([p.id for p in r.parents], r.coefficients) not in made]
         predicted = [_predicted(r.coefficients[None], state.points(r.parents), rise)[0] for r in recipes]
@@ -295,8 +293,6 @@ def _youngest(state: Exploration, preference: np.ndarray) -> Entry | None:
     found = [
         e
         for e in state.alive()
-        if "policy" in e.provenance
-        and "preference" in e.provenance
-        and np.abs(np.asarray(e.provenance["preference"], dtype=float) - preference).max() < CLOSE
+        if e.origin.trained and np.abs(np.asarray(e.origin.preference) - preference).max() < CLOSE
     ]
-    return max(found, key=lambda e: e.provenance.get("step", 0), default=None)
+    return max(found, key=lambda e: e.origin.step or 0, default=None)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, TrainingError
-from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.logprobs import completion_logprobs
 from pareto_align.policies.packing import Past, row_lengths
 from pareto_align.policies.population import PolicyPopulation
@@ -90,6 +89,17 @@ class Batch:
         """The same with a row for every completion."""
         return replace(self, packed=False, plain=self.past is None)
 
+    def carrying(self, sums: int) -> Batch:
+        """The batch as S sums of gradients are found on it: packed rows would hold their prompt S times for them, which
+        is no less work than rows of their own where there are as many sums as completions."""
+        return self.dense() if self.packed and sums >= self.done.tokens.shape[2] else self
+
+    def of_one(self) -> Batch:
+        """The first policy's completions alone, `[1, N, G, T]`: all there is where the policies share theirs."""
+        done = self.done
+        first = replace(done, tokens=done.tokens[:1], mask=done.mask[:1], logprobs=done.logprobs[:1])
+        return replace(self, done=first)
+
     def folded(self) -> Batch:
         """All policies' completions as one group `[1, N, K*G, T]`: what a model reads that is the same for all."""
 
@@ -138,26 +148,36 @@ class RowLayout:
         self._together = self._largest = 0
         self._divisible = False
 
-    def prepare(self, rollouts: Rollouts) -> Batch:
-        """Split the prompts where the adapters begin to act, and choose the rows."""
-        done, population = rollouts.completions, self.population
-        contexts, prompts = zip(*(population.split(row.ids) for row in rollouts.rows), strict=True)
+    def prepare(self, prompts: Sequence[Sequence[int]], done: Completions) -> Batch:
+        """Split the prompts where the adapters begin to act, and choose the rows.
+
+        Args:
+            prompts: N prompts, as token ids.
+            done: What was said to them `[K, N, G, T]`.
+        """
+        population = self.population
+        contexts, read = zip(*(population.split(ids) for ids in prompts), strict=True)
         past = read_contexts(population, contexts) if population.activated else None
-        longest = max(len(row.ids) for row in rollouts.rows) + int(done.lengths.max())
+        longest = max(map(len, prompts)) + int(done.lengths.max())
         plain = not population.attention.in_place or not fits_window(population.base, longest)
         if plain and past is not None:
             raise ModelError("Activated adapters need a model whose attention the population can plan, in its window.")
-        batch = Batch(done, list(prompts), past, True, plain)
+        batch = Batch(done, list(read), past, True, plain)
         if self._can_pack(batch, longest):
             return batch
         return batch.dense()
 
-    def micro_batches(self, batch: Batch, *, copies: int = 1) -> list[Part]:
+    def micro_batches(self, batch: Batch, *, copies: int = 1, whole: bool = False) -> list[Part]:
         """The batch in parts that each fit the token budget, one pass each.
 
         As many prompts go together as fit with all policies' rows. Rows are as long as the longest of their part, so
         prompts of similar length go together. One prompt that does not fit is divided by policies, which is no more
         work, and then by completions, each part of which reads the prompt again; on a CPU only after memory ran out.
+
+        Args:
+            batch: The completions.
+            copies: How often a packed row holds its prompt.
+            whole: Completions of one prompt by one policy are never divided.
         """
         rows = row_lengths(batch.prompts, batch.done.mask, copies)
         policies, _, group, _ = batch.done.tokens.shape
@@ -180,7 +200,7 @@ class RowLayout:
             several, some = policies, group
             if self.divides_prompts and len(prompts) == 1:
                 several = self.micro_batch_tokens // max(1, cost[first])
-                if several == 0:
+                if several == 0 and not whole:
                     some = (self.micro_batch_tokens - int(reading[first])) // max(1, int(each[first]))
             parts += [
                 Part(of_policies, prompts, of_completions)
@@ -189,7 +209,7 @@ class RowLayout:
             ]
         self._together = max(map(len, together))
         sizes = [(len(range(policies)[part.policies]), len(range(group)[part.completions])) for part in parts]
-        self._divisible = any(size != (1, 1) for size in sizes)
+        self._divisible = any(size != (1, group if whole else 1) for size in sizes)
         self._largest = max(
             several * min(cost[n], int(reading[n]) + some * int(each[n]))
             for (several, some), n in zip(sizes, (part.prompts[0] for part in parts), strict=True)

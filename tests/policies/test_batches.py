@@ -10,6 +10,7 @@ from tiny_models import (
     RAGGED,
     SYMBOLS,
     lora,
+    online_learner,
     random_population,
     relative_error,
     symbol_tokenizer,
@@ -18,10 +19,11 @@ from tiny_models import (
 )
 
 from pareto_align.errors import ParetoAlignWarning
-from pareto_align.learning import Learner, PolicyLoss, PromptRow, Rollouts, make_credit
-from pareto_align.learning.layout import Batch, Part, RowLayout
+from pareto_align.learning import PolicyLoss, PromptRow, Rollouts
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import load_base
+from pareto_align.policies.batches import Batch, Part, RowLayout
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.sampling import Completions
 
 K, G, T = 4, 6, 5
@@ -44,9 +46,13 @@ def learning(population, **settings):
     rewards = np.random.default_rng(0).random((*mask.shape[:3], 2))
     done = Completions([list(row.ids) for row in rows], tokens, mask, logprobs)
     scale = RewardScale(location=np.zeros(2), scale=np.ones(2), lower=np.zeros(2), upper=np.ones(2))
-    settings = {"loss": PolicyLoss(kl_coef=0.2), "layout": "packed", **settings}
-    learner = Learner(population, make_credit("centred"), settings.pop("loss"), scale, [0, 1], **settings)
+    learner = online_learner(population, scale, [0, 1], **{"loss": PolicyLoss(kl_coef=0.2), **settings})
     return learner, Rollouts(rows, done, [""] * mask[..., 0].numel(), rewards)
+
+
+def parts_of(learner, rollouts):
+    engine = learner.engine
+    return engine.rows.micro_batches(engine.prepare(rollouts.prompt_ids, rollouts.completions))
 
 
 def layout_of(tokens, *, divides=True, policies=K, lengths=(7,), packed=True):
@@ -111,7 +117,7 @@ def test_a_divided_prompt_gives_the_same_gradients(layout, tokens):
         learner, rollouts = learning(
             population, layout=layout, micro_batch_tokens=tokens if divides else 10**6, updates=2
         )
-        learner.layout.divides_prompts = divides
+        learner.engine.rows.divides_prompts = divides
         gradients = learner.gradients(rollouts, halves=True)
         report = learner.step(rollouts, np.ones((K, 2)), 1e-3)
         found[divides] = (
@@ -127,7 +133,7 @@ def test_a_divided_prompt_gives_the_same_gradients(layout, tokens):
 
 def limit_tokens(monkeypatch, most):
     """Let every pass over rows of more than `most` tokens run out of memory; returns the shapes of those that fit."""
-    fitting, backward = [], Learner._backward
+    fitting, backward = [], Engine._backward
 
     def limited(self, batch, part, *args, **kwargs):
         seen = backward(self, batch, part, *args, **kwargs)  # its gradient has been added by then
@@ -137,7 +143,7 @@ def limit_tokens(monkeypatch, most):
         fitting.append(part)
         return seen
 
-    monkeypatch.setattr(Learner, "_backward", limited)
+    monkeypatch.setattr(Engine, "_backward", limited)
     return fitting
 
 
@@ -167,11 +173,11 @@ def test_a_run_that_goes_on_with_the_kept_budget_divides_as_before(monkeypatch):
     limit_tokens(monkeypatch, int(largest(population, rollouts) * 0.2))
     with pytest.warns(ParetoAlignWarning, match="Memory ran out"):
         learner.step(rollouts, np.ones((8, 2)), 0.0)
-    again, _ = learning(population, micro_batch_tokens=learner.layout.micro_batch_tokens)
+    again, _ = learning(population, micro_batch_tokens=learner.engine.rows.micro_batch_tokens)
     with pytest.warns(ParetoAlignWarning, match="Memory ran out"):
         again.step(rollouts, np.ones((8, 2)), 0.0)
-    assert again.layout.micro_batch_tokens == learner.layout.micro_batch_tokens
-    parts = [one.layout.micro_batches(one.layout.prepare(rollouts)) for one in (learner, again)]
+    assert again.engine.rows.micro_batch_tokens == learner.engine.rows.micro_batch_tokens
+    parts = [parts_of(one, rollouts) for one in (learner, again)]
     assert parts[0] == parts[1]
 
 
@@ -184,7 +190,7 @@ def test_the_host_waits_for_the_device_at_most_once_a_pass(layout, activated):
         population = random_population(base, 2, config=lora(alora_invocation_tokens=[13] if activated else None))
         for tokens in (10**6, 40):
             learner, rollouts = learning(population, layout=layout, micro_batch_tokens=tokens, loss=PolicyLoss())
-            passes.append(len(learner.layout.micro_batches(learner.layout.prepare(rollouts))))
+            passes.append(len(parts_of(learner, rollouts)))
             before = device.waits
             learner.step(rollouts, np.ones((2, 2)), 1e-3)
             waits.append(device.waits - before)

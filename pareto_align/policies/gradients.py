@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_align.learning.layout import Batch
+from pareto_align.policies.batches import Batch
 
 __all__ = ["ObjectiveGradients", "halves_of", "inner_products"]
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveGradients:
-    """What `Learner.gradients` found before an update.
+    """What a learner found before an update.
 
     Attributes:
-        gradients: `[K, m, M]` float32, the direction of steepest ascent of each objective's surrogate (maximised) in
+        gradients: `[K, m, P]` float32, the direction of steepest ascent of each objective's surrogate (maximised) in
             each policy's parameters.
-        kl: `[K, M]` the direction in which the KL term, priced, would move the policies; None without one.
+        kl: `[K, P]` the direction in which the KL term, priced, would move the policies; None without one.
         reference: `[K, N, G, T]` log-probabilities under the reference policy; None without a KL term.
         logprobs: `[K, N, G, T]` log-probabilities under the policies.
         batch: The completions they were taken on.
@@ -47,7 +47,7 @@ class ObjectiveGradients:
         return inner_products(self.gradients, self.gradients)
 
     def combine(self, weights: Tensor) -> Tensor:
-        """The direction of ascent `[K, M]` under `weights` `[K, m]`, the KL term included."""
+        """The direction of ascent `[K, P]` under `weights` `[K, m]`, the KL term included."""
         found = torch.einsum("km,kmp->kp", weights.to(self.gradients), self.gradients)
         return found if self.kl is None else found + self.kl
 
@@ -64,7 +64,7 @@ def halves_of(prompts: int, group: int) -> Tensor:
 
 
 def inner_products(first: Tensor, second: Tensor) -> np.ndarray:
-    """`[K, m, m]` in float64, of gradients `[K, m, M]` each."""
+    """`[K, m, m]` in float64, of gradients `[K, m, P]` each."""
     if first.device.type == "mps":  # has no float64
         first, second = first.cpu(), second.cpu()
     # one policy at a time: a float64 copy of all would be twice the gradients themselves

@@ -14,14 +14,15 @@ from aligner_runs import PROBLEM
 from aligner_runs import fit as fit_problem
 from tiny_models import EOS, PAD, tiny_base
 
+from pareto_align.bench import throughput
+from pareto_align.bench.memory import PeakMemory
+from pareto_align.bench.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
+from pareto_align.bench.throughput import measure_throughput
 from pareto_align.errors import ConfigError, ModelError
-from pareto_align.learning import throughput
-from pareto_align.learning.learner import Learner
-from pareto_align.learning.memory import PeakMemory
-from pareto_align.learning.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record_micro_batch, recorded_micro_batch
-from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
-from pareto_align.learning.throughput import measure_throughput
+from pareto_align.learning import OnlineLearner
 from pareto_align.policies import load_base
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.micro_batch import DEFAULT_MICRO_BATCH_TOKENS, record_micro_batch, recorded_micro_batch
 from pareto_align.policies.records import cache_folder
 
 N, G, P, T = 3, 2, 8, 6
@@ -89,9 +90,11 @@ def test_budgets_are_what_the_learner_makes_of_them(base):
 
 def test_budgets_that_cut_alike_share_a_measurement(base, monkeypatch):
     steps = []
-    step = Learner.step
+    step = OnlineLearner.step
     monkeypatch.setattr(
-        Learner, "step", lambda self, *a, **k: steps.append(self.layout.micro_batch_tokens) or step(self, *a, **k)
+        OnlineLearner,
+        "step",
+        lambda self, *a, **k: steps.append(self.engine.rows.micro_batch_tokens) or step(self, *a, **k),
     )
     found = measure_throughput(base, Workload(**SMALL | {"populations": (2,), "budgets": (1, 5, 39)}))
     assert steps[:3] == [DEFAULT_MICRO_BATCH_TOKENS] * 3, "one warm-up and two rounds of the only population"
@@ -114,7 +117,7 @@ def test_variants_alternate_after_a_warm_up(base):
 def test_only_the_sampling_and_training_of_a_step_are_timed(base, monkeypatch):
     """A clock that only the two move: sampling T tokens takes T seconds, a training step 100."""
     clock = [0.0]
-    sample, step = throughput.sample, Learner.step
+    sample, step = throughput.sample, OnlineLearner.step
 
     def slow_sample(population, prompts, group, params, seeds, **options):
         clock[0] += params.max_new_tokens
@@ -125,7 +128,7 @@ def test_only_the_sampling_and_training_of_a_step_are_timed(base, monkeypatch):
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(throughput, "sample", slow_sample)
-    monkeypatch.setattr(Learner, "step", slow_step)
+    monkeypatch.setattr(OnlineLearner, "step", slow_step)
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock[0])
     found = measure_throughput(base, Workload(**SMALL))
     for speed in found.populations:
@@ -188,14 +191,14 @@ def test_memory_is_the_growth_since_the_model_was_there():
 
 
 def test_what_does_not_fit_is_named_and_left_out(base, monkeypatch):
-    step = Learner.step
+    step = OnlineLearner.step
 
     def small_device(self, *arguments, **options):
-        if self.population.size > 2 or self.layout.micro_batch_tokens in (600, 900):
+        if self.population.size > 2 or self.engine.rows.micro_batch_tokens in (600, 900):
             raise torch.OutOfMemoryError("out of memory")
         return step(self, *arguments, **options)
 
-    monkeypatch.setattr(Learner, "step", small_device)
+    monkeypatch.setattr(OnlineLearner, "step", small_device)
     found = measure_throughput(base, Workload(**SMALL | {"populations": (1, 2, 3, 4)}))
     assert [speed.population for speed in found.populations] == [1, 2]
     assert [budget.micro_batch_tokens for budget in found.budgets] == [1]
@@ -355,15 +358,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(base, tmp_path, monkeypatch)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The settings with which a fit makes its learner."""
+    """The settings with which a fit makes its engine."""
     found = []
-    make = Learner.__init__
+    make = Engine.__init__
 
     def note(self, *arguments, **settings):
         found.append(settings)
         make(self, *arguments, **settings)
 
-    monkeypatch.setattr(Learner, "__init__", note)
+    monkeypatch.setattr(Engine, "__init__", note)
     return found
 
 
@@ -407,15 +410,14 @@ def test_a_setting_overrules_the_record(cache, tmp_path, asked, named_model, cap
     assert not [record for record in caplog.records if record.name.startswith("pareto_align.discovery")]
 
 
-def test_the_layouts_of_the_settings_are_the_learners(base):
-    from pareto_align.learning import PolicyLoss, make_credit
+def test_the_layouts_of_the_settings_are_the_engines(base):
     from pareto_align.policies import PolicyPopulation
     from pareto_align.runs.settings import LAYOUTS, Settings
 
     population = PolicyPopulation(base, 1)
     try:
         for layout in LAYOUTS:
-            Learner(population, make_credit("centred"), PolicyLoss(), None, [0], layout=Settings(layout=layout).layout)
+            Engine(population, layout=Settings(layout=layout).layout)
     finally:
         population.close()
     with pytest.raises(ConfigError, match=r"`layout` must be one of auto, packed, dense. Found 'loose'"):

@@ -8,15 +8,15 @@ import pytest
 import torch
 from tiny_models import tiny_base
 
-from pareto_align.learning.micro_batch import (
+from pareto_align.policies import head
+from pareto_align.policies.head import Head
+from pareto_align.policies.micro_batch import (
     DEFAULT_MICRO_BATCH_TOKENS,
     MOST_TOKENS,
     SHARE,
     default_micro_batch,
     kept_bytes,
 )
-from pareto_align.policies import head
-from pareto_align.policies.head import Head
 
 
 def on_a_gpu(base):

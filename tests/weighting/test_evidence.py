@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pareto_align.learning.covariances import reward_covariances
+from pareto_align.weighting.evidence import reward_covariances
 
 NAN = np.nan
 

@@ -18,18 +18,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from pareto_align.bench.memory import PeakMemory
+from pareto_align.bench.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.data.prompts import PromptRow
 from pareto_align.errors import ConfigError, ModelError
-from pareto_align.learning.credit import make_credit
-from pareto_align.learning.learner import Learner
-from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.memory import PeakMemory
-from pareto_align.learning.micro_batch import default_micro_batch, processor_of
+from pareto_align.learning import Context, Learner, make_learner
 from pareto_align.learning.rollouts import Rollouts
-from pareto_align.learning.speeds import BudgetSpeed, PopulationSpeed, Throughput, Workload
 from pareto_align.objectives import RewardScale
 from pareto_align.policies.base import Base
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.lora_config import default_lora_config
+from pareto_align.policies.micro_batch import default_micro_batch, processor_of
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, SamplingParams, sample
 
@@ -188,7 +187,8 @@ class _Bench:
             rollouts = _rollouts(self.rows, completions)
             learner = self._learner(population, self.micro_batch_tokens)
             if self.layout == "auto":  # settled once: the check of packed against dense rows belongs to no timed step
-                self.layout = "packed" if learner.layout.prepare(rollouts).packed else "dense"
+                packed = learner.engine.prepare(rollouts.prompt_ids, rollouts.completions).packed
+                self.layout = "packed" if packed else "dense"
             _, trained = _timed(self.base.device, lambda: _train(learner, rollouts))
             return rollouts.token_count, sampled, trained
 
@@ -206,18 +206,12 @@ class _Bench:
         return sample(population, prompts, self.workload.group_size, params, range(population.size))
 
     def _learner(self, population: PolicyPopulation, micro_batch_tokens: int) -> Learner:
-        credit = make_credit("centred" if self.workload.group_size > 1 else "reinforce")
         zero, one = np.zeros(1), np.ones(1)
         scale = RewardScale(location=zero, scale=one, lower=zero, upper=one)
-        return Learner(
-            population,
-            credit,
-            PolicyLoss(),
-            scale,
-            [0],
-            micro_batch_tokens=micro_batch_tokens,
-            layout=self.layout,
-        )
+        learner = make_learner("centred" if self.workload.group_size > 1 else "reinforce")
+        engine = Engine(population, layout=self.layout, micro_batch_tokens=micro_batch_tokens)
+        learner.setup(Context(engine, scale, [0]))
+        return learner
 
     @contextmanager
     def _passes(self) -> Iterator[list[int]]:

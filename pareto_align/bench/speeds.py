@@ -1,4 +1,4 @@
-"""What a measurement of speed (`learning.throughput`) is asked, what it found, and what that recommends."""
+"""What a measurement of speed (`bench.throughput`) is asked, what it found, and what that recommends."""
 
 from __future__ import annotations
 

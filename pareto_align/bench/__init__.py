@@ -1,0 +1,1 @@
+"""How fast this machine is with a model: measured before a run, never within one."""

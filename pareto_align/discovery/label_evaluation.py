@@ -1,0 +1,118 @@
+"""Measurement on held-out comparisons, where nothing judges an answer: how much of the labels a policy explains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pareto_align.data.comparison_rows import ComparisonRow
+from pareto_align.data.prompts import groups_of
+from pareto_align.discovery.evaluation import Measurement
+from pareto_align.front import Estimate
+from pareto_align.learning.comparisons import collate
+from pareto_align.learning.offline import as_completions, explained_rows, reference_logprobs
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.sampling import SamplingParams
+
+__all__ = ["LabelEvaluator"]
+
+ROWS_AT_ONCE = 32  # comparisons that are read at a time
+
+
+class LabelEvaluator:
+    """Measures policies on a fixed set of comparisons; it has the face of `Evaluator`.
+
+    The same policy measured again gives the same numbers, so nothing is gained by racing (`repeatable`).
+
+    Args:
+        engine: Runs the policies, at temperature 1.
+        rows: n comparisons.
+        beta: What a log-ratio is multiplied by to become the logit of a preference; the learner's.
+        group: Column whose values make prompts one unit of the estimates; None: each is its own.
+        samples: Prompts that each policy also answers, for people to read.
+        params: How it samples those.
+        seed: Of those.
+    """
+
+    repeatable = False
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: Sequence[ComparisonRow],
+        beta: float,
+        *,
+        group: str | None = None,
+        samples: int = 0,
+        params: SamplingParams | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.engine, self.beta, self.samples = engine, beta, samples
+        self.rows = sorted(rows, key=lambda row: len(row.ids))
+        self.groups = groups_of([row.row for row in self.rows], group)
+        self.params = params or SamplingParams(128)
+        self.seed = seed
+        self.tokens = 0
+        self._references: list[Tensor] | None = None
+
+    def measure_reference(self, *, check: bool = False) -> Measurement:
+        """Measure the untrained model, which explains nothing: exactly 0 wherever there is a label.
+
+        Args:
+            check: Unused; comparisons were checked when they were read.
+        """
+        base = torch.zeros(1, self.engine.population.parameter_count)  # B is zero: the model itself
+        return self._measure(base)[0]
+
+    def measure(self, policies: Tensor, *, repeat: int = 0) -> list[Measurement]:
+        """Measure any policies `[k, P]`; `repeat` changes nothing."""
+        return self._measure(policies)
+
+    def tokens_for(self, length: float | None) -> float:
+        """Tokens that measuring a policy reads."""
+        return float(sum(len(row.ids) + sum(map(len, row.tokens)) for row in self.rows))
+
+    def _measure(self, policies: Tensor) -> list[Measurement]:
+        if self._references is None:
+            self._references = reference_logprobs(self.engine, self.rows)
+        engine, count = self.engine, len(policies)
+        policies = policies.to(engine.population.base.device)
+        pad = int(engine.population.base.tokenizer.pad_token_id)
+        found = []
+        for start in range(0, len(self.rows), ROWS_AT_ONCE):
+            part = self.rows[start : start + ROWS_AT_ONCE]
+            batch = collate(part, pad)
+            done = as_completions(batch, count)
+            logps = engine.logprobs(engine.prepare(batch.prompts, done), policies).sum(-1)
+            reference = torch.zeros(1, *batch.lengths.shape)
+            for n in range(len(part)):
+                sums = self._references[start + n]
+                reference[0, n, : len(sums)] = sums
+            found.append(explained_rows(batch.view(logps, reference), self.beta).double().numpy())
+        scores = np.concatenate(found, 1)[:, :, None]  # [k, n, 1, M]
+        self.tokens += int(self.tokens_for(None)) * count
+        lengths = [len(one) for row in self.rows for one in row.tokens]
+        texts = self._answers(policies)
+        return [
+            Measurement(
+                estimate=Estimate.from_samples(scores[k], range(len(self.rows)), self.groups),
+                rewards=scores[k],
+                texts=texts[k],
+                length=float(np.mean(lengths)),
+            )
+            for k in range(count)
+        ]
+
+    def _answers(self, policies: Tensor) -> list[list[str]]:
+        """What each policy says to the first prompts."""
+        if not self.samples:
+            return [[] for _ in policies]
+        prompts = [list(row.ids) for row in self.rows[: self.samples]]
+        drawn = self.engine.sample(prompts, 1, self.params, [self.seed] * len(policies), policies=policies)
+        lists = drawn.token_lists()
+        self.tokens += sum(map(len, lists))
+        texts = [self.engine.population.base.decode(ids) for ids in lists]
+        return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(policies))]

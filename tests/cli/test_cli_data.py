@@ -1,0 +1,74 @@
+"""The command that looks at comparisons: a page for people, JSON for programs, one line for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+ROWS = [
+    {
+        "prompt": f"p{n}", "response_0": "a long answer", "response_1": "short", "better_response_id": int(n >= 8),
+        "safer_response_id": n % 2, "rater": f"r{n % 3}",
+    }
+    for n in range(10)
+]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path):
+    found = tmp_path / "pairs.jsonl"
+    found.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return found
+
+
+def test_a_page_for_people(cli, file):
+    found = cli("data", file, "--user", "rater")
+    assert found.code == 0
+    lines = found.out.splitlines()
+    assert lines[0] == "10 prompts, 20 responses, 10 pairs, 3 users"
+    assert lines[1] == "pairs a user: 3 to 4, median 3"
+    assert "better_response_id / safer_response_id" in found.out
+    assert found.err == ""
+
+
+def test_json_for_programs(cli, file):
+    found = cli("data", file, "--json")
+    assert found.json()["prompts"] == 10
+    assert [one["name"] for one in found.json()["objectives"]] == ["better_response_id", "safer_response_id"]
+    conflict = found.json()["conflicts"][0]
+    assert conflict["agreement"]["conflict"] == pytest.approx(0.5)
+    assert conflict["hypervolume"] == pytest.approx(0.421, abs=2e-3)
+    assert found.json()["objectives"][0]["length"]["share"] == 0.8
+    assert found.json()["objectives"][0]["disagreement"] is None
+
+
+def test_options_reach_the_reader(cli, tmp_path):
+    rows = [{"prompt": "p", "response_0": "a", "response_1": "b", "x": -2, "y": 1}]
+    file = tmp_path / "strengths.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    found = cli("data", file, "--labels", "x", "--kinds", "x=signed", "--json")
+    assert [one["name"] for one in found.json()["objectives"]] == ["x"]
+    rated = tmp_path / "rated.json"
+    rated.write_text(json.dumps([{"prompt": "p", "responses": ["a", "b", "c"], "x": [1, 2, 3]}]), encoding="utf-8")
+    assert cli("data", rated, "--pairs", "best_worst", "--json").json()["pairs"] == 1
+
+
+def test_what_cannot_be_read_is_one_line(cli, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps({**ROWS[1], "better_response_id": 2}), encoding="utf-8")
+    found = cli("data", file)
+    assert found.code == 2
+    assert found.err.startswith("error: ")
+    assert "pairs.jsonl, line 2: better_response_id must be 0 or 1, the better response. Found 2." in found.err
+    assert cli("data", tmp_path / "none.jsonl").code == 2
+    assert "not of the form column=kind" in cli("data", file, "--kinds", "x=odd").err
+
+
+def test_no_torch_is_loaded(file):
+    import subprocess
+    import sys
+
+    code = "import sys\nfrom pareto_align.cli import main\nmain(['data', sys.argv[1]])\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
