@@ -15,6 +15,7 @@ from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
+from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.rows import read_rows
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.errors import ConfigError
@@ -38,14 +39,14 @@ class RunConfig:
 
     Attributes:
         aligner: Built from the settings; it has loaded no model yet.
-        prompts: The prompts to train on.
-        eval_prompts: The held-out prompts, or None to take them from `prompts`.
+        prompts: The prompts, or the comparisons, to train on.
+        eval_prompts: The held-out ones, or None to take them from `prompts`.
         values: The config as read, overrides included.
     """
 
     aligner: ParetoAligner
-    prompts: list[Any]
-    eval_prompts: list[Any] | None
+    prompts: Any
+    eval_prompts: Any
     values: dict[str, Any]
 
     def fit(self) -> ParetoFront:
@@ -85,15 +86,28 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
     path = Path(os.path.expanduser(path))
     values = read_config(path, overrides)
     folder = path.absolute().parent
-    for key in ("model", "prompts", "objectives"):
+    compares = values.get("comparisons") is not None
+    kind, other = ("comparisons", "prompts") if compares else ("prompts", "comparisons")
+    for key in ("model", kind, "objectives"):
         if not values.get(key):
             raise ConfigError(f"The config {path} needs `{key}`: {SECTIONS[key]}.")
     held_out, _ = _held_out(values.get("eval_prompts"))
+    mixed = values.get("prompts") if compares else values.get("eval_comparisons")
+    if mixed or (compares and held_out is not None):
+        raise ConfigError(
+            f"The config {path} learns from `{kind}`, so what it holds out, and all else that it learns from, are no "
+            f"{other}. Give `comparisons` with `eval_comparisons`, or `prompts` with `eval_prompts`."
+        )
     aligner = _aligner(values, folder, **more)
-    prompts = _prompts("prompts", values["prompts"], folder)
-    eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
+    if compares:
+        prompts = _comparisons("comparisons", values["comparisons"], folder)
+        given = values.get("eval_comparisons")
+        eval_prompts = None if given is None else _comparisons("eval_comparisons", given, folder)
+    else:
+        prompts = _prompts("prompts", values["prompts"], folder)
+        eval_prompts = None if held_out is None else _prompts("eval_prompts", held_out, folder)
     # a resumed run has its prompts in its folder
-    own = ("prompts", "eval_prompts", "output_dir", "tuning")
+    own = ("prompts", "eval_prompts", "comparisons", "eval_comparisons", "output_dir", "tuning")
     kept = {key: value for key, value in values.items() if key not in own}
     kept |= {key: getattr(aligner, key) for key in ("model", "tokenizer") if kept.get(key) is not None}
     kept["eval_prompts"] = aligner.settings.eval_prompts
@@ -214,6 +228,19 @@ def _prompts(key: str, value: Any, folder: Path) -> list[Any]:
     if not isinstance(value, str):
         raise ConfigError(f"`{key}` must be the path of a file or a list of prompts. Found {value!r}.")
     return read_prompt_file(folder / os.path.expanduser(value))
+
+
+def _comparisons(key: str, value: Any, folder: Path) -> Comparisons:
+    """Comparisons of a file, or of rows in the config, read as the options beside them say."""
+    options = dict(value) if isinstance(value, dict) else {"path": value}
+    source = options.pop("path", None)
+    if isinstance(source, list):
+        return Comparisons.from_rows(source, **options)
+    if not isinstance(source, str):
+        raise ConfigError(
+            f"`{key}` must be the path of a file, a list of rows, or a mapping with `path`. Found {value!r}."
+        )
+    return Comparisons.read(folder / os.path.expanduser(source), **options)
 
 
 def _objectives(specs: Sequence[Mapping[str, Any]], folder: Path) -> list[Objective]:

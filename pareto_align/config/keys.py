@@ -27,9 +27,13 @@ SECTIONS: dict[str, str] = {
     "model": "hub id, folder, GGUF file or pypi:<distribution>; one that starts with . is relative to the config file",
     "prompts": "a .txt, .jsonl, .json or .csv file, relative to the config file, or a list of prompts",
     "eval_prompts": "instead of a number: held-out prompts, a file or a list; or both, {path: ..., count: ...}",
-    "objectives": "a list of objectives, each with a name and a reward",
+    "comparisons": "instead of prompts, for a learner such as dpo: a .jsonl, .json or .csv file, a list of rows, or "
+    "{path: ..., format: ..., labels: [...], pairs: ..., user: ...} as Comparisons.read takes them",
+    "eval_comparisons": "held-out comparisons, in the same way; by default taken from `comparisons`",
+    "objectives": "a list of objectives, each with a name and a reward, or with `prefers`",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
-    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, {name: rvpo, k: ...}, or module:Class",
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, {name: rvpo, k: ...}, or module:Class; "
+    "from comparisons dpo, {name: dpo, loss_type: ..., beta: ...}, or modpo",
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
     "family": "independent, blocks, gates, panacea, pblora, {name: blocks, shared: ..., each: ...}, or module:Class",
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",

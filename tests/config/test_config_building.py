@@ -108,7 +108,7 @@ def rewards_of(run):
 
 def test_the_keys_are_the_keywords_of_the_aligner():
     keywords = set(inspect.signature(ParetoAligner).parameters) - {"callbacks", "progress"}
-    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {"prompts", "tuning"}
+    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {"prompts", "comparisons", "eval_comparisons", "tuning"}
     assert set(OBJECTIVE_KEYS) - {"args"} == set(inspect.signature(Objective).parameters)
 
 

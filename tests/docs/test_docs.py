@@ -361,6 +361,8 @@ def test_the_comparisons_page_runs(run_example, capsys):
     assert len(found["rated"][0].labels) == 3
     assert found["first_safe_then_short"].names == ("order",)
     assert "better_response_id / safer_response_id" in capsys.readouterr().out
+    assert found["front"].names == ("helpful", "safe")
+    assert found["front"].record.config["learner"] == "dpo"
     page = (DOCS / "comparisons.md").read_text(encoding="utf-8")
     assert [name for name in FORMATS if f"| `{name}` |" not in page] == []
 
