@@ -176,6 +176,7 @@ class FrontDiscovery:
         started = time.monotonic()
         settings = self.settings
         tokens = self.spending.tokens  # before this step: the first one has all of its budget ahead
+        drawn = None
         if self.family is not None:
             drawn = self.explorer.draw(seed_for(settings.seed, "preferences", step))
             self._serve(self.grid if drawn is None else drawn)
@@ -226,6 +227,7 @@ class FrontDiscovery:
             grad_norm=report.grad_norm,
             length=rollouts.completions.lengths.float().mean((1, 2)).numpy(),
             seconds=round(time.monotonic() - started, 3),
+            **({} if drawn is None else {"preferences": drawn}),
         )
         return report
 
