@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pareto_align.errors import ConfigError
-from pareto_align.report.units import Axis, optimized, signs
+from pareto_align.report.units import Axis, bounds_of, optimized, signs
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
@@ -96,6 +96,7 @@ def front_hypervolume(
         normalized_reference(record, reference),
         scale_lower=np.array([record.objectives[i].lower for i in axes]),
         scale_upper=np.array([record.objectives[i].upper for i in axes]),
+        bounds=[bounds_of(record)[i] for i in axes],
         seed=seed,
         confidence=confidence,
     )
