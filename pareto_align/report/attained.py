@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,7 @@ def front_hypervolume(
     """
     from pareto_align.front.bootstrap import bootstrap_hypervolume
 
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ConfigError(f"`confidence` must lie between 0 and 1, such as 0.95. Found {confidence!r}.")
     if not record.members:
         return Hypervolume(0.0, 0.0, 0.0, confidence)
