@@ -90,14 +90,14 @@ def front_hypervolume(
         raise ConfigError(f"`confidence` must lie between 0 and 1, such as 0.95. Found {confidence!r}.")
     if not record.members:
         return Hypervolume(0.0, 0.0, 0.0, confidence)
-    axes = list(optimized(record))
+    axes, bounds = list(optimized(record)), bounds_of(record)
     value, low, high = bootstrap_hypervolume(
         [member.estimate for member in record.members],
         axes,
         normalized_reference(record, reference),
         scale_lower=np.array([record.objectives[i].lower for i in axes]),
         scale_upper=np.array([record.objectives[i].upper for i in axes]),
-        bounds=[bounds_of(record)[i] for i in axes],
+        bounds=[bounds[i] for i in axes],
         seed=seed,
         confidence=confidence,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from pareto_align.errors import PreferenceError
 from pareto_align.front import selection
 from pareto_align.front.preferences import Preference
-from pareto_align.front.selection import ROUNDING, keeping, select
+from pareto_align.front.selection import MANY, ROUNDING, keeping, select
 from pareto_align.printable import one_line
 from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bounds_of, measured, optimized
 from pareto_align.weighting.base import reading_of
@@ -175,12 +175,14 @@ def answer(
     rows = rows_within(table, limits)
     estimates = [record.members[row].estimate.take(axes) for row in rows]
     means = np.stack([estimate.mean for estimate in estimates])
-    bounds = [bounds_of(record)[i] for i in axes]
+    declared = bounds_of(record)
+    bounds = [declared[i] for i in axes]
     stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
     known: dict[str, Any] = {
         "lower": np.array([o.lower for o in objectives]),
         "upper": np.array([o.upper for o in objectives]),
-        "n": np.stack([estimate.counts for estimate in estimates]),
+        # a noise that is known to be none is no chance of a few measurements
+        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
         "bounds": bounds,
         **_place(record, axes),
     }

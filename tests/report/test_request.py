@@ -116,6 +116,13 @@ def test_a_few_equal_rewards_are_not_known_to_be_the_best(declared):
     assert not found.feasible
 
 
+def test_a_noise_that_is_known_to_be_none_is_no_chance_of_a_few_prompts():
+    record = tone_and_length()
+    for member in record.members:
+        member.estimate = estimate(member.estimate.mean, 0.0, n=4)
+    assert answer(record, {"tone": 1}).probability_best > 0.999
+
+
 def test_the_knee_decides_nothing_on_an_axis_that_is_equal_up_to_rounding():
     rng = np.random.default_rng(0)
     differ = 0
