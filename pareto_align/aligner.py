@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pareto_align.arguments import path_of
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.discovery.signals import PROVIDED
-from pareto_align.distributions import hub_id
+from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import ObjectiveSet, as_objectives
@@ -389,8 +389,7 @@ class ParetoAligner:
         from pareto_align.policies.base import load_base
         from pareto_align.runs.journal import announce
 
-        elsewhere = hub_id(self.model) is not None and not Path(self.model).exists()
-        named = f" {self.model}, which the Hugging Face Hub is asked for" if elsewhere else ""
+        named = f" {self.model}, which the Hugging Face Hub is asked for" if is_asked_of_hub(self.model) else ""
         announce(callbacks, f"loading the model{named}")
         silenced = not self.progress and logging.is_progress_bar_enabled()
         if silenced:

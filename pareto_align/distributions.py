@@ -10,7 +10,7 @@ from typing import Any
 
 from pareto_align.errors import ParetoAlignError
 
-__all__ = ["PYPI_SCHEME", "hub_id", "refuse_nowhere", "shipped_file"]
+__all__ = ["PYPI_SCHEME", "hub_id", "is_asked_of_hub", "refuse_nowhere", "shipped_file"]
 
 PYPI_SCHEME = "pypi:"
 
@@ -23,8 +23,13 @@ def hub_id(name: Any) -> str | None:
     return name if known else None
 
 
+def is_asked_of_hub(name: Any) -> bool:
+    """Whether the Hub is asked for a model of this name, which takes a minute where there is no network."""
+    return hub_id(name) is not None and not Path(name).exists()
+
+
 def refuse_nowhere(name: str, told: str, error: type[ParetoAlignError]) -> None:
-    """Refuse a name that leads nowhere: asking the Hub for it would take a minute where there is no network.
+    """Refuse a name that leads nowhere, before the Hub is asked for it.
 
     Args:
         name: What is to be loaded.

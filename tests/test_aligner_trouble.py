@@ -241,9 +241,12 @@ def test_a_model_that_can_be_nowhere_is_said_at_once(model, tmp_path, monkeypatc
 
 
 def test_who_waits_for_the_hub_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def unreachable(*args, **keywords):
+        raise OSError("no network")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", unreachable)
     told = []
-    with pytest.raises(ModelError, match="Cannot load the model 'no/such'"):
+    with pytest.raises(ModelError, match="Cannot load the model 'no/such': no network"):
         fit(tmp_path / "run", model="no/such", callbacks=[told.append])
     assert [event["stage"] for event in told] == ["loading the model no/such, which the Hugging Face Hub is asked for"]
 
