@@ -12,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.arguments import path_of
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.discovery.explorers import Explorer, make_explorer
+from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import Objective, ObjectiveSet, as_objectives
@@ -270,7 +272,7 @@ class ParetoAligner:
 
         where = output_dir if output_dir is not None else self.output_dir
         if where is not None:
-            refuse_taken(Path(os.path.expanduser(where)))  # before torch is imported, which takes seconds
+            refuse_taken(path_of(where, "output_dir"))  # before torch is imported, which takes seconds
         with self._followed() as callbacks:
             from pareto_align.data.prompts import warn_of_few, warn_of_shared
             from pareto_align.discovery.identity import base_facts, machine_facts
@@ -279,7 +281,7 @@ class ParetoAligner:
             given = self._read(plan, prompts, eval_prompts)
             folder = new_run_folder(where)
             with locked(folder):
-                base = self._load_base()
+                base = self._load_base(callbacks)
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
@@ -307,7 +309,7 @@ class ParetoAligner:
         with self._followed() as callbacks:
             plan = self._plan()
             given = self._read(plan, prompts, eval_prompts)
-            base = self._load_base()
+            base = self._load_base(callbacks)
             splits = self._split(plan, base, *given)
             with open_population(plan, base, splits) as population:
                 yield assemble(plan, population, splits, None, callbacks=callbacks)
@@ -323,6 +325,8 @@ class ParetoAligner:
 
             given = read_comparisons(data, self._labels, plan.learner.name)
             warn_of_sparse(given, self.settings.prompts_per_step)
+            if not plan.measures_labels:
+                self.objectives.check_columns(given[0].columns)
             kept = None if held_out is None else read_comparisons(held_out, self._labels, plan.learner.name)
             return given, kept
         if isinstance(data, Comparisons) or isinstance(held_out, Comparisons):
@@ -333,6 +337,7 @@ class ParetoAligner:
         rows = read_rows(data)
         kept_back = None if held_out is None else read_rows(held_out, "eval_prompts", like=rows)
         check_groups(rows if kept_back is None else kept_back, self.settings.eval_group)
+        self.objectives.check_columns(rows[0].columns)
         return rows, kept_back
 
     def _split(self, plan: Plan, base: Base, given: Any, kept_back: Any) -> Splits:
@@ -355,7 +360,7 @@ class ParetoAligner:
                 held_out = encode_rows(kept_back, base, settings.max_new_tokens, "eval_prompts")
         return split_prompts(rows, held_out, settings.eval_prompts, settings.seed)
 
-    def resume(self, output_dir: Any) -> ParetoFront:
+    def resume(self, output_dir: Any = None) -> ParetoFront:
         """Go on with a run of this aligner that was stopped or killed, from its last checkpoint.
 
         The aligner must be built as the one that began the run: the same model, objectives and settings. On the same
@@ -363,14 +368,14 @@ class ParetoAligner:
         for byte; on a GPU with `deterministic=True`. A run that had come to its end is loaded as it is.
 
         Args:
-            output_dir: The run folder. Its prompts are read from it.
+            output_dir: The run folder; by default the constructor's. Its prompts are read from it.
 
         Returns:
             The front, as measured on the report split.
 
         Raises:
             FrontFileError: The folder holds no run that can be resumed, or another process works in it.
-            ConfigError: This aligner differs from the one that began the run; it says in what.
+            ConfigError: This aligner differs from the one that began the run; it says in what. Or no folder is given.
         """
         from pareto_align.front import read_front
         from pareto_align.runs.checkpoint import has_checkpoint, read_checkpoint
@@ -382,7 +387,9 @@ class ParetoAligner:
             read_splits,
         )
 
-        folder = Path(os.path.expanduser(output_dir))
+        if not isinstance(self, ParetoAligner):
+            raise ConfigError("Call `resume` of an aligner built as the run's was: ParetoAligner(...).resume(folder).")
+        folder = path_of(self.output_dir if output_dir is None else output_dir, "output_dir")
         record = read_run_record(folder)
         if not (done := ended(folder)):
             with locked(folder):  # one that is in use says so before torch is imported, which takes seconds
@@ -402,7 +409,7 @@ class ParetoAligner:
                 )
             if (folder / "front" / "front.json").exists():
                 read_front(folder / "front")  # one that cannot be read could not be written anew: better now than later
-            base = self._load_base()
+            base = self._load_base(callbacks)
             check_same_base(record, base)
             warn_of_other_machine(record, base)
             splits = read_splits(folder, base, record.get("prompts"))
@@ -411,14 +418,12 @@ class ParetoAligner:
 
     @contextmanager
     def _followed(self) -> Iterator[list[Callable[[Mapping[str, Any]], None]]]:
-        """The callbacks of a run, which are told that it begins; what shows it is closed whatever happens."""
-        from pareto_align.runs.journal import announce
+        """The callbacks of a run, with what shows it, which is closed whatever happens."""
         from pareto_align.runs.progress import follow
 
         shown = follow(self.settings.steps, self.objectives.names, self.objectives.axes) if self.progress else None
         callbacks = [*self.callbacks, *([] if shown is None else [shown])]
         try:
-            announce(callbacks, "loading the model")
             yield callbacks
         finally:
             if shown is not None:
@@ -445,11 +450,15 @@ class ParetoAligner:
         write_card(front.record, folder / "front")
         return front
 
-    def _load_base(self) -> Base:
+    def _load_base(self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = ()) -> Base:
+        """The model, loaded; callbacks are told of it, since it takes a while."""
         from transformers.utils import logging
 
         from pareto_align.policies.base import load_base
+        from pareto_align.runs.journal import announce
 
+        named = f" {self.model}, which the Hugging Face Hub is asked for" if is_asked_of_hub(self.model) else ""
+        announce(callbacks, f"loading the model{named}")
         silenced = not self.progress and logging.is_progress_bar_enabled()
         if silenced:
             logging.disable_progress_bar()
@@ -475,8 +484,8 @@ class ParetoAligner:
             raise ConfigError(f"`trust_remote_code` must be True or False. Found {self.trust_remote_code!r}.")
         if not isinstance(self.use_chat_template, bool | None):
             raise ConfigError(f"`use_chat_template` must be True, False or None. Found {self.use_chat_template!r}.")
-        if not isinstance(self.output_dir, str | os.PathLike | None) or self.output_dir == "":
-            raise ConfigError(f"`output_dir` must be a folder or None. Found {self.output_dir!r}.")
+        if self.output_dir is not None:
+            path_of(self.output_dir, "output_dir")
         if isinstance(self.dtype, str) and self.dtype.removeprefix("torch.") not in DTYPES:
             raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}. Found {self.dtype!r}.")
         named = self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike)

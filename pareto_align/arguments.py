@@ -13,12 +13,14 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -35,6 +37,7 @@ __all__ = [
     "Whole",
     "Within",
     "arguments_of",
+    "path_of",
     "plain",
 ]
 
@@ -179,6 +182,17 @@ def _words(hint: Any) -> str:
             return "a positive number"
         return _words(number) + str(within)
     return {bool: "true or false", int: "a whole number", float: "a number"}[hint]
+
+
+def path_of(value: Any, argument: str) -> Path:
+    """The file or folder that a user named, `~` being their home.
+
+    Raises:
+        ConfigError: It is no path.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise ConfigError(f"`{argument}` must be a path, as text or a `Path`. Found {value!r:.80}.")
+    return Path(os.path.expanduser(value))
 
 
 def arguments_of(thing: Any) -> dict[str, Any]:

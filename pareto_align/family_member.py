@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
@@ -75,7 +76,7 @@ class FamilyMember:
         Raises:
             FrontFileError: The folder has something in it, or the family cannot be read.
         """
-        target = Path(path).expanduser()
+        target = path_of(path, "path")
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
         self._write(target)

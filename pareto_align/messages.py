@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pareto_align.errors import ConfigError, PromptError
+from pareto_align.printable import kind_of
 
 __all__ = ["Prompt", "messages_in_parts", "read_prompt", "template_variables"]
 
@@ -40,9 +41,8 @@ def read_prompt(found: Any) -> Prompt:
     if not isinstance(found, list | tuple) and hasattr(found, "tolist"):
         found = found.tolist()  # an array, as frames and Parquet files have them
     if not (isinstance(found, list | tuple) and found and all(isinstance(turn, Mapping) for turn in found)):
-        raise PromptError(
-            f"A prompt must be a string or a list of chat messages. Found a {type(found).__name__}: {found!r:.80}."
-        )
+        shown = "" if found is None else f": {found!r:.80}"
+        raise PromptError(f"A prompt must be a string or a list of chat messages. Found {kind_of(found)}{shown}.")
     return [_message(turn, number) for number, turn in enumerate(found)]
 
 

@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         if isinstance(part, Mapping):
             settings = dict(part)
             if "name" not in settings:
-                raise ConfigError(f"`{self.kind}` given as a mapping needs `name`. Found {sorted(settings, key=str)}.")
+                raise ConfigError(f"`{self.kind}` given as a mapping needs `name`. Found {settings!r:.80}.")
             name = settings.pop("name")
         if not isinstance(name, str):
             raise ConfigError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
@@ -29,7 +30,7 @@ from pareto_align.report.explanation import explanation
 from pareto_align.report.fallen import Fallen, fallen_entries, in_words
 from pareto_align.report.request import Answer, answer
 from pareto_align.report.table import front_table, html_table, text_table
-from pareto_align.report.units import axes_of, decimals, interval_text, measured, optimized
+from pareto_align.report.units import axes_of, decimals, interval_texts, measured, optimized
 from pareto_align.runs.checkpoint import remove_checkpoint
 from pareto_align.runs.folder import in_use
 from pareto_align.runs.journal import scan_journal
@@ -133,6 +134,12 @@ class Member:
 
         Returns:
             One completion a prompt.
+
+        Raises:
+            ConfigError: `batch_size` or `seed` is none, or transformers does not take what is passed to it.
+            PromptError: A prompt is empty, or neither text nor chat messages.
+            ModelError: The base or the adapter cannot be loaded; where the run was given a model in memory, the front's
+                `base` must be set first.
         """
         return self._front.server().generate(self.adapter_path, prompts, batch_size=batch_size, seed=seed, **kw)
 
@@ -140,7 +147,8 @@ class Member:
         front, parts = self._front, []
         for i, name in enumerate(front.names):
             digits = decimals(front.halfwidth[:, i], front.values[:, i])
-            parts.append(f"{name} {interval_text(self.values[i], self.halfwidth[i], digits)}")
+            (text,) = interval_texts(self.values[i : i + 1], self.low[i : i + 1], self.high[i : i + 1], digits)
+            parts.append(f"{name} {text}")
         return one_line(f"<{type(self).__name__} {self.id}: {', '.join(parts)}>")
 
     def _repr_html_(self) -> str:
@@ -153,12 +161,12 @@ class Choice:
     Attributes:
         member: The chosen member.
         regret: Expected loss against the member that is truly best, in normalised utility: what noise may cost. NaN
-            where one measurement says nothing of the noise.
+            where one measurement, or a few all equal, say nothing of the noise.
         runner_up: The member that comes second, or None on a front of one.
         probability_best: How likely the choice is the best on all prompts like those measured on, by Student's t; NaN
-            where one measurement says nothing of the noise.
+            where one measurement, or a few all equal, say nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
-            where one measurement says nothing of the noise.
+            where one measurement, or a few all equal, say nothing of the noise.
         rule: The rule that chose: "chebyshev", "linear" or "knee".
         reason: A few sentences saying why, and how the preference was read.
     """
@@ -211,7 +219,7 @@ class Choice:
         second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
         member = repr(self.member).removeprefix("<Member ").removesuffix(">")
         if np.isnan(self.probability_best):
-            return one_line(f"<Choice {member}; measured once, so not known to be the best{second}>")
+            return one_line(f"<Choice {member}; not known to be the best, too little was measured{second}>")
         sure = f"best with probability {self.probability_best:.2f}, regret {self.regret:.3f}"
         return one_line(f"<Choice {member}; {sure}{second}>")
 
@@ -232,7 +240,8 @@ class ParetoFront:
         high: [n, M] upper ends.
         halfwidth: [n, M] half the widths of those intervals.
         doubts: [n][M] why an interval is not to be trusted, "" where it is.
-        base: The base model in memory, if `generate` should use that one; by default it is loaded by its name.
+        base: The base model in memory, as `pareto_align.policies.load_base` gives it, if `generate` should use that
+            one; by default it is loaded by its name.
     """
 
     def __init__(
@@ -271,9 +280,10 @@ class ParetoFront:
             verify: Whether front.json and the adapter files are compared with their checksums.
 
         Raises:
+            ConfigError: `path` is no path.
             FrontFileError: There is no front, its front.json is damaged, or a path or link in it leaves the folder.
         """
-        folder = Path(os.path.expanduser(path))
+        folder = path_of(path, "path")
         if folder.name == "front.json":
             folder = folder.parent
         if not exporting.front_folder(folder).joinpath("front.json").exists() and in_use(folder):
@@ -377,8 +387,18 @@ class ParetoFront:
 
         Returns:
             The hypervolume, or (hypervolume, low, high) where an interval is asked for.
+
+        Warns:
+            ParetoAlignWarning: No member is better than the reference given in every objective.
         """
         found = front_hypervolume(self.record, reference, confidence=0.95 if confidence is None else confidence)
+        if reference is not None and found.value == 0 and len(self):
+            warnings.warn(
+                f"No member is better than the reference {reference!r} in every objective, so nothing lies above it: "
+                "the hypervolume is 0.",
+                ParetoAlignWarning,
+                stacklevel=2,
+            )
         return found.value if confidence is None else (found.value, found.low, found.high)
 
     def plot(self, *, labels: bool = True) -> Figure:
@@ -476,7 +496,7 @@ class ParetoFront:
         Raises:
             FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here.
         """
-        target = Path(os.path.expanduser(path))
+        target = path_of(path, "path")
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
         if taken and target.resolve() != self.folder.resolve():
             raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
@@ -511,7 +531,7 @@ class ParetoFront:
             FrontFileError: The folder has something in it, or an adapter is missing.
         """
         adapters = {member.id: member.adapter_path for member in self._members}
-        return exporting.export_adapters(self.record, adapters, Path(os.path.expanduser(path)), format)
+        return exporting.export_adapters(self.record, adapters, path_of(path, "path"), format)
 
     def card(self) -> str:
         """The model card of the front folder, README.md for the Hugging Face Hub."""
@@ -523,9 +543,9 @@ class ParetoFront:
             from pareto_align.policies.serving import Server
 
             said = {name: self.record.config.get(name) for name in SAMPLING}
-            self._server = Server(
-                self.record.base, base=self.base, **{name: value for name, value in said.items() if value is not None}
-            )
+            self._server = Server(self.record.base, **{name: v for name, v in said.items() if v is not None})
+        if self._server.base is None:
+            self._server.base = self.base
         return self._server
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ MEANT: dict[str, str] = {
     "rank": "r",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
+    "lr": "learning_rate",
     "num_generations": "group_size",
     "max_completion_length": "max_new_tokens",
     "max_steps": "steps",

@@ -18,12 +18,14 @@ from pareto_align import (
     ModelError,
     Objective,
     ObjectiveError,
+    ParetoAligner,
     ParetoAlignWarning,
     ParetoFront,
     PreferenceError,
     PromptError,
 )
 from pareto_align.learning.credit import make_credit
+from pareto_align.objectives import brevity, exact_match, keyword_coverage, lexicographic, numeric_answer, of_group
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.testing.problems import get_problem
 from pareto_align.tuning.sweep import _problem
@@ -50,8 +52,8 @@ def refused(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **
         ({"tokenizer": 3}, "`tokenizer` must be .* Found 3"),
         ({"trust_remote_code": "no"}, "`trust_remote_code` must be True or False. Found 'no'"),
         ({"use_chat_template": "no"}, "`use_chat_template` must be True, False or None. Found 'no'"),
-        ({"output_dir": ""}, "`output_dir` must be a folder or None. Found ''"),
-        ({"output_dir": 3}, "`output_dir` must be a folder or None. Found 3"),
+        ({"output_dir": ""}, "`output_dir` must be a path, as text or a `Path`. Found ''"),
+        ({"output_dir": 3}, "`output_dir` must be a path, as text or a `Path`. Found 3"),
         ({"chat_template_kwargs": "no"}, "`chat_template_kwargs` must map names to values. Found 'no'"),
         ({"num_generations": 4}, r"Unknown setting 'num_generations'. Did you mean 'group_size'\?"),
         ({"seed": "a"}, "`seed` must be a whole number of at least 0"),
@@ -176,7 +178,7 @@ def test_preferences_that_are_none(preference, said, tmp_path):
         ({"learner": "grop"}, "grop"),
         ({"weighting": "chebishev"}, "chebyshev"),
         ({"explorer": "gird"}, "grid"),
-        ({"explorer": Grid([[1, 0]])}, "1 preferences for a population of 3"),
+        ({"explorer": Grid([[1, 0]])}, "Found 1 for a population of 3"),
         ({"kl": "k2"}, "k2"),
         ({"kl_coef": -1.0}, "kl_coef"),
         ({"clip": 0.0}, "clip"),
@@ -188,6 +190,97 @@ def test_preferences_that_are_none(preference, said, tmp_path):
 )
 def test_settings_that_make_no_sense(settings, said, tmp_path):
     refused(tmp_path / "run", ConfigError, said, **settings)
+
+
+def untouched(folder, error, said, objectives=None, *, prompts=PROBLEM.prompts, **settings):
+    """The error comes before a model is looked for, and before anybody is told that one is loaded."""
+    told = []
+    with pytest.raises(error, match=said):
+        fit(folder, objectives, prompts=prompts, model="no/such/model", callbacks=[told.append], **settings)
+    assert told == []
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        lambda completions, answer: [0.0] * len(completions),
+        exact_match(column="answer"),
+        lexicographic([brevity(), numeric_answer(column="answer")]),
+        keyword_coverage(column="answer"),
+        of_group(brevity(), column="answer", group="x"),
+    ],
+    ids=["parameter", "ready-made", "composed", "keywords", "group"],
+)
+def test_a_column_that_a_reward_reads_is_missed_before_a_model_is_loaded(reward, tmp_path):
+    objectives = [*PROBLEM.objectives(), Objective("right", reward, role="audit")]
+    untouched(
+        tmp_path / "run", ObjectiveError, r"Objective 'right' needs the column 'answer', .* \(they have: 'topic'\)",
+        objectives, prompts=[{"prompt": prompt, "topic": "x"} for prompt in PROBLEM.prompts],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"explorer": Grid([[1, 0]])}, "Found 1 for a population of 3"),
+        ({"learner": "grop"}, "Did you mean 'grpo'"),
+        ({"weighting": {"name": "chebyshev", "ideal": [0, 0], "nadir": [1, 1]}}, "`ideal` must lie above `nadir`"),
+        ({"eval_group": "topic"}, "'topic'"),
+    ],
+)
+def test_nobody_is_told_of_a_model_that_is_not_needed_to_see_the_error(settings, said, tmp_path):
+    untouched(tmp_path / "run", (ConfigError, PromptError), said, **settings)
+
+
+@pytest.mark.parametrize("model", ["no/such/folder/at/all", "my model", "./none"])
+def test_a_model_that_can_be_nowhere_is_said_at_once(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # nobody is asked
+    with pytest.raises(ModelError, match="there is no such folder or file"):
+        fit(tmp_path / "run", model=model, tokenizer=None)
+
+
+def test_who_waits_for_the_hub_is_told_so(tmp_path, monkeypatch):
+    def unreachable(*args, **keywords):
+        raise OSError("no network")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", unreachable)
+    told = []
+    with pytest.raises(ModelError, match="Cannot load the model 'no/such': no network"):
+        fit(tmp_path / "run", model="no/such", callbacks=[told.append])
+    assert [event["stage"] for event in told] == ["loading the model no/such, which the Hugging Face Hub is asked for"]
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"run"])
+def test_resume_needs_a_folder(folder):
+    with pytest.raises(ConfigError, match="`output_dir` must be a path"):
+        make().resume(folder)
+    with pytest.raises(ConfigError, match="Call `resume` of an aligner"):
+        ParetoAligner.resume(folder)
+
+
+def test_resume_takes_the_folder_of_the_constructor(tmp_path):
+    with pytest.raises(FrontFileError, match=r"run holds no run"):
+        make(output_dir=tmp_path / "run").resume()
+
+
+def test_words_on_devices_and_targets(tmp_path):
+    with pytest.raises(ModelError, match=r"Unknown device 'gpu'. Use 'auto', 'cpu', 'cuda'"):
+        fit(tmp_path / "run", device="gpu")
+    for given, meant in (("q_proj", r"\['q_proj'\]"), ("q_proj, v_proj", r"\['q_proj', 'v_proj'\]")):
+        with pytest.raises(ModelError, match=f"give a list, target_modules={meant}"):
+            fit(tmp_path / "run", lora=lora(target_modules=given))
+
+
+@pytest.mark.parametrize("given", ["ab", {"r1": 1}, 3])
+def test_a_grid_that_is_none_is_named(given):
+    with pytest.raises(ConfigError, match="Explorer 'grid': `preferences` must be a list of preferences, one for each"):
+        make(explorer=Grid(given))
+
+
+def test_of_a_grid_the_preference_that_is_none_is_numbered(tmp_path):
+    said = "Explorer 'grid', preference 2: Found 1"
+    refused(tmp_path / "run", PreferenceError, said, explorer=Grid([[1, 0], [0, 1], [1]]))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +330,8 @@ def test_a_folder_that_cannot_be_locked_is_said_and_the_model_given_back(tmp_pat
         ({"weighting": {"name": "chebyshev", "mu": 0.2}}, None),
         ({"explorer": {"name": "random", "every": 3}}, None),
         ({"weighting": {"name": "chebyshev", "mew": 0.2}}, "'chebyshev' has no setting 'mew'"),
-        ({"weighting": {"mu": 0.2}}, "needs `name`"),
+        ({"weighting": {"mu": 0.2}}, "needs `name`. Found {'mu': 0.2}"),
+        ({"weighting": {}}, "`weighting` given as a mapping needs `name`. Found {}"),
         (
             {"explorer": {"name": "random", "evry": 3}},
             "'random' has no setting 'evry'. Did you mean 'every'",

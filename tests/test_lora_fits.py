@@ -51,7 +51,7 @@ def test_a_member_that_means_something_else_at_load_is_said_loudly_and_for_good(
         path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 4000}))
 
     monkeypatch.setattr(PolicyPopulation, "save_adapter", saved_wrongly)
-    with pytest.warns(ParetoAlignWarning, match=r"may not be what was measured.*its logits differ by"):
+    with pytest.warns(ParetoAlignWarning, match=r"may not be what was measured.*its log-probabilities differ by"):
         make(output_dir=tmp_path / "run").fit(list(PROBLEM.prompts))
     with pytest.warns(ParetoAlignWarning, match="may not be what was measured"):
         front = ParetoFront.load(tmp_path / "run")

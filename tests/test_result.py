@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent / "report"))  # the builders that t
 
 from front_records import estimate, objective, paired, record, tone_and_length
 
-from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning, PreferenceError
+from pareto_align.errors import (
+    ConfigError,
+    FrontFileError,
+    ModelError,
+    ParetoAlignWarning,
+    PreferenceError,
+    PromptError,
+)
+from pareto_align.front import Estimate
 from pareto_align.front.storage import FrontRecord, write_front
 from pareto_align.result import ParetoFront
 
@@ -226,6 +235,45 @@ def test_a_limit_kept_only_in_the_mean_is_said_so(front):
     assert "It keeps length at most 31 in the mean, but not with 95 % confidence" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("ask", "error", "said"),
+    [
+        (lambda front: front.select(at_least=0.5), PreferenceError, "`at_least` must map objectives to numbers"),
+        (lambda front: front.select(at_most=0), PreferenceError, r"such as \{'tone': 0.5\}. Found 0"),
+        (lambda front: front.select(at_least=["tone"]), PreferenceError, r"Found \['tone'\]"),
+        (lambda front: front.select({"tone": True}), PreferenceError, "must be a finite number .* Found True"),
+        (lambda front: front.select([True, False]), PreferenceError, "must be a finite number .* Found True"),
+        (lambda front: ParetoFront.load(3), ConfigError, "`path` must be a path, as text or a `Path`. Found 3"),
+        (lambda front: ParetoFront.load(None), ConfigError, "Found None"),
+        (lambda front: ParetoFront.load(""), ConfigError, "Found ''"),
+        (lambda front: front.save(b"x"), ConfigError, "Found b'x'"),
+        (lambda front: front.export(3), ConfigError, "Found 3"),
+        (lambda front: front[0].generate(3), PromptError, "must be a prompt or a list of prompts. Found 3"),
+        (lambda front: front[0].generate({"prompt": "<0>"}), PromptError, "must be a prompt or a list of prompts"),
+        (lambda front: front[0].generate(["<0>", 3]), PromptError, "Prompt 1: A prompt must be a string"),
+        (lambda front: front[0].generate(["<0>", "<0>!"]), PromptError, "Prompt 1: the tokenizer refuses it: "),
+        (lambda front: front[0].generate("<0>", batch_size="a"), ConfigError, "`batch_size` must be a whole number"),
+        (lambda front: front[0].generate("<0>", batch_size=0), ConfigError, "of at least 1. Found 0"),
+        (lambda front: front[0].generate("<0>", seed=1.5), ConfigError, "`seed` must be a whole number"),
+        (lambda front: front[0].generate("<0>", seed=-1), ConfigError, "of at least 0. Found -1"),
+        (lambda front: front[0].generate("<0>", temprature=1), ConfigError, "does not take {'temprature': 1}"),
+        (lambda front: front[0].generate("<0>", temperature="hot"), ConfigError, "not take {'temperature': 'hot'}"),
+        (lambda front: front.select().generate("<0>", max_new_tokens=-1), ConfigError, "does not take"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_wrongly_is_said_by_us(front, ask, error, said):
+    with pytest.raises(error, match=said):
+        ask(front)
+
+
+def test_a_reference_above_all_members_is_said(front):
+    with pytest.warns(ParetoAlignWarning, match=r"No member is better than the reference \[0.9, 5\] in every"):
+        assert front.hypervolume(reference=[0.9, 5]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert front.hypervolume(reference=[0.5, 50]) > 0
+
+
 def test_wrong_requests(front):
     with pytest.raises(PreferenceError, match="limit it with `at_most`"):
         front.select([1, 1], at_least={"length": 10})
@@ -264,6 +312,13 @@ def test_a_choice_points_to_its_member(front):
 
 
 # ---- shipping --------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_and_a_choice_print_the_ends_of_an_interval_that_is_not_symmetric():
+    rare = Estimate.from_samples(np.array([[1.0, -30.0]] * 2 + [[0.0, -31.0]] * 30), range(32))
+    front = in_memory(record([objective("tone"), objective("length", maximize=False, bounds=None)], [rare]))
+    assert "tone 0.06 (0.01 to 0.21), length 30.938 ± 0.089" in repr(front[0])
+    assert "tone 0.06 (0.01 to 0.21)" in repr(front.select({"tone": 1}))
 
 
 def test_save_and_load_again(front, tmp_path):
@@ -352,6 +407,17 @@ def test_a_run_on_a_model_in_memory_asks_for_it(front, base_folder):
     with pytest.raises(ModelError, match=r"load_model\(base=\.\.\.\)"):
         front["a"].load_model()
     assert front["a"].load_model(AutoModelForCausalLM.from_pretrained(base_folder)) is not None
+
+
+def test_generate_of_a_run_on_a_model_in_memory_says_how_to_give_it(front, base_folder):
+    from pareto_align.policies import load_base
+
+    front.record.base["name"] = None
+    for who in (front["a"], front.select({"tone": 1})):
+        with pytest.raises(ModelError, match=r"Set it: front\.base = load_base\(model, tokenizer=\.\.\.\)"):
+            who.generate(PROMPTS)
+    front.base = load_base(str(base_folder), dtype="float32", device="cpu")
+    assert len(front["a"].generate(PROMPTS)) == 3
 
 
 def test_generate_answers_each_prompt_with_the_members_adapter(front):

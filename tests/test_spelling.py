@@ -28,6 +28,7 @@ def test_unknown_keywords_are_told_what_was_meant():
         ("num_generations", r"Unknown setting 'num_generations'. Did you mean 'group_size'\?"),
         ("max_completion_length", "Did you mean 'max_new_tokens'"),
         ("beta", "Did you mean 'kl_coef'"),
+        ("lr", "Did you mean 'learning_rate'"),
         ("epsilon", "Did you mean 'clip'"),
         ("peft_config", "Did you mean 'lora'"),
         ("stpes", "Did you mean 'steps'"),
@@ -56,17 +57,17 @@ def test_every_name_leads_to_one_that_exists():
 def test_trl_knows_these_names_and_the_page_has_them():
     trl = pytest.importorskip("trl")
     theirs = {*inspect.signature(trl.GRPOConfig).parameters, *inspect.signature(trl.GRPOTrainer).parameters}
-    elsewhere = {"rank", "alpha", "dropout", "load_in_4bit", "load_in_8bit", "max_prompt_length"}
+    elsewhere = {"rank", "alpha", "dropout", "lr", "load_in_4bit", "load_in_8bit", "max_prompt_length"}
     assert {*MEANT, *ELSEWHERE} - theirs <= elsewhere
     page = (DOCS / "trl.md").read_text(encoding="utf-8")
-    for name in {*MEANT, *ELSEWHERE} - {"rank", "alpha", "dropout"}:
+    for name in {*MEANT, *ELSEWHERE} - {"rank", "alpha", "dropout", "lr"}:
         assert f"| `{name}` | " + (f"`{MEANT[name]}` |" if name in MEANT else "") in page, name
 
 
 # ---- objectives as TRL takes them ------------------------------------------------------------------------------------
 
 
-def test_functions_mappings_and_names_of_reward_models_are_objectives():
+def test_functions_mappings_and_names_of_reward_models_are_objectives(tmp_path):
     aligner = ParetoAligner("some/model", [right, Objective("brief", short, role="audit"), brevity(20), "org/helpful"])
     assert aligner.objectives.names == ("right", "brief", "brevity", "helpful")
     assert aligner.objectives[0] == Objective("right", right)
@@ -76,7 +77,8 @@ def test_functions_mappings_and_names_of_reward_models_are_objectives():
     assert type(named.objectives[2].reward) is reward_model
     with pytest.warns(ParetoAlignWarning, match="only objective"):
         assert ParetoAligner("some/model", right).objectives.names == ("right",)
-    assert [objective.name for objective in as_objectives("./models/helpful/")] == ["helpful"]
+    (tmp_path / "helpful").mkdir()
+    assert [objective.name for objective in as_objectives(f"{tmp_path}/helpful/")] == ["helpful"]
 
 
 @pytest.mark.parametrize(

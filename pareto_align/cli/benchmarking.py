@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pareto_align.cli.output import say
+from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def bench(arguments: argparse.Namespace) -> None:
         budgets=tuple(arguments.budgets),
         repeats=arguments.repeats,
     )
+    if is_asked_of_hub(arguments.model):
+        say(f"Loading {arguments.model}, which the Hugging Face Hub is asked for ...", to=sys.stderr)
     base = load_base(
         arguments.model, device=arguments.device, dtype=arguments.dtype, quantization=arguments.quantization
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pareto_align.cli.output import print_json, say
+from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ParetoAlignError, PreferenceError, PromptError
 from pareto_align.printable import one_line
 from pareto_align.result import Member, ParetoFront
@@ -37,6 +38,8 @@ def chat(arguments: argparse.Namespace) -> None:
         talk.take(arguments.member)
     else:
         talk.prefer(arguments.prefer)
+    if is_asked_of_hub(name := front.record.base.get("name")):
+        say(f"The base model is {name}, which the Hugging Face Hub is asked for.", to=sys.stderr)
     try:
         if arguments.prompt is not None:
             talk.answer(arguments.prompt)

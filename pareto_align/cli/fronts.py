@@ -25,9 +25,7 @@ def front(arguments: argparse.Namespace) -> None:
         return
     print_front(loaded)
     if arguments.all:
-        say(
-            "\n" + "\n".join(["Not kept:", *fallen_lines(loaded.record)] if loaded.fallen else ["Everything was kept."])
-        )
+        say("\n" + "\n".join(fallen_lines(loaded.record) or ["Everything was kept."]))
 
 
 def select(arguments: argparse.Namespace) -> None:
@@ -55,7 +53,7 @@ def select(arguments: argparse.Namespace) -> None:
     say(shown)
     say(choice.reason)
     say(choice.explain())
-    known = choice.probability_best == choice.probability_best  # NaN where one measurement says nothing of the noise
+    known = choice.probability_best == choice.probability_best  # NaN where nothing is known of the noise
     told = f"{choice.regret:.4f} of the objectives' range, expected from noise" if known else "not known"
     say(f"Regret:           {told}")
     say(f"Runner-up:        {second or 'none'}")

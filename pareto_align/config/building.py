@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.aligner import ParetoAligner
+from pareto_align.arguments import path_of
 from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_types, whole
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
@@ -83,7 +84,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
         ObjectiveError: The objectives do not make a problem.
         PromptError: A prompt file cannot be read.
     """
-    path = Path(os.path.expanduser(path))
+    path = path_of(path, "path")
     values = read_config(path, overrides)
     folder = path.absolute().parent
     compares = values.get("comparisons") is not None
@@ -99,6 +100,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
             f"{other}. Give `comparisons` with `eval_comparisons`, or `prompts` with `eval_prompts`."
         )
     aligner = _aligner(values, folder, **more)
+    prompts: Any
+    eval_prompts: Any
     if compares:
         prompts = _comparisons("comparisons", values["comparisons"], folder)
         given = values.get("eval_comparisons")

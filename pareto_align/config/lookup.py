@@ -93,7 +93,8 @@ def build(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) ->
     try:
         return make(**arguments)
     except ParetoAlignError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        named = f"{getattr(make, 'kind', '')} {getattr(make, 'name', '')!r}: "  # how a part itself begins
+        raise ConfigError(f"{where}: {str(error).removeprefix(named)}") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} cannot be made with {dict(arguments)}: {error}") from error
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pareto_align.arguments import path_of
 from pareto_align.data.rows import read_row
 from pareto_align.errors import PromptError
+from pareto_align.printable import kind_of
 
 __all__ = ["read_prompt_file"]
 
@@ -27,7 +28,7 @@ def read_prompt_file(path: str | Path) -> list[Any]:
     Raises:
         PromptError: The file cannot be read, is of another kind, or a line holds no prompt.
     """
-    file = Path(os.path.expanduser(path))
+    file = path_of(path, "path")
     readers: dict[str, Callable[[Path], list[Any]]] = {
         ".txt": _text,
         ".jsonl": _json_lines,
@@ -75,7 +76,7 @@ def _json_lines(file: Path) -> list[Any]:
 def _json(file: Path) -> list[Any]:
     found = _loads(file.read_text(encoding="utf-8-sig"), str(file))
     if not isinstance(found, list):
-        raise PromptError(f"{file} must hold a list of prompts. Found a {type(found).__name__}.")
+        raise PromptError(f"{file} must hold a list of prompts. Found {kind_of(found)}.")
     return [_checked(item, f"{file}, prompt {number}") for number, item in enumerate(found)]
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TRUTH_KEYS, TUNING_KEYS, check_keys
 from pareto_align.errors import ConfigError
+from pareto_align.printable import kind_of
 from pareto_align.runs.settings import settings_help
 
 __all__ = ["DEFAULT_NAMES", "read_config"]
@@ -150,7 +151,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
         raise ConfigError(f"The config {file} is not UTF-8 text.") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise ConfigError(f"The config {file} must map keys to values. Found a {type(values).__name__}.")
+        raise ConfigError(f"The config {file} must map keys to values. Found {kind_of(values)}.")
     for override in overrides:
         _apply(values, override)
     check_keys(values, [*SECTIONS, *settings_help()], str(file))
@@ -160,7 +161,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
         check_keys(values["tuning"], TUNING_KEYS, "`tuning`")
     objectives = values.get("objectives")
     if not isinstance(objectives, list | None):
-        raise ConfigError(f"`objectives` must be a list of objectives. Found a {type(objectives).__name__}.")
+        raise ConfigError(f"`objectives` must be a list of objectives. Found {kind_of(objectives)}.")
     for number, objective in enumerate(objectives or []):
         check_keys(objective, OBJECTIVE_KEYS, f"`objectives.{number}`")
     return values

@@ -12,6 +12,7 @@ from typing import Any
 from pareto_align.errors import ConfigError, PromptError
 from pareto_align.messages import read_prompt, template_variables
 from pareto_align.objectives.calling import ROLLOUT_NAMES, TRAINER_NAMES
+from pareto_align.printable import kind_of
 
 __all__ = ["Row", "list_prompts", "read_row", "read_rows"]
 
@@ -108,7 +109,7 @@ def list_prompts(prompts: Any, argument: str = "prompts") -> list[Any]:
     Raises:
         PromptError: It is nothing that has rows in an order.
     """
-    found = f"Found a {type(prompts).__name__}"
+    found = f"Found {kind_of(prompts)}"
     if isinstance(prompts, str | bytes | bytearray | os.PathLike | io.IOBase):
         raise PromptError(
             f"`{argument}` must be a list of prompts. {found}. A file of prompts is read by "

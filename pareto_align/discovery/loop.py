@@ -96,6 +96,7 @@ class FrontDiscovery:
         self.step = 0
         self.trained = False
         self._asked = time.monotonic()
+        self._drawn: np.ndarray | None = None
 
     def run(self) -> None:
         """Train, measure and publish, from where the state is. Whatever stops it, the front so far is on disk.
@@ -150,8 +151,8 @@ class FrontDiscovery:
         """
         self._asked = time.monotonic()
         if self.family is not None:
-            drawn = self.explorer.draw(seed_for(self.settings.seed, "preferences", self.step))
-            self._serve(self.grid if drawn is None else drawn)
+            self._drawn = self.explorer.draw(seed_for(self.settings.seed, "preferences", self.step))
+            self._serve(self.grid if self._drawn is None else self._drawn)
         return self.learner.collect(self.step)
 
     def tell(self, seen: Experience) -> None:
@@ -233,6 +234,7 @@ class FrontDiscovery:
             length=seen.lengths(),
             **report.more,
             seconds=round(time.monotonic() - self._asked, 3),
+            **({} if self._drawn is None else {"preferences": self._drawn}),
         )
         return report
 

@@ -83,6 +83,7 @@ class Publisher:
             scale_lower=self.scale.lower[axes],
             scale_upper=self.scale.upper[axes],
             rivals=rivals,
+            bounds=[self.objectives[axis].maximized_bounds for axis in axes],
         )
         return float(value), float(low), float(high)
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import Estimate, student_quantile
 from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume
+from pareto_align.front.intervals import beyond_alike
 
 __all__ = ["bootstrap_hypervolume"]
 
@@ -25,6 +26,7 @@ def bootstrap_hypervolume(
     scale_lower: ArrayLike,
     scale_upper: ArrayLike,
     rivals: Sequence[Sequence[Estimate]] = (),
+    bounds: Sequence[tuple[float, float] | None] | None = None,
     n_boot: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -43,6 +45,9 @@ def bootstrap_hypervolume(
       measurements, is there because it was lucky. The luck is what the best of a group gains if all are truly equal,
       the worst case; the lower end is that of the members without it.
 
+    Resampling measurements that are all alike gives them once more. What was not among them is drawn within `bounds`;
+    without, few of them leave the noise not known.
+
     The interval is widened to contain v where necessary. Measured on prompts that nothing was chosen on, members have
     no rivals.
 
@@ -53,6 +58,8 @@ def bootstrap_hypervolume(
         scale_lower: [m] value of each axis that becomes 0.
         scale_upper: [m] value of each axis that becomes 1.
         rivals: For each member the estimates that it was chosen among; empty where nothing was chosen.
+        bounds: For each axis what its rewards cannot leave, in the estimates' units; None, for an axis or for all: not
+            known.
         n_boot: Number of bootstrap replicates.
         seed: Seed of the replicates.
         confidence: Coverage aimed at.
@@ -80,9 +87,14 @@ def bootstrap_hypervolume(
     means = np.stack([e.mean for e in members])
     n_boot = n_boot if quick else min(n_boot, 200)
     value = volume(means)
-    if np.isnan([e.stderr for e in members]).any():
+    if np.isnan([e.noise(bounds) for e in members]).any():
         return (value if quick else hypervolume((means - lower) / (upper - lower), ref)), np.nan, np.nan
     replicates = means + _widening(members, confidence) * (_bootstrap_means(members, means, n_boot, rng) - means)
+    for k, member in enumerate(members):
+        for j, ends in enumerate(bounds or ()):
+            if ends is not None and member.alike[j]:
+                # a replicate errs as the means do: by their distance from the truth, not by the truth's from them
+                replicates[:, k, j] -= beyond_alike(means[k, j], int(member.counts[j]), ends, n_boot, rng)
     volumes = np.array([volume(points) for points in replicates])
     tail = 50 * (1 - confidence)
     q_low, q_high = np.percentile(volumes, [tail, 100 - tail])

@@ -18,7 +18,8 @@ over prompts, and their covariance that of Liang and Zeger with the factor c / (
 A standard error is itself estimated from n units, so intervals and decisions use Student's t with n - 1 degrees of
 freedom: with 8 prompts a 95 % interval is 2.36 standard errors wide on either side, not 1.96. *One* unit says nothing
 of its own noise: variances are NaN then, not 0, so that whatever is computed with them is NaN, and no comparison with
-it is true.
+it is true. A *few* units that are all equal say as little: their variance is 0, and what they leave open is a matter of
+what they might have been, see `Estimate.noise`.
 
 References:
     Liang, Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73 (1986).
@@ -36,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
-from pareto_align.front.intervals import FEW, bounded_interval, doubt
+from pareto_align.front.intervals import FEW, all_equal, bounded_interval, doubt
 
 __all__ = [
     "Estimate",
@@ -155,9 +156,28 @@ class Estimate:
         """[m] standard error of the mean; NaN where it is not known, which is not 0."""
         return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=float)
 
+    @cached_property
+    def alike(self) -> NDArray[np.bool_]:
+        """[m] whether all units of several were equal, up to rounding; False where they are not at hand."""
+        if self.samples is None:
+            return np.zeros(self.mean.size, dtype=bool)
+        return np.array([len(x := self._observed(j)[0]) > 1 and all_equal(x) for j in range(self.mean.size)])
+
+    def noise(self, bounds: Sequence[tuple[float, float] | None] | None = None) -> Floats:
+        """[m] standard errors for judging by: 0 where the units were alike, and NaN where that says nothing.
+
+        Fewer than `FEW` units without bounds say nothing of what was not among them. Within bounds they do, though not
+        by a standard error: see `front.intervals`.
+
+        Args:
+            bounds: For each objective what its rewards cannot leave; None, for an objective or for all: not known.
+        """
+        bounded = np.array([ends is not None for ends in bounds or [None] * self.mean.size])
+        return np.where(self.alike, np.where(bounded | (self.counts >= FEW), 0.0, np.nan), self.stderr)
+
     def halfwidth(self, confidence: float = 0.95) -> Floats:
         """[m] half the width of each mean's interval, by Student's t; NaN where the noise is not known."""
-        return student_quantile((1 - confidence) / 2, self.counts) * self.stderr
+        return student_quantile((1 - confidence) / 2, self.counts) * self.noise()
 
     def interval(
         self, confidence: float = 0.95, bounds: Sequence[tuple[float, float] | None] | None = None
@@ -169,7 +189,7 @@ class Estimate:
             bounds: For each objective what its rewards cannot leave, in maximised units: Gaffke's interval then holds
                 whatever they are like. None, for an objective or for all: Student's. See `front.intervals`.
         """
-        reach = self.halfwidth(confidence)
+        reach = student_quantile((1 - confidence) / 2, self.counts) * self.noise(bounds)
         low, high = self.mean - reach, self.mean + reach
         for j, ends in enumerate(bounds or ()):
             if ends is not None and self.samples is not None and not np.isnan(reach[j]):

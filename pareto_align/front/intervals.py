@@ -9,6 +9,8 @@ the same with `lower`: what the mean may be if, beside what was seen, there is o
 be. For rewards of 0 and 1 it is the interval of Clopper and Pearson. That it covers for all bounded rewards is proved
 for two values, and conjectured beyond: no case that breaks it is known. `studies/intervals` compares it with others.
 
+Where the values are all equal, the interval is that one measurement's doing alone, and `beyond_alike` draws from it.
+
 **Unbounded rewards** have Student's interval, and no other of those compared does better where that one fails. Where it
 is likely to, `doubt` says so.
 
@@ -29,7 +31,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FEW", "bounded_interval", "doubt"]
+__all__ = ["FEW", "all_equal", "beyond_alike", "bounded_interval", "doubt"]
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +65,24 @@ def bounded_interval(
     share = (1 + confidence) / 2
     low = 1 - _upper_end(tuple((1 - v, w) for v, w in reversed(rows)), share)
     return lower + (upper - lower) * low, lower + (upper - lower) * _upper_end(tuple(rows), share)
+
+
+def all_equal(values: ArrayLike) -> bool:
+    """Whether values [n] differ by no more than rounding."""
+    x = np.asarray(values, dtype=float)
+    return bool(np.ptp(x) <= 16 * np.finfo(float).eps * np.abs(x).max())
+
+
+def beyond_alike(
+    value: float, n: int, bounds: tuple[float, float], draws: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """[draws] how far the mean of values within `bounds` may be from `value`, which all of n measurements gave.
+
+    Half of them from the distribution that the upper end of `bounded_interval` is a quantile of, half from the other's:
+    the measurement that was not made counts Beta(1, n), and is as good or as bad as can be.
+    """
+    end = np.where(rng.random(draws) < 0.5, *bounds)
+    return np.asarray(rng.beta(1, n, draws) * (end - value), dtype=float)
 
 
 @lru_cache(maxsize=4096)  # a front is looked at many times: its table, its figures, every choice from it
@@ -126,7 +146,7 @@ def doubt(values: ArrayLike) -> str:
         return "few"
     centred = x - x.mean()
     variance = float((centred**2).mean())
-    if variance <= (8 * np.finfo(float).eps * np.abs(x).max()) ** 2:
+    if all_equal(x) or not variance:
         return "rare"
     skewness = float((centred**3).mean()) / variance**1.5 * np.sqrt(n * (n - 1)) / (n - 2)
     if (skewness**2 - 6 / n) / (4 * n) <= LOSS:

@@ -76,7 +76,8 @@ class Preference:
                 f"Found {len(weights)} preference weights for {len(names)} objectives ({', '.join(names)})."
             )
         for name, weight in zip(names, weights, strict=True):
-            if not isinstance(weight, int | float | np.integer | np.floating) or not 0 <= weight < math.inf:
+            number = isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool)
+            if not (number and 0 <= weight < math.inf):  # type: ignore[operator]
                 raise PreferenceError(
                     f"The weight of objective {name!r} must be a finite number that is not negative. Found {weight!r}."
                 )

@@ -110,7 +110,8 @@ class FrontRecord:
         cost: What the run used.
         config: Settings of the run.
         parity: How far the member that stock PEFT loaded before publication was from the policy that was measured:
-            member, largest_difference of the logits, what rounding is allowed of it, and a problem if there was one.
+            member, largest_difference of the log-probabilities, what rounding is allowed of it, and a problem if there
+            was one.
             Empty in fronts that were not compared.
         family: The family that the run trained, if it trained one.
         created: Time stamp, ISO 8601, of the first fronts; "" in those that carry none.
@@ -142,7 +143,7 @@ class FrontRecord:
             difference, allowed = found.get("largest_difference"), found.get("allowed")
             if difference is not None and allowed is not None and difference <= allowed:
                 return None
-            what = f"its logits differ by {difference}, where rounding explains {allowed}"
+            what = f"its log-probabilities differ by {difference}, where rounding explains {allowed}"
         return (
             f"The members of this front may not be what was measured: {found.get('member')!r} was loaded by stock PEFT "
             f"before the front was published, and compared with the policy that was trained ({what}). Do not trust the "

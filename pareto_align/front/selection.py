@@ -1,15 +1,15 @@
 """From a preference to a member: which adapter serves this user, how sure is that, and what could it cost.
 
 The choice is made on the measured means. Its risk is what the noise of the measurement leaves open: the true values are
-drawn around the measured ones (flat prior, Student's t with as many degrees of freedom as the standard errors have),
-and the *regret* is the mean utility that the truly best member would add. Where the noise is not known, nothing is said
-of either: both are NaN.
+drawn around the measured ones (flat prior, Student's t with as many degrees of freedom as the standard errors have;
+where bounded measurements were all equal, from the ends of their interval), and the *regret* is the mean utility that
+the truly best member would add. Where the noise is not known, nothing is said of either: both are NaN.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front.dominance import as_points
 from pareto_align.front.estimates import mean_residuals, student_quantile
+from pareto_align.front.intervals import beyond_alike
 from pareto_align.front.preferences import Preference
 
-__all__ = ["RULES", "Selection", "select"]
+__all__ = ["RULES", "Limit", "Selection", "keeping", "select"]
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +30,38 @@ ROUNDING = 8 * float(np.finfo(np.float64).eps)
 """Values that differ by less than this share of their size are equal: one mean, summed in two orders."""
 MANY = 1_000_000
 """Units behind a standard error that is as good as known."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least that the mean of an objective may be, maximised.
+
+    Attributes:
+        column: The objective.
+        least: The smallest mean that keeps it.
+    """
+
+    column: int
+    least: float
+
+    def missed_by(self, values: ArrayLike) -> Floats:
+        """How far means [..., M] miss it; 0 or less where they keep it, NaN where nothing was measured."""
+        found = np.asarray(values, dtype=float)[..., self.column]
+        missed = np.asarray(self.least - found)
+        # at the limit up to rounding is at the limit
+        return np.where(np.abs(missed) <= ROUNDING * np.maximum(np.abs(found), abs(self.least)), 0.0, missed)
+
+
+def keeping(values: ArrayLike, limits: Sequence[Limit]) -> tuple[NDArray[np.intp], int]:
+    """Which rows of means [n, M] keep all limits, and which row comes nearest to it.
+
+    Limits in different units are compared by how far they are missed as a share of what the rows span.
+    """
+    means = np.asarray(values, dtype=float)
+    missed = np.stack([limit.missed_by(means) for limit in limits], axis=1)  # [n, limits]
+    span = np.array([np.ptp(means[:, limit.column]) or 1.0 for limit in limits])
+    nearest = int(np.nan_to_num(np.maximum(missed, 0.0) / span, nan=np.inf).max(axis=1).argmin())
+    return np.flatnonzero((missed <= 0).all(axis=1)), nearest
 
 
 @dataclass(frozen=True)
@@ -68,7 +101,7 @@ def select(
     span: ArrayLike | None = None,
     samples: ArrayLike | None = None,
     n: ArrayLike = MANY,
-    bounded: ArrayLike = False,
+    bounds: Sequence[tuple[float, float] | None] | None = None,
     draws: int = 4000,
     seed: int = 0,
 ) -> Selection:
@@ -87,7 +120,8 @@ def select(
 
     Args:
         values: [n, m] measured means, maximised. Rows with a NaN are never chosen.
-        stderr: [n, m] their standard errors; NaN where they are not known.
+        stderr: [n, m] their standard errors; NaN where they are not known, and 0 where all measurements within `bounds`
+            were equal; see `Estimate.noise`.
         preference: [m] weights, any positive scale.
         rule: One of `RULES`.
         lower: [m] value that becomes 0.
@@ -98,8 +132,9 @@ def select(
         samples: [n, N, m] rewards of all members on the same N prompts; the noise is then drawn jointly, so that what
             the members share cancels. Without them members and objectives are independent.
         n: Independent units behind each standard error: one number, or [n, m].
-        bounded: [m] whether an objective cannot leave `lower` to `upper`. For the regret no true value lies outside
-            that; one without bounds may lie as far outside of what was measured as that is wide.
+        bounds: For each objective what its rewards cannot leave, maximised; None, for an objective or for all: not
+            known. For the regret no true value lies outside of them; one without bounds may lie as far outside of what
+            was measured, or of `lower` to `upper`, as that is wide.
         draws: Number of draws of the true values.
         seed: Seed of the draws.
 
@@ -125,7 +160,8 @@ def select(
     if (high <= low).any():
         raise ConfigError(f"lower must be below upper. Found {low.tolist()} and {high.tolist()}.")
 
-    eligible = _eligible(points, dict(at_least or {}))
+    limits = [Limit(column, float(bound)) for column, bound in (at_least or {}).items()]
+    eligible = _eligible(points, limits)
     utility, unit = _utility(rule, points[eligible], w, low, high, ideal, span)
     framed = (points[eligible] - low) / (high - low)
     score = utility(points[eligible])
@@ -143,16 +179,23 @@ def select(
         rng = np.random.default_rng(seed)
         joint = None if samples is None else np.asarray(samples, dtype=float)[eligible]
         errors = _errors(noise[eligible], units[eligible], joint, draws, rng)
+        errors[:, np.isnan(noise[eligible])] = np.nan
+        for i, j in np.argwhere(noise[eligible] == 0):
+            if bounds is not None and (ends := bounds[j]) is not None:
+                errors[:, i, j] = beyond_alike(points[eligible[i], j], units[eligible[i], j], ends, draws, rng)
         errors[..., w == 0] = 0.0  # what does not count may well not be known
         drawn = points[eligible] + errors  # [draws, eligible, m]
         loss = utility(drawn).max(axis=1) - utility(drawn)[:, best]
         known = not np.isnan(loss).any()
         none = rounding + ROUNDING * np.abs(utility(drawn)).max(axis=1)  # what counts as no loss, [draws]
         probability = float((loss <= none).mean()) if known else np.nan
-        within = utility(np.clip(drawn, *_attainable(rule, points[eligible], low, high, bounded)))
+        within = utility(np.clip(drawn, *_attainable(rule, points[eligible], low, high, bounds)))
         regret = float((within.max(axis=1) - within[:, best]).mean())
-    reach = student_quantile(0.05, units[index]) * noise[index]
-    feasible = all(points[index, j] - reach[j] >= bound for j, bound in (at_least or {}).items())
+    worst = points[index] - student_quantile(0.05, units[index]) * noise[index]
+    for j, ends in enumerate(bounds or ()):
+        if ends is not None and noise[index, j] == 0:  # the lower end of the interval of equal values
+            worst[j] -= (points[index, j] - ends[0]) * (1 - 0.05 ** (1 / units[index, j]))
+    feasible = all(limit.missed_by(worst) <= 0 for limit in limits)
     reason = f"Member {index} has the best {rule} utility, {score[best]:.3f}"
     if runner_up is not None:
         reason += f"; member {runner_up} follows with {score[order[1]]:.3f}"
@@ -180,7 +223,9 @@ def _ranked(keys: list[Floats], rounding: float) -> list[int]:
     return order
 
 
-def _attainable(rule: str, members: Floats, lower: Floats, upper: Floats, bounded: ArrayLike) -> tuple[Floats, Floats]:
+def _attainable(
+    rule: str, members: Floats, lower: Floats, upper: Floats, bounds: Sequence[tuple[float, float] | None] | None
+) -> tuple[Floats, Floats]:
     """[m] ends of where the true values may lie, so that few prompts, whose errors have no mean, have a regret.
 
     The knee scales what the members span to 1, however little that is: farther out nothing is of use to it.
@@ -189,30 +234,33 @@ def _attainable(rule: str, members: Floats, lower: Floats, upper: Floats, bounde
     if rule == "knee":
         return worst, best
     worst, best = np.minimum(worst, lower), np.maximum(best, upper)
-    slack = np.where(bounded, 0.0, best - worst)
-    return worst - slack, best + slack
+    worst, best = worst - (best - worst), best + (best - worst)
+    for j, ends in enumerate(bounds or ()):
+        if ends is not None:
+            worst[j], best[j] = ends
+    return worst, best
 
 
-def _eligible(points: Floats, at_least: dict[int, float]) -> NDArray[np.intp]:
-    """Rows that are complete and meet every bound."""
+def _eligible(points: Floats, limits: Sequence[Limit]) -> NDArray[np.intp]:
+    """Rows that are complete and keep every limit."""
     complete: NDArray[np.intp] = np.flatnonzero(~np.isnan(points).any(axis=1))
     if not complete.size:
         raise PreferenceError("There is no member to choose from.")
-    for column in at_least:
-        if not 0 <= column < points.shape[1]:
-            raise PreferenceError(f"at_least names column {column}, but there are {points.shape[1]} objectives.")
-    columns = list(at_least)
-    short = np.array(list(at_least.values())) - points[complete][:, columns]  # [members, bounds]
-    eligible: NDArray[np.intp] = complete[(short <= 0).all(axis=1)]
-    if not eligible.size:
-        row = int(short.max(axis=1).argmin())
-        missed = "; ".join(
-            f"objective {j} reaches {points[complete[row], j]:.4g} of {at_least[j]:.4g}"
-            for k, j in enumerate(columns)
-            if short[row, k] > 0
-        )
-        raise PreferenceError(f"No member meets the bounds. The nearest is member {complete[row]}: {missed}.")
-    return eligible
+    if not limits:
+        return complete
+    for limit in limits:
+        if not 0 <= limit.column < points.shape[1]:
+            raise PreferenceError(f"at_least names column {limit.column}, but there are {points.shape[1]} objectives.")
+    rows, nearest = keeping(points[complete], limits)
+    if rows.size:
+        return complete[rows]
+    row = int(complete[nearest])
+    missed = "; ".join(
+        f"objective {limit.column} reaches {points[row, limit.column]:.4g} of {limit.least:.4g}"
+        for limit in limits
+        if limit.missed_by(points[row]) > 0
+    )
+    raise PreferenceError(f"No member meets the bounds. The nearest is member {row}: {missed}.")
 
 
 def _utility(

@@ -161,9 +161,11 @@ def reference_logprobs(engine: Engine, rows: Sequence[ComparisonRow]) -> list[Te
 
 def _labelled(row: ComparisonRow) -> np.ndarray:
     """Under which objectives something is said of a comparison's responses, `[m]`."""
-    found = np.isfinite(row.comparison.labels.values).any(0)
-    marks = row.comparison.marks
-    return found if marks is None else found | np.isfinite(marks).any(0)
+    said = [np.isfinite(row.comparison.labels.values)]
+    if row.comparison.marks is not None:
+        said.append(np.isfinite(row.comparison.marks))
+    found: np.ndarray = np.concatenate(said).max(axis=0)
+    return found
 
 
 class PreferenceLearner(Learner):

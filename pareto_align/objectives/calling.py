@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pareto_align.errors import ObjectiveError
+from pareto_align.printable import kind_of
 
 __all__ = [
     "RewardCall",
@@ -197,6 +198,23 @@ class RewardCall:
         by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         return {key: value for key, value in given.items() if key in by_keyword}
 
+    def check_columns(self, name: str, reward: RewardFunction) -> None:
+        """Whether the columns are there that `reward` requires, as far as it says so: by its parameters, in `reads`, a
+        tuple of names, or by what its members say.
+
+        Raises:
+            ObjectiveError: One is not.
+        """
+        self.wanted(name, reward)
+        reward = _unwrapped(reward)
+        reads, members = getattr(reward, "reads", ()), getattr(reward, "members", ())
+        for column in reads if isinstance(reads, tuple) else ():
+            if column not in self.columns:
+                raise ObjectiveError(self._missing(name, column))
+        for member in members if isinstance(members, tuple) else ():
+            if callable(member):
+                self.check_columns(name, member)
+
     @property
     def columns_told(self) -> str:
         """Which columns there are, for an error."""
@@ -267,12 +285,12 @@ def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tup
     """
     count = len(completions)
     if isinstance(returned, (str, bytes, Mapping)) or not isinstance(returned, Iterable):
-        hint = ""
+        hint, shown = "", "" if returned is None else f" ({_excerpt(returned)})"
         if callable(returned):
             hint = " The function given seems to make reward functions: call it once when defining the objective."
         raise ObjectiveError(
-            f"Objective {name!r} returned a {type(returned).__name__} ({_excerpt(returned)}); expected a list of "
-            f"{count} numbers, one a completion.{hint}"
+            f"Objective {name!r} returned {kind_of(returned)}{shown}; expected a list of {count} numbers, one a "
+            f"completion.{hint}"
         )
     if getattr(returned, "ndim", 1) == 0:  # a 0-d array or tensor calls itself iterable and is not
         raise ObjectiveError(f"Objective {name!r} returned a single number; expected a list of {count} numbers.")
@@ -288,7 +306,7 @@ def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tup
         number = _number(value)
         if number is None:
             raise ObjectiveError(
-                f"Objective {name!r} returned {_excerpt(value)} (a {type(value).__name__}) for completion {row} of "
+                f"Objective {name!r} returned {_excerpt(value)} ({kind_of(value)}) for completion {row} of "
                 f"{count}; a reward is a number, or None where the objective does not apply."
             )
         if math.isnan(number):

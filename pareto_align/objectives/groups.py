@@ -25,6 +25,11 @@ class OfGroup(ComposedReward):
         self._column = column
         self._group = group
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads itself."""
+        return (self._column,)
+
     def combine(self, answers: Sequence[NDArray[np.float64]], batch: RewardCall) -> NDArray[np.float64]:
         """The member's rewards in the rows of the group."""
         if self._column not in batch.columns:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.distributions import refuse_nowhere
 from pareto_align.errors import ConfigError, ObjectiveError, ParetoAlignWarning
 from pareto_align.objectives.text import completion_text
 
@@ -55,6 +56,7 @@ class reward_model:
 
     Raises:
         ConfigError: A setting is none of the above.
+        ObjectiveError: There is no such folder, and no hub id is like it.
     """
 
     model: Any
@@ -74,6 +76,10 @@ class reward_model:
         by_name = isinstance(self.model, str | os.PathLike)
         if not by_name and not (callable(self.model) and hasattr(self.model, "config")):
             raise ConfigError(f"`model` must be a hub id, a folder or a model of transformers. Found {self.model!r}.")
+        if by_name:
+            refuse_nowhere(
+                os.path.expanduser(self.model), f"The reward model {self.__name__} cannot be loaded", ObjectiveError
+            )
         if not by_name and self.tokenizer is None:
             raise ConfigError("A reward model that is already loaded needs its `tokenizer` given too.")
         if self.form not in FORMS:

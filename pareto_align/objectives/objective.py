@@ -11,7 +11,7 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, overload
 
@@ -144,7 +144,7 @@ class Objective:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if isinstance(value, str) or not math.isfinite(number):
+        if isinstance(value, str | bool | np.bool_) or not math.isfinite(number):
             raise ObjectiveError(f"Objective {self.name!r}: {what} must be a finite number. Found {value!r}.")
         return number
 
@@ -316,6 +316,17 @@ class ObjectiveSet(Sequence[Objective]):
         if array.ndim == 0 or array.shape[-1] != self.M:
             raise ObjectiveError(f"Values must have {self.M} columns, one an objective. Found shape {array.shape}.")
         return np.where(self.maximize, array, -array) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Whether prompts with these columns have what the rewards say they read. Nothing is judged for it.
+
+        Raises:
+            ObjectiveError: A reward needs a column that is not among them.
+        """
+        batch = RewardCall([""], [""], {name: [None] for name in columns}, [[]])
+        for objective in self:
+            if objective.reward is not None:
+                batch.check_columns(objective.name, objective.reward)
 
     def reset(self) -> None:
         """Begin a new run: counts from 0, and rewards with a memory that remember nothing."""

@@ -43,6 +43,11 @@ class Lexicographic(ComposedReward):
         self._reference = reference
         self._warned = False
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads itself."""
+        return () if self._reference is None else (self._reference,)
+
     def calls(self, batch: RewardCall) -> list[tuple[RewardFunction, RewardCall]]:
         """Every member on the batch, then, where there are reference answers, every member on those."""
         calls = super().calls(batch)

@@ -9,10 +9,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from pareto_align.distributions import PYPI_SCHEME, shipped_file
+from pareto_align.distributions import PYPI_SCHEME, refuse_nowhere, shipped_file
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.objectives.text import column_values, completion_text, words
 
@@ -70,6 +69,11 @@ class relevance:
     def __name__(self) -> str:
         return "relevance"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return () if self.column is None else (self.column,)
+
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """The reward of each completion.
 
@@ -104,8 +108,7 @@ class relevance:
         name: str = os.path.expanduser(os.fspath(self.model))
         if name.startswith(PYPI_SCHEME):
             return str(shipped_file(name.removeprefix(PYPI_SCHEME), MARK, ObjectiveError).parent)
-        if name.startswith((".", "/")) and not Path(name).exists():
-            raise ObjectiveError(f"The encoder {name!r} cannot be loaded: there is no such folder.")
+        refuse_nowhere(name, f"The encoder {name!r} cannot be loaded", ObjectiveError)
         return name
 
     def _load(self) -> Any:

@@ -2,7 +2,7 @@
 
 Each is a small picklable object with TRL's signature: create it once, then use it as an objective's reward or hand it
 to a TRL trainer. Completions may be strings or lists of chat messages. VADER and textstat come with the ``demo`` extra
-and are imported when first needed.
+and are imported when first needed; where they are missing, a reward that needs them cannot be created.
 
 References:
     Hutto and Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text.
@@ -12,11 +12,11 @@ References:
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from pareto_align.errors import ConfigError, ObjectiveError
@@ -113,6 +113,9 @@ class positive_tone(TextReward):
 
     clip_negative: bool = False
 
+    def __post_init__(self) -> None:
+        _require(self.__name__, "vaderSentiment")
+
     def judge(self, text: str) -> float:
         """The reward of one text."""
         compound = float(_sentiment_analyzer().polarity_scores(text)["compound"])
@@ -156,6 +159,9 @@ class readability(TextReward):
     A text without words is worth 0.
     """
 
+    def __post_init__(self) -> None:
+        _require(self.__name__, "textstat", "pyphen")
+
     def judge(self, text: str) -> float:
         """The reward of one text."""
         textstat, hyphenation = _readability_tools()
@@ -187,6 +193,11 @@ class keyword_coverage(TextReward):
             object.__setattr__(self, "keywords", _keyword_tuple(self.keywords))
             if not self.keywords:
                 raise ConfigError("keywords must not be empty.")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return () if self.keywords is not None else (self.column,)
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """The reward of each completion."""
@@ -310,20 +321,23 @@ def _coverage(text: str, keywords: Sequence[str]) -> float | None:
 @functools.cache
 def _sentiment_analyzer() -> Any:
     """VADER's analyzer; built once, since building reads and parses its lexicon."""
-    return _demo_module("vaderSentiment.vaderSentiment", "positive_tone").SentimentIntensityAnalyzer()
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
 
 
 @functools.cache
 def _readability_tools() -> tuple[Any, Any]:
-    textstat = _demo_module("textstat", "readability")
-    return textstat, _demo_module("pyphen", "readability").Pyphen(lang="en_US")
+    import textstat
+    from pyphen import Pyphen
+
+    return textstat, Pyphen(lang="en_US")
 
 
-def _demo_module(module: str, reward: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ObjectiveError(
-            f"{reward} needs the package {package}; install it with: pip install 'pareto-align[demo]'."
-        ) from error
+def _require(reward: str, *packages: str) -> None:
+    """Refuse a reward without its packages: a run that cannot be judged does not begin."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ObjectiveError(
+                f"{reward} needs the package {package}; install it with: pip install 'pareto-align[demo]'."
+            )

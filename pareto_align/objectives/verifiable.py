@@ -42,6 +42,11 @@ class AnswerReward(TextReward):
 
     column: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return (self.column,)
+
     def verify(self, text: str, expected: Any) -> float | None:
         """The reward of one text, given the expected answer; None where that answer is of no use."""
         raise NotImplementedError

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
-from pareto_align.distributions import PYPI_SCHEME, shipped_file
+from pareto_align.distributions import PYPI_SCHEME, refuse_nowhere, shipped_file
 from pareto_align.errors import ModelError, ParetoAlignWarning, PromptError
 from pareto_align.messages import Prompt, messages_in_parts, read_prompt, template_variables
 from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
 from pareto_align.policies.gguf import convert_gguf
 from pareto_align.policies.records import processor, read_record, write_record
 from pareto_align.policies.tenancy import check_free
+from pareto_align.printable import kind_of
 
 __all__ = ["Base", "Prompt", "check_bare", "load_base", "resolve_device", "resolve_dtype"]
 
@@ -191,17 +192,18 @@ def load_base(
     if isinstance(model, Base):
         check_bare(model.model)
         return replace(model, chat_template_kwargs=variables) if variables else model
+    target = resolve_device(device)
+    for what, given in (("model", model), ("tokenizer", tokenizer)):
+        if isinstance(given, str | os.PathLike) and not (path := os.path.expanduser(given)).endswith(".gguf"):
+            refuse_nowhere(path, f"Cannot load the {what} {path!r}", ModelError)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    target = resolve_device(device)
     name: str | None = None
     in_memory = not isinstance(model, str | os.PathLike)
     if isinstance(model, str | os.PathLike):
         name = os.path.expanduser(model)
         source: str | Path = name
         load_as = resolve_dtype(dtype, target)
-        if name.startswith((".", "/", "~")) and not Path(name).exists():
-            raise ModelError(f"Cannot load the model {name!r}: there is no such folder or file.")
         if name.startswith(PYPI_SCHEME):
             source = convert_gguf(shipped_file(name.removeprefix(PYPI_SCHEME), ".gguf", ModelError))
         elif name.endswith(".gguf"):
@@ -222,9 +224,7 @@ def load_base(
             raise ModelError(f"Cannot load the model {name!r}: {error}") from error
         model = loaded
     elif not (isinstance(model, torch.nn.Module) and hasattr(model, "config")):
-        raise ModelError(
-            f"`model` must be a name, a path or a model object of transformers. Found a {type(model).__name__}."
-        )
+        raise ModelError(f"`model` must be a name, a path or a model object of transformers. Found {kind_of(model)}.")
     elif quantization is not None:
         raise ModelError(
             "A model given in memory is used as it is. Give its name and `quantization`, or load it quantised yourself."
@@ -376,7 +376,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         try:
             found = torch.device(device)
         except RuntimeError as error:
-            raise ModelError(f"Unknown device {device!r}: {error}") from error
+            raise ModelError(
+                f"Unknown device {str(device)!r}. Use 'auto', 'cpu', 'cuda' (GPUs of NVIDIA and AMD, 'cuda:1' for the "
+                "second one) or 'mps' (Apple's)."
+            ) from error
         count = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}.get(found.type)
         if count is not None and (found.index or 0) >= count():
             raise ModelError(

@@ -73,8 +73,14 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
     A tokenizer may end a text (`add_eos_token`), but the policy is to go on. One that begins texts does so once, also
     where the text has that token already.
+
+    Raises:
+        PromptError: The tokenizer refuses the text.
     """
-    ids, bare = list(tokenizer(text)["input_ids"]), list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        ids, bare = list(tokenizer(text)["input_ids"]), list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    except Exception as error:  # tokenizers raise what they like: a bare Exception where there is no unknown token
+        raise PromptError(f"the tokenizer refuses it: {type(error).__name__}: {error}") from error
     for start in range(len(ids) - len(bare) + 1):
         if ids[start : start + len(bare)] == bare:
             ids = ids[: start + len(bare)]

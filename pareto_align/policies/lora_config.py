@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.printable import kind_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -96,9 +97,9 @@ def check_lora(lora: Any) -> None:
     from peft import LoraConfig
 
     if not isinstance(lora, LoraConfig):
-        raise ConfigError(f"`lora` must be a peft.LoraConfig. Found a {type(lora).__name__}.")
+        raise ConfigError(f"`lora` must be a peft.LoraConfig. Found {kind_of(lora)}.")
     if lora.peft_type != "LORA":
-        raise ConfigError(f"A population trains plain LoRA adapters. Found a {type(lora).__name__}.")
+        raise ConfigError(f"A population trains plain LoRA adapters. Found {kind_of(lora)}.")
     said = {field.name: getattr(lora, field.name, _default(field)) for field in dataclasses.fields(lora)}
     _check_values(
         {name: _plain(value) for name, value in said.items()}, lambda text: ConfigError(f"LoraConfig: {text}")

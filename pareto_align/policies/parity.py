@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.logprobs import lay_out, predicting_states
@@ -17,15 +17,23 @@ from pareto_align.policies.sampling import fits_window, read_contexts
 
 __all__ = ["compare_with_peft"]
 
-TOKENS = 8  # places at which logits are compared
-# Of the median logit's size: what a model forbids may stand at -1e4. Rounding is 1e-6 of it in float32 and a tenth in
-# bfloat16 on models of few layers, and grows with depth; an adapter that means something else is off by its whole size.
-ALLOWED = {torch.float64: 5e-3, torch.float32: 5e-3, torch.float16: 0.2, torch.bfloat16: 1.0}
+TOKENS = 8  # places at which the two are compared
+PLAUSIBLE = 7.0  # nats below the likeliest token: what lies deeper is hardly ever sampled
+SUMS = 32  # float32 roundings that the sums of a matrix product come to, whatever the dtype
+SPREAD = 4  # how much further than one draw of roundings another one may lead: on tiny models it led 1.1 times as far
 
 
 @torch.no_grad()
 def compare_with_peft(population: PolicyPopulation, row: Tensor, folder: Path, prompt: Sequence[int]) -> dict[str, Any]:
-    """Compare one policy's logits in the population with those of its folder under stock PEFT.
+    """Compare what one policy says in the population with what its folder says under stock PEFT.
+
+    Compared are log-probabilities, which a constant added to all logits leaves as they are, and only of tokens that
+    either side may well say: a model may forbid others at -1e4, where nothing is known to the last nat.
+
+    What rounding may make of it is measured on the loaded model itself, since it depends on the dtype, grows with the
+    depth, and no size of the logits tells it: a second run multiplies the output of every adapted layer, where the
+    population computes otherwise than PEFT, by 1 plus or minus its rounding. Allowed are `SPREAD` times what that
+    makes, and the rounding of the logits themselves, or of 1 nat where they are smaller.
 
     The model is given to PEFT for the moment as it was, without the population's layers, and taken back. What PEFT
     draws is drawn aside.
@@ -37,7 +45,7 @@ def compare_with_peft(population: PolicyPopulation, row: Tensor, folder: Path, p
         prompt: Token ids of a prompt of the run.
 
     Returns:
-        "largest_difference" of the logits, and "allowed", what rounding may make of it in the model's dtype. Empty
+        "largest_difference" of the log-probabilities, in nats, and "allowed", what rounding may make of it. Empty
         where parts of the model are offloaded: PEFT would place them anew.
     """
     if {"cpu", "disk"} & set((getattr(population.base.model, "hf_device_map", None) or {}).values()):
@@ -45,19 +53,38 @@ def compare_with_peft(population: PolicyPopulation, row: Tensor, folder: Path, p
     room = min(TOKENS, max(1, population.base.context_length - len(prompt)))
     said = [prompt[n % len(prompt)] for n in range(room)]  # any tokens will do
     ours = _population_logits(population, row, prompt, said)
+    eps = _rounding(population)
     with (
         population.moved_out(),
         torch.random.fork_rng(_devices(population)),
         closing(_Loaded(population, folder)) as peft,
     ):
         theirs = peft.logits(prompt, said)
-    share = ALLOWED[torch.bfloat16 if population.base.rounds_coarsely else torch.float32]
-    if not getattr(population.base.model, "is_quantized", False):
-        share = ALLOWED.get(population.base.dtype, share)
-    return {
-        "largest_difference": float(f"{float((ours - theirs).abs().max()):.2g}"),
-        "allowed": float(f"{share * float(theirs.abs().median()):.2g}"),
-    }
+        with peft.rounding_once_more(eps + SUMS * torch.finfo(torch.float32).eps):
+            rounded = peft.logits(prompt, said)
+    difference, size = _compared(ours, theirs)
+    allowed = SPREAD * _compared(rounded, theirs)[0] + 2 * eps * max(1.0, size)
+    return {"largest_difference": float(f"{difference:.2g}"), "allowed": float(f"{allowed:.2g}")}
+
+
+def _rounding(population: PolicyPopulation) -> float:
+    """Of the dtype that the layers compute in; logits are compared in float32, and 8-bit layers round what they read
+    about as coarsely as bfloat16."""
+    coarse = getattr(population.base.model, "is_quantized", False)
+    dtype = torch.bfloat16 if coarse else population.base.dtype
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+
+
+def _compared(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """How far two logits `[T, V]` are apart as log-probabilities of plausible tokens, and the largest of those logits.
+
+    NaN where there is one.
+    """
+    logits = torch.stack([one.cpu(), other.cpu()]).double()
+    logprobs = logits.log_softmax(-1)
+    plausible = ~(logprobs <= logprobs.amax(-1, keepdim=True) - PLAUSIBLE)
+    apart = (logprobs[0] - logprobs[1])[plausible.any(0)]
+    return float(apart.abs().max()), float(logits[plausible].abs().max())
 
 
 class _Loaded:
@@ -75,6 +102,25 @@ class _Loaded:
             begins["alora_offsets"] = [len(self.population.split(prompt)[1]) + len(said)]
         logits: Tensor = self.model(input_ids=ids, use_cache=False, **begins).logits
         return logits[0, len(prompt) - 1 : -1].float()
+
+    @contextmanager
+    def rounding_once_more(self, size: float) -> Iterator[None]:
+        """Within this context the output of every adapted layer is off by random shares of up to `size`."""
+        from peft.tuners.lora import LoraLayer
+
+        generator = torch.Generator(self.population.base.device).manual_seed(0)
+
+        def off(layer: nn.Module, read: Any, output: Tensor) -> Tensor:
+            share = torch.rand(output.shape, generator=generator, device=output.device) * 2 - 1
+            return (output * (1 + size * share)).to(output.dtype)
+
+        layers: list[Any] = [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
+        hooks = [layer.register_forward_hook(off) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def close(self) -> None:
         self.model.unload()

@@ -6,14 +6,15 @@ The base is loaded by the name the run recorded. `Server` keeps one copy and swi
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pareto_align.errors import ConfigError, ModelError
+from pareto_align.errors import ConfigError, ModelError, PromptError
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.drawing import SamplingParams
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["Server", "load_adapter", "recorded_base"]
 
 
-def recorded_base(described: Mapping[str, Any], **load: Any) -> Base:
+def recorded_base(
+    described: Mapping[str, Any], *, instead: str = "Pass it: load_model(base=...).", **load: Any
+) -> Base:
     """Load the base model that a front was trained on.
 
     Args:
         described: The `base` entry of the front's record.
+        instead: What to do where there is no name to load by.
         **load: Overrides for `load_base`, such as `device` or `dtype`.
 
     Raises:
@@ -41,8 +45,7 @@ def recorded_base(described: Mapping[str, Any], **load: Any) -> Base:
     name = described.get("name")
     if not name:
         raise ModelError(
-            "The run was given its base model in memory, so the front does not know where to load it from. "
-            "Pass it: load_model(base=...)."
+            f"The run was given its base model in memory, so the front does not know where to load it from. {instead}"
         )
     options: dict[str, Any] = {"dtype": described.get("dtype") or "auto"}
     for key in ("gguf_file", "quantization", "chat_template_kwargs"):
@@ -100,6 +103,9 @@ class Server:
         described: The `base` entry of the front's record.
         max_new_tokens, temperature, top_k, top_p: How a call samples that says nothing else: as the run did.
         base: The base model where it is at hand; it carries the adapters until `close`.
+
+    Attributes:
+        base: The base model, None until it is at hand.
     """
 
     def __init__(
@@ -114,7 +120,7 @@ class Server:
     ) -> None:
         self._described = dict(described)
         self._params = SamplingParams(max_new_tokens, temperature, top_k=top_k, top_p=top_p)
-        self._base = base
+        self.base = base
         self._model: PeftModel | None = None
 
     def generate(
@@ -142,19 +148,36 @@ class Server:
             One completion a prompt, without the prompt and without special tokens.
 
         Raises:
+            ConfigError: `batch_size` or `seed` is none, or transformers does not take what is passed to it.
             PromptError: A prompt is empty, or neither text nor chat messages.
             ModelError: The base or the adapter cannot be loaded.
         """
-        if batch_size < 1:
-            raise ConfigError(f"`batch_size` must be at least 1. Found {batch_size}.")
-        if self._base is None:
-            self._base = recorded_base(self._described)
-        base = self._base
-        encoded = [base.encode(prompt) for prompt in _several(prompts)]
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", 0 if seed is None else seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 1 << 63:
+                raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {value!r:.40}.")
+        asked = _several(prompts)
+        if self.base is None:
+            self.base = recorded_base(
+                self._described,
+                instead="Set it: front.base = load_base(model, tokenizer=...), of pareto_align.policies.",
+            )
+        base = self.base
+        encoded = [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
         # the adapters go on the one base model: first on it bare, then beside those it has
         model = load_adapter(self._described, folder, folder.name, self._model or base)
         self._model = model
-        options = _options(base, self._params, kw)
+        try:
+            return self._answers(base, encoded, batch_size, seed, kw)
+        except (TypeError, ValueError) as error:
+            if not kw:
+                raise
+            raise ConfigError(f"`generate` of transformers does not take {kw!r:.200}: {error}") from error
+
+    def _answers(
+        self, base: Base, encoded: Sequence[list[int]], batch_size: int, seed: int | None, asked: Mapping[str, Any]
+    ) -> list[str]:
+        model: Any = self._model
+        options = _options(base, self._params, asked)
         answers: list[str] = []
         with seeded(base, seed), own_sampling(base.model):
             for start in range(0, len(encoded), batch_size):
@@ -175,7 +198,7 @@ class Server:
         """Take the adapters off the base model and let go of it."""
         if self._model is not None:
             self._model.unload()
-        self._model = self._base = None
+        self._model = self.base = None
 
 
 def _options(base: Base, params: SamplingParams, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +232,21 @@ def seeded(base: Base, seed: int | None) -> Iterator[None]:
 
 
 def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts, where one prompt may be given bare: a string, or one conversation."""
+    """A list of prompts, where one prompt may be given bare: a string, or one conversation.
+
+    Raises:
+        PromptError: It is neither.
+    """
     if isinstance(prompts, str):
         return [prompts]
+    if isinstance(prompts, Mapping | bytes) or not isinstance(prompts, Iterable):
+        raise PromptError(f"`prompts` must be a prompt or a list of prompts. Found {prompts!r:.80}.")
     listed: list[Any] = list(prompts)
     return [listed] if listed and isinstance(listed[0], dict) else listed
+
+
+def _encoded(base: Base, prompt: Prompt, number: int) -> list[int]:
+    try:
+        return base.encode(prompt)
+    except PromptError as error:
+        raise PromptError(f"Prompt {number}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
 from pareto_align.policies.lora_config import ATTENTION_PROJECTIONS
+from pareto_align.printable import kind_of
 
 __all__ = ["find_targets", "target_names"]
 
@@ -56,7 +58,7 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     for name, module in hits.items():
         if not isinstance(module, nn.Linear) and next(module.parameters(recurse=False), None) is not None:
             raise ConfigError(
-                f"target_modules={lora.target_modules!r} selects {name!r}, a {type(module).__name__}, which cannot "
+                f"target_modules={lora.target_modules!r} selects {name!r}, {kind_of(module)}, which cannot "
                 "carry a population. Leave it out."
             )
     if any(".experts." in name for name, _ in found):
@@ -93,9 +95,19 @@ def _warn_of_unknown(model: nn.Module, field: str, asked: Iterable[str], names: 
         )
 
 
+def _as_a_list(model: nn.Module, targets: Any) -> str:
+    """What somebody meant who named layers in one text, which to PEFT is a pattern of whole names."""
+    last = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    meant = re.split(r"[,\s]+", targets.strip()) if isinstance(targets, str) else []
+    if not meant or not last.issuperset(meant):
+        return ""
+    return f" A text is a pattern that the whole name of a layer must match: give a list, target_modules={meant!r}."
+
+
 def _nothing_found(model: nn.Module, targets: Any, others: Sequence[str]) -> str:
     kinds = sorted({type(m).__name__ for m in model.modules() if type(m).__name__ in ("Conv1D", "Conv1d")})
-    hint = f" Its layers are {kinds[0]}, which cannot carry a population." if kinds else ""
+    hint = _as_a_list(model, targets)
+    hint += f" Its layers are {kinds[0]}, which cannot carry a population." if kinds else ""
     names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
     if names and not others:
         hint += f" Its linear layers are {', '.join(names)}."

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pareto_align.errors import ConfigError
-from pareto_align.report.units import Axis, optimized, signs
+from pareto_align.report.units import Axis, bounds_of, optimized, signs
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
@@ -85,17 +86,18 @@ def front_hypervolume(
     """
     from pareto_align.front.bootstrap import bootstrap_hypervolume
 
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ConfigError(f"`confidence` must lie between 0 and 1, such as 0.95. Found {confidence!r}.")
     if not record.members:
         return Hypervolume(0.0, 0.0, 0.0, confidence)
-    axes = list(optimized(record))
+    axes, bounds = list(optimized(record)), bounds_of(record)
     value, low, high = bootstrap_hypervolume(
         [member.estimate for member in record.members],
         axes,
         normalized_reference(record, reference),
         scale_lower=np.array([record.objectives[i].lower for i in axes]),
         scale_upper=np.array([record.objectives[i].upper for i in axes]),
+        bounds=[bounds[i] for i in axes],
         seed=seed,
         confidence=confidence,
     )

@@ -14,22 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.distributions import hub_id
 from pareto_align.errors import FrontFileError, ParetoAlignError
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
-from pareto_align.report.fallen import fallen_entries
+from pareto_align.report.fallen import PROMPTS, fallen_entries
 from pareto_align.report.table import escape_markdown, front_table, markdown_table
 from pareto_align.report.units import shown_record
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["fenced", "hub_id", "model_card", "write_card"]
+__all__ = ["fenced", "model_card", "write_card"]
 
 TOLD = 12
 """Policies off the front that a card tells of; `front.fallen` has all."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def model_card(record: FrontRecord, *, folder: str = "members") -> str:
@@ -66,11 +65,6 @@ def write_card(record: FrontRecord, folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise FrontFileError(f"Cannot write the model card {path}: {error}") from error
     return path
-
-
-def hub_id(name: Any) -> str | None:
-    """The name if it can be a model id on the Hub; None for paths, other schemes and nothing."""
-    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf") else None
 
 
 def _metadata(record: FrontRecord) -> str:
@@ -191,7 +185,7 @@ def _samples(record: FrontRecord) -> str:
 
 
 def _not_kept(record: FrontRecord) -> str:
-    """What else was measured, by verdict, and of the last ones why."""
+    """What else was measured, by verdict, and of the last ones why, and on which prompts."""
     entries = fallen_entries(record)
     if not entries:
         return ""
@@ -199,7 +193,8 @@ def _not_kept(record: FrontRecord) -> str:
     told = ", ".join(f"{count} {escape_markdown(status)}" for status, count in counts.items())
     number = f"{len(entries)} more {'policy was' if len(entries) == 1 else 'policies were'} measured: {told}."
     lines = [
-        f"- **{escape_markdown(entry.id)}**, {escape_markdown(entry.status)}: {escape_markdown(entry.reason)}"
+        f"- **{escape_markdown(entry.id)}**, {escape_markdown(entry.status)} on the "
+        f"{escape_markdown(PROMPTS.get(entry.split, entry.split))}: {escape_markdown(entry.reason)}"
         for entry in entries[-TOLD:]
     ]
     which = f" The last {TOLD}:" if len(entries) > TOLD else ""

@@ -47,7 +47,7 @@ def explanation(record: FrontRecord, answered: Answer) -> str:
 
 def _sureness(probability: float) -> str:
     if math.isnan(probability):
-        return "which of them is better is not known, as each was measured once"
+        return "which of them is better is not known, as too little was measured"
     told = "the choice is clear" if probability >= CLEAR else "a close call" if probability < CLOSE else "a fair bet"
     return f"{told}, with probability {probability:.2f} of being the best"
 

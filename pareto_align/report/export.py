@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pareto_align.distributions import hub_id
 from pareto_align.errors import ConfigError, FrontFileError
-from pareto_align.report.card import fenced, hub_id, model_card
+from pareto_align.report.card import fenced, model_card
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
@@ -78,7 +79,7 @@ def export_adapters(record: FrontRecord, adapters: Mapping[str, Path], path: Pat
     names = folder_names(adapters)
     if format not in FORMATS:
         raise ConfigError(f"Unknown export format {format!r}. Use one of {', '.join(map(repr, FORMATS))}.")
-    target = path.expanduser().absolute()
+    target = path.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FrontFileError(f"{target} exists already. Export into a new or empty folder.")
     try:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["Fallen", "fallen_entries", "fallen_lines", "in_words"]
+__all__ = ["PROMPTS", "Fallen", "fallen_entries", "fallen_lines", "in_words"]
+
+PROMPTS = {"report": "report prompts", "select": "selection prompts"}
+"""What the splits are called."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 _COLUMN = re.compile(
@@ -107,15 +110,20 @@ def in_words(reason: str, objectives: Sequence[ObjectiveRecord]) -> str:
 
 
 def fallen_lines(record: FrontRecord) -> list[str]:
-    """One line each: name, means, verdict and why."""
-    entries = fallen_entries(shown_record(record))
+    """A heading for the prompts of each split, since their numbers do not compare, and under it one line each: name,
+    means, verdict and why."""
     names = [axis.name for axis in axes_of(shown_record(record))]
-    values = np.array([entry.values for entry in entries]).reshape(-1, len(names))
-    digits = [decimals((), values[:, i]) for i in range(len(names))]
+    by_split: dict[str, list[Fallen]] = {}
+    for entry in fallen_entries(shown_record(record)):
+        by_split.setdefault(entry.split, []).append(entry)
     lines = []
-    for entry in entries:
-        means = [f"{name} {number(v, d)}" for name, v, d in zip(names, entry.values, digits, strict=True)]
-        lines.append("  ".join(map(one_line, (entry.id, ", ".join(means), f"{entry.status}: {entry.reason}"))))
+    for split, entries in by_split.items():
+        values = np.array([entry.values for entry in entries])
+        digits = [decimals((), values[:, i]) for i in range(len(names))]
+        lines.append(one_line(f"Not kept, measured on the {PROMPTS.get(split, split)}:"))
+        for entry in entries:
+            means = [f"{name} {number(v, d)}" for name, v, d in zip(names, entry.values, digits, strict=True)]
+            lines.append("  ".join(map(one_line, (entry.id, ", ".join(means), f"{entry.status}: {entry.reason}"))))
     return lines
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from pareto_align.errors import FrontFileError
 from pareto_align.front.estimates import student_quantile
 from pareto_align.report import style
-from pareto_align.report.journal import Event, events_of, numbers_of, policy_preferences, table_of
+from pareto_align.report.journal import Event, Stretch, events_of, numbers_of, stretches_of, table_of
 from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized, shown_record
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ class Series:
     Attributes:
         steps: [s] training steps, increasing.
         values: [s, K, M] in the user's units, NaN where nothing was measured.
+        stretches: What each policy was for, and through which of the steps.
         halfwidth: [s, K, M] of 95 % intervals, NaN where one prompt says nothing of noise; None for training prompts.
     """
 
     steps: np.ndarray
     values: np.ndarray
+    stretches: tuple[Stretch, ...]
     halfwidth: np.ndarray | None = None
 
 
@@ -45,7 +47,6 @@ class HistoryInfo:
 
     Attributes:
         axes: All M objectives.
-        preferences: [K, m] of the policies, NaN where not known.
         steps: [e] steps at which the front was measured.
         hypervolume: [e] on the frozen frame.
         hypervolume_low: [e] lower ends of the 95 % intervals, NaN where not known.
@@ -61,7 +62,6 @@ class HistoryInfo:
     """
 
     axes: tuple[Axis, ...]
-    preferences: np.ndarray
     steps: np.ndarray
     hypervolume: np.ndarray
     hypervolume_low: np.ndarray
@@ -95,7 +95,6 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     spread = table_of(measurements, "stderr", len(axes))
     if spread.shape != evaluation.shape:
         spread = np.full(evaluation.shape, np.nan)
-    policies = max(training.shape[1], evaluation.shape[1])
     start = next((event for event in history if event.get("event") == "start"), {})
     untrained = table_of([{"reference": [start.get("reference")]}], "reference", len(axes)).ravel()
     prompts = _select_prompts(start)
@@ -103,15 +102,21 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     volume = numbers_of([{"value": value} for value in start.get("reference_hypervolume") or []], "value")
     return HistoryInfo(
         axes=axes,
-        preferences=policy_preferences(history, policies, len(spanning)),
         steps=np.array([int(event["step"]) for event in measurements], dtype=int),
         hypervolume=numbers_of(measurements, "hypervolume"),
         hypervolume_low=numbers_of(measurements, "hypervolume_low"),
         hypervolume_high=numbers_of(measurements, "hypervolume_high"),
         members=numbers_of(measurements, "members"),
-        training=Series(np.array([int(event["step"]) for event in steps], dtype=int), training),
+        training=Series(
+            np.array([int(event["step"]) for event in steps], dtype=int),
+            training,
+            stretches_of(history, steps, training.shape[1], len(spanning)),
+        ),
         evaluation=Series(
-            np.array([int(event["step"]) for event in measurements], dtype=int), evaluation, _reach(units) * spread
+            np.array([int(event["step"]) for event in measurements], dtype=int),
+            evaluation,
+            stretches_of(history, measurements, evaluation.shape[1], len(spanning)),
+            _reach(units) * spread,
         ),
         first=spanning[0],
         second=spanning[1] if len(spanning) == 2 else None,
@@ -151,8 +156,10 @@ def draw_history(info: HistoryInfo) -> Figure:
         grown += f" with {int(info.members[-1])} members"
     untrained = info.untrained_hypervolume is not None or info.untrained is not None
     count = "" if info.prompts is None else f"{info.prompts} "
+    moved = len(info.evaluation.stretches) > info.evaluation.values.shape[1]
     remarks = (grown, f"dots: {count}selection prompts, 95 % intervals", "faint: training prompts, smoothed",
-               "dashed: untrained" if untrained else "")  # fmt: skip
+               "dashed: untrained" if untrained else "",
+               "lines end where a policy went on to another preference" if moved else "")  # fmt: skip
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)
     for ax, i in zip(grid[1:], range(len(info.axes)), strict=False):
@@ -185,14 +192,21 @@ def _draw_objective(ax: Axes, info: HistoryInfo, i: int) -> None:
     ax.set_title(f"{axis.name}   ({'↑' if axis.maximize else '↓'} better{role})", loc="left", fontsize=style.TEXT,
                  color=style.INK, parse_math=False)  # fmt: skip
     aside = dodge(info.evaluation.steps, info.evaluation.values.shape[1])
-    for k, color in enumerate(style.preference_colors(info.preferences)):
-        if k < info.training.values.shape[1]:
-            ax.plot(info.training.steps, smoothed(info.training.values[:, k, i]), color=color, lw=1.0, alpha=0.35)
-        if k < info.evaluation.values.shape[1]:
-            spread = info.evaluation.halfwidth
-            bars = None if spread is None else np.nan_to_num(spread[:, k, i])
-            ax.errorbar(info.evaluation.steps + aside[k], info.evaluation.values[:, k, i], yerr=bars, color=color,
-                        lw=1.6, marker="o", ms=3.6, elinewidth=0.9)  # fmt: skip
+    for stretch, color in _colored(info.training):
+        steps, values = info.training.steps[stretch.rows], info.training.values[stretch.rows, stretch.policy, i]
+        ax.plot(steps, smoothed(values), color=color, lw=1.0, alpha=0.35, marker="" if len(steps) > 1 else ".")
+    spread = info.evaluation.halfwidth
+    for stretch, color in _colored(info.evaluation):
+        steps, values = info.evaluation.steps[stretch.rows], info.evaluation.values[stretch.rows, stretch.policy, i]
+        bars = None if spread is None else np.nan_to_num(spread[stretch.rows, stretch.policy, i])
+        ax.errorbar(steps + aside[stretch.policy], values, yerr=bars, color=color, lw=1.6, marker="o", ms=3.6,
+                    elinewidth=0.9)  # fmt: skip
+
+
+def _colored(series: Series) -> zip[tuple[Stretch, Any]]:
+    """Stretches with the colors of their preferences."""
+    preferences = np.array([stretch.preference for stretch in series.stretches])
+    return zip(series.stretches, style.preference_colors(preferences), strict=True)
 
 
 def dodge(steps: np.ndarray, policies: int) -> np.ndarray:

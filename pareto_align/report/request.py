@@ -9,15 +9,17 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pareto_align.errors import PreferenceError
+from pareto_align.front import selection
 from pareto_align.front.preferences import Preference
-from pareto_align.front.selection import ROUNDING, select
+from pareto_align.front.selection import MANY, ROUNDING, keeping, select
 from pareto_align.printable import one_line
-from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, measured, optimized
+from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bounds_of, measured, optimized
 from pareto_align.weighting.base import reading_of
 
 if TYPE_CHECKING:
@@ -50,17 +52,15 @@ class Limit:
     def __str__(self) -> str:
         return f"{self.axis.name} {'at least' if self.axis.maximize else 'at most'} {self.bound:g}"
 
-    def excess(self, values: np.ndarray) -> np.ndarray:
-        """How far means [..., M] miss the limit; 0 or less where they keep it, NaN where nothing was measured."""
-        found = np.asarray(values[..., self.column])
-        missed = self.axis.sign * (self.bound - found)
-        # at the limit up to rounding is at the limit
-        return np.where(np.abs(missed) <= ROUNDING * np.maximum(np.abs(found), abs(self.bound)), 0.0, missed)
+    @property
+    def maximized(self) -> selection.Limit:
+        """The same where more is better."""
+        return selection.Limit(self.column, self.axis.sign * self.bound)
 
     def surely(self, members: Measured, row: int) -> bool:
         """Whether the whole 95 % interval of a member's mean keeps the limit; not where its noise is not known."""
         worst = members.low if self.axis.maximize else members.high
-        return bool(self.excess(worst[row]) <= 0)
+        return bool(self.maximized.missed_by(self.axis.sign * worst[row]) <= 0)
 
 
 def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapping[str, float]) -> tuple[Limit, ...]:
@@ -70,8 +70,12 @@ def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapp
         PreferenceError: A name is unknown, a number is not finite, or a limit is on the side that is better anyway.
     """
     names = [axis.name for axis in axes]
-    limits = []
+    limits: list[Limit] = []
     for asked, given, other in (("at_least", at_least, "at_most"), ("at_most", at_most, "at_least")):
+        if not isinstance(given, Mapping):
+            raise PreferenceError(
+                f"`{asked}` must map objectives to numbers, such as {{{names[0]!r}: 0.5}}. Found {given!r:.80}."
+            )
         for name, bound in given.items():
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, n=1)
@@ -81,7 +85,7 @@ def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapp
             if axis.maximize != (asked == "at_least"):
                 better = "maximized, so more is better" if axis.maximize else "minimized, so less is better"
                 raise PreferenceError(f"{name!r} is {better}: limit it with `{other}`, not with `{asked}`.")
-            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            if isinstance(bound, bool) or not isinstance(bound, Real) or not math.isfinite(bound):
                 raise PreferenceError(f"`{asked}` of {name!r} must be a finite number. Found {bound!r}.")
             limits.append(Limit(names.index(name), axis, float(bound)))
     return tuple(limits)
@@ -95,17 +99,16 @@ def rows_within(members: Measured, limits: Sequence[Limit]) -> list[int]:
     """
     if not limits:
         return list(range(len(members.ids)))
-    excess = np.stack([limit.excess(members.values) for limit in limits], axis=1)  # [n, limits]
-    rows = np.flatnonzero((excess <= 0).all(axis=1))
+    means = members.values.copy()
+    for limit in limits:
+        means[:, limit.column] = limit.axis.sign * members.values[:, limit.column]
+    rows, nearest = keeping(means, [limit.maximized for limit in limits])
     if rows.size:
         return [int(row) for row in rows]
-    # limits in different units are compared by how far they lie from what the members span
-    span = np.array([np.ptp(members.values[:, limit.column]) or 1.0 for limit in limits])
-    nearest = int(np.nan_to_num(np.maximum(excess, 0.0) / span, nan=np.inf).max(axis=1).argmin())
     reached = ", ".join(
         f"{limit.axis.name} {members.values[nearest, limit.column]:.4g}"
-        for limit, missed in zip(limits, excess[nearest], strict=True)
-        if not missed <= 0
+        for limit in limits
+        if not limit.maximized.missed_by(means[nearest]) <= 0
     )
     raise PreferenceError(
         f"No member keeps {' and '.join(map(str, limits))}. The nearest is {members.ids[nearest]} with {reached}."
@@ -167,17 +170,20 @@ def answer(
     axes = list(optimized(record))
     objectives = [record.objectives[i] for i in axes]
     weights = Preference.of([1.0] * len(axes) if preference is None else preference, [o.name for o in objectives])
-    limits = limits_of(axes_of(record), at_least or {}, at_most or {})
+    limits = limits_of(axes_of(record), {} if at_least is None else at_least, {} if at_most is None else at_most)
     table = measured(record)
     rows = rows_within(table, limits)
     estimates = [record.members[row].estimate.take(axes) for row in rows]
     means = np.stack([estimate.mean for estimate in estimates])
-    stderr = np.stack([estimate.stderr for estimate in estimates])
+    declared = bounds_of(record)
+    bounds = [declared[i] for i in axes]
+    stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
     known: dict[str, Any] = {
         "lower": np.array([o.lower for o in objectives]),
         "upper": np.array([o.upper for o in objectives]),
-        "n": np.stack([estimate.counts for estimate in estimates]),
-        "bounded": [o.bounds is not None for o in objectives],
+        # a noise that is known to be none is no chance of a few measurements
+        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
+        "bounds": bounds,
         **_place(record, axes),
     }
     asked = recorded_rule(record) if rule is None else rule
@@ -211,7 +217,7 @@ def answer(
 def _sureness(found: Selection) -> str:
     """What `probability_best` means, in words: it is about other prompts like those measured on."""
     if math.isnan(found.probability_best):
-        return "whether it is truly the best is not known: one measurement says nothing of its own noise"
+        return "whether it is truly the best is not known: one measurement, or a few all equal, say nothing of noise"
     return f"on the mean over all prompts like these it is the best with probability {found.probability_best:.2f}"
 
 

@@ -15,8 +15,7 @@ from pareto_align.report.units import (
     Measured,
     axes_of,
     decimals,
-    ends_text,
-    interval_text,
+    interval_texts,
     measured,
     number,
     optimized,
@@ -107,13 +106,8 @@ def _column(members: Measured, reference: Measured | None, j: int) -> list[str]:
     rows = [members] if reference is None else [members, reference]
     values, low, high = (np.concatenate([getattr(r, name)[:, j] for r in rows]) for name in ("values", "low", "high"))
     doubts = [row[j] for r in rows for row in r.doubts]
-    # one way of writing for the whole column
-    lopsided = bool((np.abs(low + high - 2 * values) > 10.0**-digits).any())
-    cells = []
-    for v, a, b, doubted in zip(values, low, high, doubts, strict=True):
-        text = ends_text(v, a, b, digits) if lopsided else interval_text(v, (b - a) / 2, digits)
-        cells.append(f"{text} {DOUBTFUL}" if doubted else text)
-    return cells
+    texts = interval_texts(values, low, high, digits)
+    return [f"{text} {DOUBTFUL}" if doubted else text for text, doubted in zip(texts, doubts, strict=True)]
 
 
 def text_table(table: FrontTable, *, unicode: bool = True) -> str:

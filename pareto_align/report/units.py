@@ -30,6 +30,7 @@ __all__ = [
     "fallen_of",
     "floats_of",
     "interval_text",
+    "interval_texts",
     "measured",
     "number",
     "optimized",
@@ -245,3 +246,21 @@ def ends_text(value: float, low: float, high: float, digits: int) -> str:
     if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(value)):
         return number(value, digits)
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def interval_texts(
+    values: Sequence[float] | np.ndarray,
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
+    digits: int,
+) -> list[str]:
+    """Means with their 95 % intervals, written in one way for all of them.
+
+    That is `interval_text` where each mean lies in the middle of its interval as far as the digits tell, else
+    `ends_text`.
+    """
+    lopsided = np.abs(np.asarray(low) + np.asarray(high) - 2 * np.asarray(values)) > 10.0**-digits
+    rows = zip(values, low, high, strict=True)
+    if lopsided.any():
+        return [ends_text(v, a, b, digits) for v, a, b in rows]
+    return [interval_text(v, (b - a) / 2, digits) for v, a, b in rows]

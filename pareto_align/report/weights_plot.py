@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from pareto_align.errors import FrontFileError
 from pareto_align.report import style
-from pareto_align.report.journal import Event, events_of, policy_preferences, table_of
+from pareto_align.report.journal import Event, Stretch, events_of, stretches_of, table_of
 from pareto_align.report.units import axes_of, optimized, shown_record
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class WeightsInfo:
         steps: [s] training steps.
         shares: [s, K, m] each policy's weights divided by their sum: the trade it trained for.
         strength: [s, K] the sums: how hard it was pushed.
-        preferences: [K, m] what the policies are for, NaN where not known.
+        stretches: What each policy was for, and through which steps.
     """
 
     names: tuple[str, ...]
     steps: np.ndarray
     shares: np.ndarray
     strength: np.ndarray
-    preferences: np.ndarray
+    stretches: tuple[Stretch, ...]
 
     @property
     def varies(self) -> bool:
@@ -64,8 +64,8 @@ def weights_info(record: FrontRecord, history: Sequence[Event]) -> WeightsInfo:
     strength = weights.sum(axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(strength[..., None] > 0, weights / strength[..., None], np.nan)
-    preferences = policy_preferences(history, *weights.shape[1:])
-    return WeightsInfo(names, np.array([int(e["step"]) for e in steps]), shares, strength, preferences)
+    stretches = stretches_of(history, steps, *weights.shape[1:])
+    return WeightsInfo(names, np.array([int(e["step"]) for e in steps]), shares, strength, stretches)
 
 
 def draw_weights(info: WeightsInfo) -> Figure:
@@ -77,8 +77,10 @@ def draw_weights(info: WeightsInfo) -> Figure:
     rows = -(-panels // columns)
     figure = style.new_figure((6.6 if columns == 1 else 4.0 * columns + 0.6), 3.3 * rows + 0.75)
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
-    style.header(figure, "Weights over the run", ("one line a policy", "triangles: the preference it was given"))
-    colors = style.preference_colors(info.preferences)
+    moved = "cut where a policy went on to another" if len(info.stretches) > info.shares.shape[1] else ""
+    remarks = ("one line a policy", "triangles: the preference it was given", moved)
+    style.header(figure, "Weights over the run", remarks)
+    colors = style.preference_colors(np.array([stretch.preference for stretch in info.stretches]))
     for ax, i in zip(grid, shown, strict=False):
         _draw_share(ax, info, i, colors)
     if info.varies:
@@ -98,11 +100,14 @@ def _draw_share(ax: Axes, info: WeightsInfo, i: int, colors: Sequence[object]) -
     ax.set_title(f"weight on {info.names[i]}{rest}", loc="left", fontsize=style.TEXT, color=style.INK,
                  parse_math=False)  # fmt: skip
     ax.set_ylim(-0.03, 1.03)
-    for k, color in enumerate(colors):
-        ax.plot(info.steps, info.shares[:, k, i], color=color, lw=1.7)  # type: ignore[arg-type]
-        # outside the right spine, where it hides no line
-        ax.plot([1.015], [info.preferences[k, i]], marker="<", ms=6, color=color, mec="white", mew=0.5,
-                clip_on=False, transform=ax.get_yaxis_transform(), ls="none")  # type: ignore[arg-type]  # fmt: skip
+    for stretch, color in zip(info.stretches, colors, strict=True):
+        steps, wanted = info.steps[stretch.rows], stretch.preference[i]
+        _draw_line(ax, steps, info.shares[stretch.rows, stretch.policy, i], color)
+        mark: dict[str, Any] = {"marker": "<", "ms": 6, "color": color, "mec": "white", "mew": 0.5, "ls": "none"}
+        if stretch.rows.stop == len(info.steps):  # outside the right spine, where it hides no line
+            ax.plot([1.015], [wanted], clip_on=False, transform=ax.get_yaxis_transform(), **mark)
+        elif len(steps) > 1:
+            ax.plot(steps[-1:], [wanted], **mark)
 
 
 def _draw_strength(ax: Axes, info: WeightsInfo, colors: Sequence[object]) -> None:
@@ -110,5 +115,10 @@ def _draw_strength(ax: Axes, info: WeightsInfo, colors: Sequence[object]) -> Non
     style.step_axis(ax)
     ax.set_title("sum of weights: strength of the step", loc="left", fontsize=style.TEXT, color=style.INK)
     ax.axhline(1.0, color=style.GREY, lw=0.9)
-    for k, color in enumerate(colors):
-        ax.plot(info.steps, info.strength[:, k], color=color, lw=1.7)  # type: ignore[arg-type]
+    for stretch, color in zip(info.stretches, colors, strict=True):
+        _draw_line(ax, info.steps[stretch.rows], info.strength[stretch.rows, stretch.policy], color)
+
+
+def _draw_line(ax: Axes, steps: np.ndarray, values: np.ndarray, color: Any) -> None:
+    """A stretch of a policy; one of a single step is a dot."""
+    ax.plot(steps, values, color=color, lw=1.7, marker="" if len(steps) > 1 else ".")

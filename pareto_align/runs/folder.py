@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from pareto_align.arguments import path_of
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
 from pareto_align.front.files import write_whole
 from pareto_align.objectives import ObjectiveSet
@@ -58,7 +58,7 @@ def new_run_folder(output_dir: Any) -> Path:
         root = Path(RUNS_FOLDER)
         number = 1 + max((int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit()), default=0)
         output_dir = root / f"{number:03d}"
-    folder = Path(os.path.expanduser(output_dir))
+    folder = path_of(output_dir, "output_dir")
     refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

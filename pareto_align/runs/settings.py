@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from typing import Any
@@ -13,6 +14,10 @@ __all__ = ["Settings", "settings_help"]
 LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
 SAMPLERS = ("auto", "eager", "graphs")
+KL_ESTIMATORS = ("k1", "k3")
+AGGREGATIONS = ("constant", "token", "sequence")
+MOST = 2**63 - 1
+"""The largest whole number that every file of a run holds."""
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -127,12 +132,14 @@ class Settings:
             raise ConfigError(f"`top_p` must lie in (0, 1]. Found {self.top_p!r}.")
         if not self.learning_rate > 0:
             raise ConfigError(f"`learning_rate` must be positive. Found {self.learning_rate!r}.")
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise ConfigError(f"`lr_schedule` must be one of {', '.join(LR_SCHEDULES)}. Found {self.lr_schedule!r}.")
-        if self.layout not in LAYOUTS:
-            raise ConfigError(f"`layout` must be one of {', '.join(LAYOUTS)}. Found {self.layout!r}.")
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(f"`sampler` must be one of {', '.join(SAMPLERS)}. Found {self.sampler!r}.")
+        if not self.clip > 0:
+            raise ConfigError(f"`clip` must be positive. Found {self.clip!r}.")
+        for name, known in (
+            ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("sampler", SAMPLERS), ("kl", KL_ESTIMATORS),
+            ("aggregation", AGGREGATIONS),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ConfigError(f"`{name}` must be one of {', '.join(known)}. Found {getattr(self, name)!r}.")
         for name in ("gradient_checkpointing", "deterministic", "activated"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
@@ -145,10 +152,9 @@ class Settings:
             )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"`max_seconds` must be positive or None. Found {self.max_seconds!r}.")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"`weight_decay` must be 0 or more. Found {self.weight_decay!r}.")
-        if not self.resolution >= 0:
-            raise ConfigError(f"`resolution` must be 0 or more. Found {self.resolution!r}.")
+        for name in ("weight_decay", "kl_coef", "resolution"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"`{name}` must be 0 or more. Found {getattr(self, name)!r}.")
 
     @property
     def rows_a_step(self) -> int:
@@ -159,11 +165,15 @@ class Settings:
 def _require_count(name: str, value: Any, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {name}={value!r}.")
+    if value > MOST:
+        raise ConfigError(f"`{name}` must be at most 2**63 - 1. Found {name}={value!r:.40}.")
 
 
 def _require_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"`{name}` must be a number. Found {name}={value!r}.")
+    if not abs(value) <= sys.float_info.max:  # type: ignore[operator]  # NaN, infinite, or a whole number that no float holds
+        raise ConfigError(f"`{name}` must be a finite number. Found {name}={value!r:.40}.")
 
 
 def settings_help() -> dict[str, Field[Any]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.arguments import path_of
 from pareto_align.data.rows import list_prompts
 from pareto_align.errors import ConfigError, FrontFileError, TrainingError
 from pareto_align.tuning.comparison import Comparison
@@ -316,7 +317,7 @@ def _check_same(plan: Mapping[str, Any], before: Mapping[str, Any], folder: Swee
 
 def _place(output_dir: Any) -> Path:
     if output_dir is not None:
-        return Path(os.path.expanduser(output_dir))
+        return path_of(output_dir, "output_dir")
     root = Path(SWEEPS_FOLDER)
     return root / f"{1 + max((int(p.name) for p in root.glob('[0-9]*') if p.name.isdigit()), default=0):03d}"
 

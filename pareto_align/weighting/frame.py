@@ -34,7 +34,7 @@ class FramedWeighting(Weighting):
         nadir: [m] fixed nadir point, instead of the smallest entries of the payoff table.
 
     Raises:
-        ConfigError: A setting out of range.
+        ConfigError: A setting is out of range, or the ideal point does not lie above the nadir point.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("smoothed", "slow", "count", "payoff")
@@ -62,6 +62,11 @@ class FramedWeighting(Weighting):
                 raise ConfigError(
                     f"Weighting '{self.name}': `{name}` must be {m} finite numbers. Found {point.tolist()}."
                 )
+        if self.ideal is not None and self.nadir is not None and not (self.ideal > self.nadir).all():
+            raise ConfigError(
+                f"Weighting '{self.name}': `ideal` must lie above `nadir` in every objective. Found "
+                f"ideal={self.ideal.tolist()} and nadir={self.nadir.tolist()}."
+            )
         self.smoothed = np.zeros((K, m))
         self.slow = np.zeros((K, m))
         self.count = np.zeros((K, m))

@@ -90,6 +90,19 @@ def test_wrong_usage(cli, arguments, message):
     assert found.out == ""
 
 
+def test_who_waits_for_the_hub_is_told_so(cli, run, monkeypatch):
+    def unreachable(*args, **keywords):
+        raise OSError("no network")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", unreachable)
+    found = cli("bench", "no/such", *SMALL)
+    assert found.err.splitlines()[0] == "Loading no/such, which the Hugging Face Hub is asked for ..."
+    assert "error: Cannot load the model 'no/such': no network" in found.err
+    found = cli("chat", run, "--prompt", "Hi")
+    assert found.err.splitlines()[0] == "The base model is acme/tiny-llama, which the Hugging Face Hub is asked for."
+    assert "error: Cannot load the model 'acme/tiny-llama': no network" in found.err
+
+
 def test_what_cannot_be_measured_is_one_line(cli, project, tmp_path, monkeypatch, cache):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     model = project / "model"

@@ -189,7 +189,8 @@ def test_all_lists_what_did_not_stay_and_why(cli, run):
     del data["sha256"]
     (run / "front" / "front.json").write_text(json.dumps(data))
     text = cli("front", run, "--all").out
-    assert "Not kept:\np9  tone 0.900, length 20.0, toxicity 0.300  infeasible: 'toxicity' has mean 0.3, above" in text
+    told = "p9  tone 0.900, length 20.0, toxicity 0.300  infeasible: 'toxicity' has mean 0.3, above"
+    assert f"Not kept, measured on the report prompts:\n{told}" in text
     (row,) = cli("front", run, "--all", "--json").json()["fallen"]
     assert (row["objective"], row["value"], row["bound"]) == ("toxicity", 0.3, 0.1)
     assert "fallen" not in cli("front", run, "--json").json()

@@ -108,7 +108,12 @@ def rewards_of(run):
 
 def test_the_keys_are_the_keywords_of_the_aligner():
     keywords = set(inspect.signature(ParetoAligner).parameters) - {"callbacks", "progress"}
-    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {"prompts", "comparisons", "eval_comparisons", "tuning"}
+    assert {*SECTIONS, *(name for name, _, _ in settings_rows())} == keywords | {
+        "prompts",
+        "comparisons",
+        "eval_comparisons",
+        "tuning",
+    }
     assert set(OBJECTIVE_KEYS) - {"args"} == set(inspect.signature(Objective).parameters)
 
 
@@ -179,7 +184,7 @@ def test_prompts_may_stand_in_the_config(load):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (["One?", 2], "Prompt 1: A prompt must be a string .* Found a int: 2"),
+        (["One?", 2], "Prompt 1: A prompt must be a string .* Found an int: 2"),
         (["One?", None], "Prompt 1: A prompt must be a string"),
         (["One?", {"Question": "what is rain?"}], "Prompt 1 is a mapping without a 'prompt'. Its keys: Question"),
         (["One?", [{"role": "user", "content": "Two?"}]], "Prompt 1 is a conversation, the first one is text"),
@@ -253,7 +258,10 @@ def test_a_folder_may_be_named_like_a_number_or_a_date(load):
         ({"explorer": {"name": "grid", "margin": 2}}, "`margin` must be a number of at least 0 and below 1"),
         ({"learner": "rlooo"}, "Unknown learner 'rlooo'. Did you mean 'rloo'"),
         ({"learner": {"name": "rvpo", "kk": 1}}, r"`learner` 'rvpo' has no setting 'kk'. Did you mean 'k'\?"),
-        ({"learner": {"name": "rvpo", "k": "a"}}, "Learner 'rvpo': `k` must be a positive number. Found 'a'"),
+        ({"learner": {"name": "rvpo", "k": "a"}}, "^`learner` 'rvpo': `k` must be a positive number. Found 'a'"),
+        ({"weighting": {"name": "stch", "mu": "a"}}, "^`weighting` 'stch': `mu` must be a positive number. Found 'a'"),
+        ({"explorer": {"name": "soups", "kinds": "search"}}, "^`explorer` 'soups': `kinds` must be a list of"),
+        ({"lr": 0.1}, "Did you mean 'learning_rate'"),
         ({"learner": 3}, "`learner` must be a name, or a mapping with a `name`. Found 3"),
         (
             {"weighting": {"name": "chebyshev", "margn": 1}},

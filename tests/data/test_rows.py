@@ -122,7 +122,7 @@ def frame(**columns):
         (lambda: b"ab", "Found a bytes"),
         (lambda: np.array("ab"), "must be a list of prompts. Found a ndarray"),
         (lambda: np.array([["a"]]), "Prompt 0: A prompt must be a string or a list of chat messages"),
-        (lambda: None, "must be a list of prompts. Found a NoneType"),
+        (lambda: None, "must be a list of prompts. Found None"),
         (lambda: SimpleNamespace(), "Found a SimpleNamespace"),
         (lambda: TALK, "Prompt 0: A prompt is a single chat message. Put it in a list"),
         (lambda: ["a", TALK, TALK], "Prompt 1 is a conversation, the first one is text"),

@@ -12,7 +12,10 @@ import pytest
 from pareto_align import ParetoAligner
 from pareto_align.discovery import Explorer, Grid, Settings, make_explorer
 from pareto_align.errors import ConfigError, PreferenceError
+from pareto_align.learning import losses
+from pareto_align.runs import settings as settings_module
 from pareto_align.runs.settings import settings_help
+from pareto_align.testing.problems import get_problem
 
 NAMES = ["tone", "brevity"]
 
@@ -50,11 +53,11 @@ def test_given_preferences_are_taken_in_their_order():
         (
             lambda: make_explorer({"name": "grid", "preferences": 3}),
             ConfigError,
-            "'grid' cannot be made with .*'preferences'",
+            "'grid': `preferences` must be a list of preferences",
         ),
         (lambda: make_explorer({"name": "grid", "margn": 0.1}), ConfigError, "'margn'.*Did you mean 'margin'"),
-        (lambda: Grid(margin=0.5).preferences(NAMES, 3, 0), ConfigError, "no room for 2 objectives"),
-        (lambda: Grid([[1, 0]]).preferences(NAMES, 3, 0), ConfigError, "1 preferences for a population of 3"),
+        (lambda: Grid(margin=0.5).preferences(NAMES, 3, 0), ConfigError, "`margin` must be below 1/m = 0.5 for 2"),
+        (lambda: Grid([[1, 0]]).preferences(NAMES, 3, 0), ConfigError, "Found 1 for a population of 3"),
         (lambda: Grid([{"tome": 1}]).preferences(NAMES, 1, 0), PreferenceError, "tone"),
         (lambda: Grid([[1, -1]]).preferences(NAMES, 1, 0), PreferenceError, ""),
         (lambda: Grid([[0, 0]]).preferences(NAMES, 1, 0), PreferenceError, ""),
@@ -160,6 +163,48 @@ def test_counts_that_may_be_zero(name, value):
 def test_a_number_is_asked_for_by_name(name, value):
     with pytest.raises(ConfigError, match=f"`{name}` must be a number"):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "temperature",
+        "learning_rate",
+        "weight_decay",
+        "kl_coef",
+        "clip",
+        "resolution",
+        "top_p",
+        "max_grad_norm",
+        "max_seconds",
+    ],
+)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
+def test_a_number_is_finite(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be a finite number. Found {name}="):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kl": "k2"}, "`kl` must be one of k1, k3. Found 'k2'"),
+        ({"aggregation": "mean"}, "`aggregation` must be one of constant, token, sequence. Found 'mean'"),
+        ({"kl_coef": -0.1}, "`kl_coef` must be 0 or more. Found -0.1"),
+        ({"clip": 0}, "`clip` must be positive. Found 0"),
+        ({"seed": 2**70}, r"`seed` must be at most 2\*\*63 - 1"),
+        ({"steps": 2**63}, r"`steps` must be at most 2\*\*63 - 1"),
+    ],
+)
+def test_what_the_loss_and_the_files_would_refuse_is_refused_at_once(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        Settings(**settings)
+    with pytest.raises(ConfigError, match=said):
+        ParetoAligner("some/model", get_problem("arc").objectives(), **settings)
+
+
+def test_settings_and_loss_know_the_same_names():
+    assert (settings_module.KL_ESTIMATORS, settings_module.AGGREGATIONS) == (losses.KL_ESTIMATORS, losses.AGGREGATIONS)
 
 
 def test_numpy_numbers_are_numbers():

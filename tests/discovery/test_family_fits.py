@@ -33,6 +33,7 @@ def test_preferences_move_and_measurements_do_not(run):
     np.testing.assert_allclose(start["preferences"], [[1, 0], [0.5, 0.5], [0, 1]])
     weights = np.array([event["weights"] for event in events(folder, "step")])  # fixed: the preferences drawn
     assert len(np.unique(weights[:, 1, 0].round(6))) == 4
+    np.testing.assert_allclose(weights, [event["preferences"] for event in events(folder, "step")])
     assert (weights[:, 0, 0] > 2 / 3).all()
     assert (weights[:, 2, 0] < 1 / 3).all()
     record = json.loads((folder / "run.json").read_text())["config"]

@@ -83,7 +83,7 @@ def test_a_dataset_is_a_list_of_rows():
     [
         ([], "There are no prompts"),
         ("ab", "must be a list of prompts. Found a str"),
-        (None, "must be a list of prompts. Found a NoneType"),
+        (None, "must be a list of prompts. Found None"),
         ({"prompt": ["ab"]}, "must be a list of prompts. Found a dict"),
         (["ab", ""], "Prompt 1: A prompt is empty"),
         (["ab", 3], "Prompt 1: A prompt must be a string"),

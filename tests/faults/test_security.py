@@ -46,7 +46,6 @@ IMPORTERS = {
     # path of the module -> the argument of import_module, which no file can choose
     "__init__.py": "f'{__name__}.{_HOMES[name]}'",
     "cli/entry.py": "f'pareto_align.cli.{_HOMES[name]}'",
-    "objectives/text.py": "module",  # one of two names in the source
     "config/lookup.py": "module",  # from a config that the user passed
     "config/building.py": "module",  # one of this package, checked just before
 }

@@ -53,7 +53,7 @@ def test_a_single_prompt_is_measured_by_its_samples() -> None:
         np.testing.assert_allclose(estimate.stderr, values[0].std(axis=0, ddof=1) / np.sqrt(50))
 
 
-@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0], [3.0, np.nan]], [[1.0, 2.0], [1.0, np.nan]]])
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0], [3.0, np.nan]], [[1.0, 2.0], [1.5, np.nan]]])
 def test_the_noise_of_what_was_measured_once_is_not_known(values: list[list[float]]) -> None:
     estimate = Estimate.from_samples(values, range(len(values)))
     assert estimate.counts.tolist() == [len(values), 1]
@@ -231,7 +231,7 @@ FRAME = {"scale_lower": [0.0, 0.0], "scale_upper": [2.0, 2.0]}
 
 
 def test_bootstrap_of_noiseless_members_is_a_point() -> None:
-    members = [Estimate.from_samples(np.tile(p, (5, 1)), range(5)) for p in ([2.0, 0.5, 9], [1.0, 1.0, 9])]
+    members = [Estimate.from_samples(np.tile(p, (8, 1)), range(8)) for p in ([2.0, 0.5, 9], [1.0, 1.0, 9])]
     value = hypervolume([[1.0, 0.25], [0.5, 0.5]], [0, 0])
     assert bootstrap_hypervolume(members, [0, 1], [0, 0], **FRAME) == pytest.approx((value, value, value))
     assert bootstrap_hypervolume([], [0, 1], [0, 0], **FRAME) == (0, 0, 0)
@@ -318,6 +318,50 @@ def test_where_a_spread_is_not_known_the_hypervolume_has_no_interval(values: lis
     value, low, high = bootstrap_hypervolume([alone], [0, 1], [0, 0], scale_lower=[0, 0], scale_upper=[1, 1])
     assert value == pytest.approx(0.25)
     assert np.isnan([low, high]).all()
+
+
+def test_a_few_units_that_are_all_equal_say_nothing_of_their_noise() -> None:
+    rows = np.tile([0.1 + 0.2, 5.0], (4, 1))
+    rows[2:, 0] = 0.3  # equal up to rounding
+    few = Estimate.from_samples(rows, range(4))
+    assert few.alike.all()
+    assert few.stderr == pytest.approx([0, 0], abs=1e-15)
+    assert np.isnan(few.noise()).all()
+    assert np.isnan(few.halfwidth()).all()
+    assert np.isnan(few.interval()).all()
+    bounds = [(0.0, 1.0), None]
+    np.testing.assert_array_equal(few.noise(bounds), [0.0, np.nan])
+    low, high = few.interval(bounds=bounds)
+    assert low[0] < 0.15 < 0.3 < high[0]
+    assert np.isnan([low[1], high[1]]).all()
+    many = Estimate.from_samples(np.tile(rows, (2, 1)), range(8))
+    np.testing.assert_array_equal(many.noise(), [0.0, 0.0])
+    assert not Estimate(np.ones(1), np.zeros((1, 1)), n=4).alike.any()  # a noise that is known to be none
+    assert not Estimate.from_samples([[1.0], [np.nan], [2.0]], range(3)).alike.any()
+
+
+@pytest.mark.parametrize("ids", [None, range(4)])
+def test_the_hypervolume_of_a_few_equal_measurements_is_not_sure(ids) -> None:
+    rng = np.random.default_rng(0)
+    still = Estimate.from_samples(np.full((4, 2), 1.0), ids)
+    moving = Estimate.from_samples(np.hstack([np.full((4, 1), 1.0), rng.uniform(0.2, 0.4, (4, 1))]), ids)
+    frame = {"scale_lower": [0.0, 0.0], "scale_upper": [1.0, 1.0]}
+    for members in ([still], [moving], [still, moving]):
+        value, low, high = bootstrap_hypervolume(members, [0, 1], [0, 0], **frame)
+        assert value > 0
+        assert np.isnan([low, high]).all()
+        value, low, high = bootstrap_hypervolume(members, [0, 1], [0, 0], **frame, bounds=[(0.0, 1.0)] * 2)
+        # nothing is better than the upper bounds, and what was not among four may well be worse
+        assert low < 0.75 * value
+        assert value <= high
+
+
+def test_the_interval_of_equal_measurements_is_as_wide_as_that_of_their_mean() -> None:
+    still = Estimate.from_samples(np.full((6, 1), 0.5), range(6))
+    frame = {"scale_lower": [0.0], "scale_upper": [1.0]}
+    _, low, high = bootstrap_hypervolume([still], [0], [0], **frame, bounds=[(0.0, 1.0)], n_boot=20_000)
+    exact = still.interval(0.9, bounds=[(0.0, 1.0)])  # each of the two ends is meant half of the time
+    np.testing.assert_allclose([low, high], np.ravel(exact), atol=0.01)
 
 
 def grouped(rng: np.random.Generator, groups: int, each: int, rho: float, m: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pareto_align.front import Estimate
-from pareto_align.front.intervals import bounded_interval, doubt
+from pareto_align.front.intervals import all_equal, beyond_alike, bounded_interval, doubt
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 3), (1, 3), (3, 3), (2, 64), (100, 200), (0, 1), (1, 1)])
@@ -62,6 +62,20 @@ def test_it_holds_where_students_does_not(draw, mean: float) -> None:
             student, gaffke = student + (held and bounds is None), gaffke + (held and bounds is not None)
     assert gaffke / 250 >= 0.95
     assert student / 250 < 0.95
+
+
+@pytest.mark.parametrize("n", [2, 4, 30])
+def test_what_lies_beyond_equal_measurements_is_drawn_from_both_ends_of_their_interval(n: int) -> None:
+    drawn = 0.3 + beyond_alike(0.3, n, (0.0, 1.0), 100_000, np.random.default_rng(n))
+    low, high = bounded_interval([0.3] * n, 0, 1, confidence=0.9)
+    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([low, high], abs=0.01)
+    assert 0 <= drawn.min() < drawn.max() <= 1
+
+
+def test_equal_is_equal_up_to_rounding() -> None:
+    assert all_equal([0.1 + 0.2, 0.3, 0.3])
+    assert all_equal([0.0, 0.0])
+    assert not all_equal([0.3, 0.3 + 1e-12])
 
 
 def test_an_estimate_takes_the_means_of_prompts_and_of_groups() -> None:

@@ -189,7 +189,7 @@ def test_the_regret_of_few_prompts_is_a_utility(rule: str) -> None:
     for _ in range(20):
         samples = rng.random((4, 2, 2))
         noise = samples.std(axis=1, ddof=1) / np.sqrt(2)
-        found = select(samples.mean(axis=1), noise, [1, 1], rule=rule, samples=samples, bounded=True, **UNIT)
+        found = select(samples.mean(axis=1), noise, [1, 1], rule=rule, samples=samples, bounds=[(0, 1)] * 2, **UNIT)
         assert 0 <= found.regret <= (2 if rule == "knee" else 1)
 
 
@@ -202,6 +202,31 @@ def test_where_the_noise_is_not_known_nothing_is_said_of_it() -> None:
     assert alone.index == 3
     assert 0.5 < alone.probability_best <= 1
     assert select(FRONT[:1], unknown[:1], [1, 1], **UNIT).probability_best == 1
+
+
+def test_equal_measurements_within_bounds_are_as_sure_as_their_interval() -> None:
+    values, still = np.array([[1.0], [0.9]]), np.zeros((2, 1))
+    frame = {"lower": [0.0], "upper": [1.0]}
+    assert select(values, still, [1], **frame, n=4).probability_best == 1  # a noise that is known to be none
+    found = select(values, still, [1], **frame, n=4, bounds=[(0.0, 1.0)], draws=40_000)
+    # what was not among four counts Beta(1, 4), and is as good or as bad as can be for each; a worse one is better only
+    # where the better one has the bad luck
+    d, other = np.random.default_rng(1).beta(1, 4, (2, 40_000))
+    worse = np.mean(1 - d < 0.9 + 0.1 * other) + np.mean(1 - d < 0.9 - 0.9 * other)
+    assert found.probability_best == pytest.approx(1 - worse / 4, abs=0.01)
+    assert 0.01 < found.regret < 0.2
+    sure = select(values, still, [1], **frame, n=400, bounds=[(0.0, 1.0)])
+    assert sure.probability_best > 0.99
+    for n, least in ((4, 0.05**0.25), (400, 0.05 ** (1 / 400))):  # what 1.0 each time may be in 5 % of cases
+        for bound, kept in ((least - 0.001, True), (least + 0.001, False)):
+            found = select(values, still, [1], **frame, n=n, bounds=[(0.0, 1.0)], at_least={0: bound}, draws=1)
+            assert found.feasible == kept
+
+
+def test_a_limit_reached_up_to_rounding_is_reached() -> None:
+    values = np.array([[np.mean([0.7] * 10) - 1e-16, 0.0], [0.0, 1.0]])
+    assert values[0, 0] < 0.7
+    assert select(values, np.zeros((2, 2)), [0, 1], at_least={0: 0.7}, **UNIT).index == 0
 
 
 @pytest.mark.parametrize("rule", ["linear", "chebyshev", "knee"])

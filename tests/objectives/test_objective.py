@@ -63,6 +63,9 @@ def score(reward, columns=None, completion_ids=None, **settings):
         ({"bounds": (0, math.inf)}, "upper bound must be a finite number"),
         ({"bounds": (math.nan, 1)}, "lower bound must be a finite number"),
         ({"bounds": ("0", 1)}, "Found '0'"),
+        ({"bounds": (False, True)}, "must be a finite number. Found False"),
+        ({"role": "constrain", "at_least": True}, "at_least must be a finite number. Found True"),
+        ({"role": "constrain", "at_most": np.True_}, "at_most must be a finite number. Found"),
         ({"bounds": 1}, "must be a pair"),
         ({"bounds": (0, 1, 2)}, "must be a pair"),
         ({"role": "maximise"}, "one of optimize, constrain, audit"),
@@ -189,7 +192,7 @@ def test_none_means_does_not_apply_and_becomes_nan():
         (0.5, "returned a float"),
         (np.float64(0.5), "0.5"),
         (np.array(0.5), "single number"),
-        (None, "returned a NoneType"),
+        (None, "returned None; expected a list of 3"),
         (lengths, "call it once when defining"),
     ],
 )

@@ -190,11 +190,13 @@ def test_rewards_have_a_name_a_repr_and_travel():
     assert pickle.loads(pickle.dumps(reward)) == reward
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
-    text_module._readability_tools.cache_clear()
-    monkeypatch.setitem(sys.modules, "textstat", None)
-    with pytest.raises(ObjectiveError, match=r"needs the package textstat.*pareto-align\[demo\]"):
-        readability()(["Some text."])
+@pytest.mark.parametrize(
+    ("reward", "package"), [(readability, "textstat"), (readability, "pyphen"), (positive_tone, "vaderSentiment")]
+)
+def test_a_missing_package_names_the_extra_before_anything_is_judged(reward, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ObjectiveError, match=rf"needs the package {package}.*pareto-align\[demo\]"):
+        reward()
 
 
 def test_a_reward_of_ones_own_needs_only_judge():

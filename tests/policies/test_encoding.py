@@ -166,7 +166,7 @@ def test_content_in_parts_of_text_is_read_where_the_template_reads_it(read):
         (user("a \ud83d b"), r"half of a surrogate pair \(\\ud83d\) at character 2"),
         ("a \udc00", r"half of a surrogate pair \(\\udc00\)"),
         (b"Hi", "Found a bytes"),
-        (None, "Found a NoneType"),
+        (None, "Found None"),
     ],
 )
 @pytest.mark.parametrize("template", [CHATML, LOOSE])

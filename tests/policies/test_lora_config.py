@@ -84,7 +84,7 @@ def test_honoured_fields_hold_what_they_should(settings, said):
 def test_configs_that_are_no_plain_lora_are_refused():
     with pytest.raises(ConfigError, match=r"must be a peft\.LoraConfig\. Found a dict"):
         check_lora({"r": 2})
-    with pytest.raises(ConfigError, match=r"plain LoRA adapters\. Found a AdaLoraConfig"):
+    with pytest.raises(ConfigError, match=r"plain LoRA adapters\. Found an AdaLoraConfig"):
         check_lora(AdaLoraConfig(total_step=10))
     custom = lora()
     custom._register_custom_module({torch.nn.Linear: torch.nn.Linear})

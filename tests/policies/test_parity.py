@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, PeftModel
 from tiny_models import lora, random_population, relative_error, tiny_base, tiny_model
 
-from pareto_align.policies import PolicyPopulation
+from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.policies.parity import compare_with_peft
+from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
 
 TURN = [3, 7]
 PROMPT = [1, 2, 3, 7, 4, 5, 6]
@@ -52,6 +53,55 @@ def test_rounding_of_half_types_is_allowed_and_another_adapter_is_not(dtype, tmp
     assert 0 < same["largest_difference"] < 0.5 * same["allowed"]
     other = compare_with_peft(population, population.parameters[0], tmp_path, PROMPT)
     assert other["largest_difference"] > other["allowed"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", ["tiny family", "forbidden tokens"])
+def test_adapters_that_learnt_nothing_are_the_base_and_no_alarm(make, dtype, tmp_path):
+    base = tiny_base(dtype=dtype) if make == "tiny family" else symbol_base(dtype=dtype)
+    population = PolicyPopulation(base, 2, lora=lora())
+    prompt = PROMPT if make == "tiny family" else [9, 11]
+    population.save_adapter(population.parameters[1], tmp_path)
+    found = compare_with_peft(population, population.parameters[1], tmp_path, prompt)
+    assert found["largest_difference"] <= found["allowed"]
+    assert 0 < found["allowed"] < (0.5 if dtype == torch.bfloat16 else 1e-3)
+
+
+def symbol_base(dtype=torch.float32, bias=0.0):
+    """A base that forbids tokens at -1e4, and may have a constant in all logits."""
+    model = tiny_llama(8, 4)
+    model.lm_head.bias += bias
+    return load_base(model, tokenizer=symbol_tokenizer(8, 4), dtype=str(dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [(torch.float32, 0.0), (torch.float32, -1e4), (torch.bfloat16, 0.0)])
+def test_large_logits_hide_no_adapter_that_is_another(dtype, bias, tmp_path):
+    population = random_population(symbol_base(dtype, bias), 2)
+    population.save_adapter(population.parameters[1], tmp_path)
+    same = compare_with_peft(population, population.parameters[1], tmp_path, [9, 11])
+    assert same["largest_difference"] <= 0.5 * same["allowed"]
+    other = compare_with_peft(population, population.parameters[0], tmp_path, [9, 11])
+    assert other["largest_difference"] > 2 * other["allowed"]
+
+
+def test_an_adapter_that_moved_the_base_by_little_is_told_from_the_base(tmp_path):
+    population = random_population(tiny_base(), 2)
+    population.parameters *= 0.01  # A and B: what they say is moved by the square
+    population.save_adapter(torch.zeros_like(population.parameters[0]), tmp_path)
+    nothing = compare_with_peft(population, population.parameters[0], tmp_path, PROMPT)
+    assert nothing["largest_difference"] > nothing["allowed"]
+    population.save_adapter(population.parameters[0], tmp_path)
+    same = compare_with_peft(population, population.parameters[0], tmp_path, PROMPT)
+    assert same["largest_difference"] <= same["allowed"]
+
+
+def test_numbers_that_are_none_are_no_agreement(tmp_path):
+    population = random_population(tiny_base(), 1)
+    population.save_adapter(population.parameters[0], tmp_path)
+    row = population.parameters[0].clone()
+    row[:] = torch.nan
+    found = compare_with_peft(population, row, tmp_path, PROMPT)
+    assert not found["largest_difference"] <= found["allowed"]
 
 
 def test_a_folder_that_does_not_load_leaves_the_population_as_it_was(tmp_path):

@@ -91,12 +91,12 @@ def test_a_head_of_few_bits_cannot_be_trained_through():
 def test_bitsandbytes_is_asked_for_by_name(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs bitsandbytes.*pip install 'pareto-align\[quantized\]'"):
-        load_base("no/such/model", quantization="4bit")
+        load_base("no/such", quantization="4bit")
 
 
 def test_words_and_models_that_cannot_be_quantised_are_refused():
     with pytest.raises(ModelError, match=r"Unknown quantization '3bit'. Use '4bit' or '8bit'"):
-        load_base("no/such/model", quantization="3bit")
+        load_base("no/such", quantization="3bit")
     with pytest.raises(ModelError, match="in memory is used as it is"):
         load_base(tiny_model(), tokenizer=symbol_tokenizer(12, 4), quantization="4bit")
 

@@ -56,7 +56,7 @@ def test_reference_point_of_the_wrong_form(reference):
         front_hypervolume(tone_and_length(), reference)
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, True, "0.95"])
 def test_confidence_out_of_range(confidence):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         front_hypervolume(tone_and_length(), confidence=confidence)

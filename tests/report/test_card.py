@@ -6,9 +6,10 @@ import pytest
 import yaml
 from front_records import objective, record, tone_and_length
 
+from pareto_align.distributions import hub_id
 from pareto_align.errors import FrontFileError
 from pareto_align.report import model_card, write_card
-from pareto_align.report.card import fenced, hub_id
+from pareto_align.report.card import fenced
 
 
 def header_of(card: str) -> dict:
@@ -119,8 +120,8 @@ def test_the_card_says_what_was_not_kept_and_why():
     section = card.split("## Measured and not kept\n\n")[1].split("\n\n## ")[0]
     assert section.startswith("15 more policies were measured: 14 dominated, 1 invalid. The last 12:")
     assert section.count("\n- **") == 12
-    assert "- **x13**, dominated: 'a' is \\*better\\*." in section
-    assert section.endswith("- **late**, invalid: No mean.")
+    assert "- **x13**, dominated on the report prompts: 'a' is \\*better\\*." in section
+    assert section.endswith("- **late**, invalid on the report prompts: No mean.")
 
 
 def test_a_card_of_a_front_that_kept_everything_has_no_such_section():

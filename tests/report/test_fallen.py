@@ -11,6 +11,7 @@ from front_records import estimate, objective, record
 
 from pareto_align.errors import FrontFileError
 from pareto_align.front import read_front, write_front
+from pareto_align.report.card import model_card
 from pareto_align.report.fallen import fallen_entries, fallen_lines, in_words
 from pareto_align.result import ParetoFront
 
@@ -71,10 +72,22 @@ def test_a_front_tells_of_its_fallen_and_the_lines_are_plain(tmp_path: Path) -> 
     write_front(tmp_path, made, adapter)
     front = ParetoFront.load(tmp_path)
     assert [entry.rival for entry in front.fallen] == [None, "a\x1b"]
-    lines = fallen_lines(front.record)
+    heading, *lines = fallen_lines(front.record)
+    assert heading == "Not kept, measured on the report prompts:"
     assert lines[0].startswith("p7  quality 0.900, cost 0.689, right 0.700  ")
     assert lines[0].endswith("infeasible: 'cost' has mean 0.689, above its limit of at most 0.05.")
     assert "\x1b" not in "".join(lines)
+
+
+def test_numbers_of_two_splits_do_not_stand_in_one_column() -> None:
+    rows = [fallen(RIGHT, id="here", split="report"), fallen(RIGHT, id="before", split="select")]
+    made = record(OBJECTIVES, [estimate([0.5, -0.01, 0.9])], fallen=rows)
+    assert [line.partition("  ")[0] for line in fallen_lines(made)] == [
+        "Not kept, measured on the report prompts:", "here", "Not kept, measured on the selection prompts:", "before",
+    ]  # fmt: skip
+    card = model_card(made)
+    assert "**here**, infeasible on the report prompts: " in card
+    assert "**before**, infeasible on the selection prompts: " in card
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from front_records import estimate, objective, record, tone_and_length
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy.stats import t
-from test_history import journal
+from test_history import journal, moved
 
 from pareto_align.report.front_plot import draw_front, front_info
 from pareto_align.report.history_plot import draw_history, history_info
@@ -110,6 +110,22 @@ def test_weights_show_the_strength_only_where_it_varies():
     drawn = texts(draw_weights(weights_info(tone_and_length(), steady)))
     assert "sum of weights: strength of the step" not in drawn
     assert "weight on tone (the rest on length)" in drawn
+
+
+def test_a_slot_that_was_moved_goes_on_in_the_color_of_its_new_preference():
+    figure = draw_weights(weights_info(tone_and_length(), moved()))
+    lines = [line for line in figure.axes[0].lines if line.get_marker() != "<"]
+    assert [line.get_xdata().tolist() for line in lines] == [[1, 2, 3], [1, 2], [3]]
+    assert len({line.get_color() for line in lines}) == 3
+    wanted = {float(line.get_ydata()[0]) for line in figure.axes[0].lines if line.get_marker() == "<"}
+    assert wanted == {1.0, 0.2, 0.9}
+    assert any("cut where a policy went on to another" in text for text in texts(figure))
+    figure = draw_history(history_info(tone_and_length(), moved()))
+    assert len({tuple(bars.lines[0].get_color()) for bars in figure.axes[1].containers}) == 3
+    assert any("went on to another preference" in text for text in texts(figure))
+    for draw, gather in ((draw_weights, weights_info), (draw_history, history_info)):
+        drawn = texts(draw(gather(tone_and_length(), journal())))
+        assert not any("went on to another" in text for text in drawn)
 
 
 def test_tradeoff_is_priced_in_words():

@@ -55,7 +55,9 @@ def test_history_numbers():
     assert info.prompts == 9
     assert info.hypervolume.tolist() == [0.3]
     assert np.isnan(info.hypervolume_high[0])
-    np.testing.assert_allclose(info.preferences, [[1.0, 0.0], [0.2, 0.8]])
+    for series, rows in ((info.training, 3), (info.evaluation, 1)):
+        assert [(s.policy, s.rows) for s in series.stretches] == [(0, slice(0, rows)), (1, slice(0, rows))]
+        np.testing.assert_allclose([s.preference for s in series.stretches], [[1.0, 0.0], [0.2, 0.8]])
     assert info.untrained is not None
     np.testing.assert_allclose(info.untrained, [0.1, 70.0, 0.0])
     assert info.untrained_hypervolume == 0.02
@@ -95,6 +97,47 @@ def test_weights_are_split_into_direction_and_strength():
     np.testing.assert_allclose(info.shares[0], [[0.75, 0.25], [0.25, 0.75]])
     np.testing.assert_allclose(info.strength[0], [0.8, 0.4])
     assert info.varies
+
+
+def moved() -> list[dict]:
+    """Slot 1 is given another preference after the second of three steps; measured after the first and the third."""
+    start, *steps, evaluation, end = journal()
+    task = {"event": "task", "step": 2, "policy": 1, "preference": [0.9, 0.1], "parent": "m0001", "reason": "a gap"}
+    return [start, steps[0], {**evaluation, "step": 1}, steps[1], task, steps[2], evaluation, end]
+
+
+def test_a_slot_that_was_moved_is_for_its_own_preference_on_either_side() -> None:
+    weights, history = weights_info(tone_and_length(), moved()), history_info(tone_and_length(), moved())
+    told = {
+        (stretch.policy, stretch.rows.start, stretch.rows.stop): stretch.preference.tolist()
+        for stretch in weights.stretches
+    }
+    assert told == {(0, 0, 3): [1.0, 0.0], (1, 0, 2): [0.2, 0.8], (1, 2, 3): [0.9, 0.1]}
+    assert [(s.policy, s.rows, s.preference.tolist()) for s in history.evaluation.stretches] == [
+        (0, slice(0, 2), [1.0, 0.0]), (1, slice(0, 1), [0.2, 0.8]), (1, slice(1, 2), [0.9, 0.1]),
+    ]  # fmt: skip
+
+
+def test_another_policy_for_the_same_preference_begins_a_stretch_of_its_own() -> None:
+    events = moved()
+    events[4] = {**events[4], "preference": [0.2, 0.8]}
+    stretches = weights_info(tone_and_length(), events).stretches
+    assert [(s.policy, s.rows.stop) for s in stretches] == [(0, 3), (1, 2), (1, 3)]
+
+
+def test_preferences_drawn_for_a_step_are_that_steps_alone() -> None:
+    drawn = [[0.5, 0.5], [0.2, 0.8]]
+    events = [{**e, "preferences": drawn} if e.get("step") == 2 and e["event"] == "step" else e for e in journal()]
+    stretches = history_info(tone_and_length(), events).training.stretches
+    assert [s.preference.tolist() for s in stretches] == [[1.0, 0.0], [0.5, 0.5], [1.0, 0.0], [0.2, 0.8]]
+
+
+@pytest.mark.parametrize("task", [{"policy": 7}, {"policy": None}, {"policy": 1, "preference": None}, {"policy": True}])
+def test_a_task_that_says_nothing_names_no_preference(task) -> None:
+    start, *rest = journal()
+    stretches = weights_info(tone_and_length(), [start, {"event": "task", "step": 1, **task}, *rest]).stretches
+    np.testing.assert_allclose(stretches[0].preference, [1.0, 0.0])
+    assert len(stretches) == (3 if task["policy"] == 1 and "preference" in task else 2)
 
 
 def test_weights_with_sum_one_have_no_strength_to_show():

@@ -12,6 +12,7 @@ from pareto_align.report.units import (
     decimals,
     fallen_of,
     interval_text,
+    interval_texts,
     measured,
     number,
     optimized,
@@ -87,6 +88,12 @@ def test_interval_text():
     assert interval_text(0.623, 0.018, 3) == "0.623 ± 0.018"
     assert interval_text(0.623, math.nan, 3) == "0.623"
     assert interval_text(math.nan, 0.1, 3) == "-"
+
+
+def test_an_interval_that_is_not_symmetric_is_written_by_its_ends():
+    assert interval_texts([0.5, 0.7], [0.4, 0.6], [0.6, 0.8], 2) == ["0.50 ± 0.10", "0.70 ± 0.10"]
+    assert interval_texts([0.02, 0.7], [0.0, 0.6], [0.11, 0.8], 2) == ["0.02 (0.00 to 0.11)", "0.70 (0.60 to 0.80)"]
+    assert interval_texts([0.5], [math.nan], [math.nan], 2) == ["0.50"]
 
 
 def test_what_fell_on_other_prompts_is_not_put_beside_the_members():

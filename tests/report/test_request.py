@@ -50,8 +50,10 @@ def test_unknown_names_and_numbers():
         limits_of(AXES, {"tonne": 1}, {})
     with pytest.raises(PreferenceError, match="must be a finite number"):
         limits_of(AXES, {"tone": float("nan")}, {})
-    with pytest.raises(PreferenceError, match="must be a finite number"):
-        limits_of(AXES, {"tone": "much"}, {})  # type: ignore[dict-item]
+    for value in ("much", True, None):
+        with pytest.raises(PreferenceError, match="must be a finite number"):
+            limits_of(AXES, {"tone": value}, {})
+    assert limits_of(AXES, {"tone": np.float32(0.5)}, {})[0].bound == 0.5
 
 
 def test_sure_only_beyond_the_noise():
@@ -94,6 +96,31 @@ def test_one_measurement_is_not_known_to_be_the_best():
     assert "is not known: one measurement" in found.reason
     alone = answer(record, [1, 1], at_least={"tone": 0.7})
     assert (alone.regret, alone.probability_best, alone.runner_up) == (0.0, 1.0, None)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_few_equal_rewards_are_not_known_to_be_the_best(declared):
+    """Four prompts on which each member always earned the same."""
+    record = tone_and_length()
+    record.objectives[0].bounds = (0.0, 1.0) if declared else None
+    for member, tone in zip(record.members, (0.8, 0.6, 0.3), strict=True):
+        rows = np.tile([tone, -30.0, -0.02], (4, 1))
+        member.estimate = Estimate.from_samples(rows, range(4))
+    found = answer(record, {"tone": 1}, at_least={"tone": 0.5})
+    if declared:
+        assert 0.5 < found.probability_best < 0.95
+        assert found.regret > 0.01
+    else:
+        assert np.isnan([found.regret, found.probability_best]).all()
+        assert "a few all equal" in found.reason
+    assert not found.feasible
+
+
+def test_a_noise_that_is_known_to_be_none_is_no_chance_of_a_few_prompts():
+    record = tone_and_length()
+    for member in record.members:
+        member.estimate = estimate(member.estimate.mean, 0.0, n=4)
+    assert answer(record, {"tone": 1}).probability_best > 0.999
 
 
 def test_the_knee_decides_nothing_on_an_axis_that_is_equal_up_to_rounding():

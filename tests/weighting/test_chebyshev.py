@@ -7,7 +7,7 @@ import pytest
 from tabular_bandit import even_preferences, flat_front, share_of_arc, share_of_attainable, train
 
 from pareto_align.errors import ConfigError
-from pareto_align.weighting import Chebyshev, Fixed, Signal
+from pareto_align.weighting import Chebyshev, Fixed, Signal, make
 from pareto_align.weighting.chebyshev import smooth_chebyshev, smooth_chebyshev_gradient
 
 
@@ -174,6 +174,13 @@ def test_a_missing_value_changes_nothing_and_an_unknown_one_means_the_preference
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         Chebyshev(**settings)
+
+
+@pytest.mark.parametrize("name", ["chebyshev", "stch", "steady-chebyshev", "epo"])
+@pytest.mark.parametrize("ideal", [[0.0, 1.0], [0.5, 1.0]])
+def test_an_ideal_that_does_not_lie_above_the_nadir_is_refused(name: str, ideal: list[float]) -> None:
+    with pytest.raises(ConfigError, match="`ideal` must lie above `nadir` in every objective"):
+        make(name, ideal=ideal, nadir=[0.5, 0.5]).setup(2, 2)
 
 
 @pytest.mark.parametrize("settings", [{"floor": 0.5}, {"ideal": [1.0]}, {"nadir": [0.0, float("inf")]}])

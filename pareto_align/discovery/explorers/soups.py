@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -131,8 +131,8 @@ class Soups(Explorer):
         resolution: NotNegative = 2.0,
     ) -> None:
         self.train = train
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise ConfigError(f"Explorer 'soups': `kinds` must be among {', '.join(KINDS)}. Found {unknown[0]!r}.")
+        if isinstance(kinds, str) or not isinstance(kinds, Iterable) or not all(kind in KINDS for kind in kinds):
+            raise ConfigError(f"Explorer 'soups': `kinds` must be a list of {', '.join(KINDS)}. Found {kinds!r}.")
         self.kinds = tuple(kinds)
         self.measure = int(measure)
         self.after = float(after)
