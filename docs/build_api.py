@@ -25,7 +25,7 @@ from typing import Any
 PACKAGE = "pareto_align"
 SUBPACKAGES = (
     "front", "objectives", "objectives.learned", "weighting", "learning", "learning.preferences", "policies", "runs",
-    "discovery", "tuning", "testing",
+    "data", "discovery", "tuning", "testing",
 )  # fmt: skip
 TARGET = Path(__file__).with_name("api.md")
 

@@ -27,6 +27,8 @@ from pareto_align.policies.encoding import encode_messages, encode_text
 __all__ = ["OVERFLOWS", "ComparisonRow", "encode_comparisons", "encode_response"]
 
 OVERFLOWS = ("error", "drop", "truncate")
+"""What may be done with a comparison that is too long."""
+
 MANY = 0.05
 """Share of pairs of equal responses above which a warning is given."""
 

@@ -7,30 +7,25 @@ this, and nothing else is learned from. No model is needed to read comparisons, 
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparison_files import read_rows_of_file
-from pareto_align.data.comparison_formats import format_of, read_source
-from pareto_align.data.merging import SAME, merged, names_of
+from pareto_align.data.comparison_reading import Read, ReadOptions, read_comparisons
 from pareto_align.data.pair_table import PairTable, marked, softened, table_of
-from pareto_align.data.ratings import check_pairs, choose_pairs, hierarchy_labels
+from pareto_align.data.ratings import PairRule, choose_pairs, hierarchy_labels
 from pareto_align.data.source_rows import list_rows
-from pareto_align.errors import ComparisonError, ConfigError, ParetoAlignWarning
+from pareto_align.errors import ComparisonError
 from pareto_align.objectives.objective import Objective
 from pareto_align.spelling import hint
 
 __all__ = ["Comparison", "Comparisons", "Labels", "PairTable"]
-
-MANY = 0.05
-"""Share of pairs of equal responses above which a warning is given."""
 
 
 def read_comparisons(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
@@ -96,7 +91,7 @@ class Comparisons(Sequence[Comparison]):
     # ------------------------------------------------------------------------------------------------ reading
 
     @classmethod
-    def read(cls, path: str | Path, **options: Any) -> Comparisons:
+    def read(cls, path: str | Path, **options: Unpack[ReadOptions]) -> Comparisons:
         """The comparisons of a file.
 
         Args:
@@ -106,11 +101,10 @@ class Comparisons(Sequence[Comparison]):
         Raises:
             ComparisonError: The file or one of its rows cannot be read; the message says which and what is accepted.
         """
-        rows, wheres = read_rows_of_file(path)
-        return cls._of_source(rows, wheres, **options)
+        return cls._of(read_comparisons(*read_rows_of_file(path), **options))
 
     @classmethod
-    def from_rows(cls, rows: Any, **options: Any) -> Comparisons:
+    def from_rows(cls, rows: Any, **options: Unpack[ReadOptions]) -> Comparisons:
         """Comparisons from a list of mappings, a `datasets.Dataset` or a table.
 
         Rows of one prompt are put together. `names` is then what labels were found: the columns of labels, or the
@@ -132,42 +126,13 @@ class Comparisons(Sequence[Comparison]):
             ParetoAlignWarning: Many pairs are of two equal responses.
         """
         listed = list_rows(rows)
-        return cls._of_source(listed, [f"Comparison {position}" for position in range(len(listed))], **options)
+        return cls._of(
+            read_comparisons(listed, [f"Comparison {position}" for position in range(len(listed))], **options)
+        )
 
     @classmethod
-    def _of_source(cls, rows: Sequence[Mapping[str, Any]], wheres: Sequence[str], **options: Any) -> Comparisons:
-        known = ("format", "labels", "kinds", "pairs", "user", "trust_reference", "seed")
-        if unknown := [name for name in options if name not in known]:
-            raise ConfigError(f"Reading comparisons has no option {unknown[0]!r}.{hint(unknown[0], known)}")
-        pairs, seed = options.pop("pairs", "auto"), options.pop("seed", 0)
-        check_pairs(pairs)
-        if options.get("format", "auto") in ("auto", "written") and format_of(rows[0]) == "written":
-            return cls._written(rows, wheres)
-        source = read_source(rows, wheres, **options)
-        names = names_of(source.rows)
-        found, counts = merged(source.rows, names, pairs=pairs, seed=seed)
-        if source.rows and not names:
-            told = "; ".join(source.unread.values()) or f"its columns are {', '.join(source.columns)}"
-            raise ComparisonError(f"No column holds labels: {told}.".replace("..", "."))
-        counts.update(source.counts)
-        made = sum(len(row.pairs) for row in source.rows)
-        if made and counts[SAME] > MANY * made:
-            warnings.warn(
-                f"{counts[SAME]} of {made} pairs are of two equal responses, and were left out.",
-                ParetoAlignWarning,
-                stacklevel=4,
-            )
-        return cls(found, names, counts=counts, unread=source.unread, columns=source.columns)
-
-    @classmethod
-    def _written(cls, rows: Sequence[Mapping[str, Any]], wheres: Sequence[str]) -> Comparisons:
-        for row, where in zip(rows, wheres, strict=True):
-            if not isinstance(row.get("labels"), Mapping):
-                raise ComparisonError(
-                    f"{where} is no comparison as `Comparisons.to_rows` writes it: it has no `labels`."
-                )
-        names = tuple(dict.fromkeys(str(name) for row in rows for name in row["labels"]))
-        return cls([Comparison.from_row(row, names, where) for row, where in zip(rows, wheres, strict=True)], names)
+    def _of(cls, found: Read) -> Comparisons:
+        return cls(found.rows, found.names, counts=found.counts, unread=found.unread, columns=found.columns)
 
     @classmethod
     def from_ratings(
@@ -176,7 +141,7 @@ class Comparisons(Sequence[Comparison]):
         responses: Sequence[Sequence[Any]],
         ratings: Mapping[str, Sequence[Sequence[float | None]]],
         *,
-        pairs: str = "auto",
+        pairs: PairRule = "auto",
         seed: int = 0,
     ) -> Comparisons:
         """Comparisons from ratings of several responses, more being better.
@@ -209,7 +174,7 @@ class Comparisons(Sequence[Comparison]):
         responses: Sequence[Sequence[Any]],
         ranks: Mapping[str, Sequence[Sequence[float | None]]] | Sequence[Sequence[float | None]],
         *,
-        pairs: str = "auto",
+        pairs: PairRule = "auto",
         seed: int = 0,
     ) -> Comparisons:
         """Comparisons from rankings: 1 is the best, equal ranks are ties. Arguments as of `from_ratings`.

@@ -22,6 +22,7 @@ Kind = Literal["which", "probability", "signed", "scores"]
 (negative: the first is better, as HelpSteer has them), or a pair of "scores", more being better."""
 
 KINDS: tuple[str, ...] = get_args(Kind)
+"""All kinds of label columns."""
 
 _MISSING = frozenset({"", "n/a", "na", "nan", "none", "null", "-"})
 _FIRST = frozenset({"0", "a", "first", "response_0", "chosen"})

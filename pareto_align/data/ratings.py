@@ -22,6 +22,8 @@ PairRule = Literal["auto", "all", "adjacent", "best_worst", "best_rest", "random
 of the rest; disjoint pairs at random. "auto" takes all up to four responses, else the best and the rest."""
 
 PAIR_RULES: tuple[str, ...] = get_args(PairRule)
+"""All rules by which pairs are made of ratings."""
+
 FEW = 4
 
 

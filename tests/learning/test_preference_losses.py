@@ -117,6 +117,9 @@ def test_losses_without_a_reference():
     ratio = make_preference({"name": "cpo", "cpo_alpha": 0.0})
     assert ratio.rank_one
     assert ratio.values(free).item() == pytest.approx(0.620957, abs=1e-6)
+    biased = make_preference({"name": "cpo", "cpo_alpha": 0.0, "negative_bias": 0.5})
+    assert not biased.rank_one
+    assert biased.values(free).item() == pytest.approx(math.log(1 + math.exp(0.1 * (2.5 - 0.5 * 4))))
     whole = make_preference("cpo")
     assert not whole.rank_one
     assert whole.values(free).item() == pytest.approx(0.620957 + 0.5, abs=1e-6)
@@ -469,6 +472,8 @@ for _name in (*TRL, *OURS):
 for _more in ("forward_kl", "js_divergence", "alpha_divergence"):
     globals()[f"Test_sigmoid_{_more}"] = contract({"name": "sigmoid", "f_divergence_type": _more})
     globals()[f"Test_ipo_{_more}"] = contract({"name": "ipo", "f_divergence_type": _more})
+Test_biased = contract({"name": "cpo", "negative_bias": 0.5})
+Test_margin_only = contract({"name": "cpo", "cpo_alpha": 0.0})
 Test_rpo = contract(["sigmoid", "sft"])
 Test_conditional = contract({"name": "sigmoid", "reference": "conditional"})
 

@@ -12,6 +12,7 @@ from pareto_align.learning.preferences.base import (
 )
 from pareto_align.learning.preferences.margins import DivergenceLoss, MarginLoss, Side, SidedLoss
 from pareto_align.learning.preferences.measures import PairMeasures, measure_pairs
+from pareto_align.learning.preferences.mixtures import random_assignment, responsibilities, updated_shares
 from pareto_align.learning.preferences.pairs import (
     ConservativeSigmoid,
     ContrastivePolicyGradient,
@@ -78,6 +79,9 @@ __all__ = [
     "make_preference",
     "measure_pairs",
     "mismatched_kl",
+    "random_assignment",
     "register_preference",
+    "responsibilities",
+    "updated_shares",
     "win_rates",
 ]

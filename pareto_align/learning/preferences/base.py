@@ -102,17 +102,24 @@ class PreferenceLoss(KeepsArguments, ABC):
     def values(self, view: PairView) -> Tensor:
         """Mean losses `[K, m]`, each objective over what is labelled for it; NaN where nothing is."""
         counted = self.counted(view)  # first: it says what is missing in the best words
+        if view.shares is not None and (self.couples_batch or self.unit != "pair"):
+            raise ConfigError(
+                f"{self.name!r} is a loss of the whole batch, or not of pairs: it has no form for shares."
+            )
         return self._means(self.losses(view), counted, view)
 
     @staticmethod
     def _means(losses: Tensor, counted: Tensor, view: PairView) -> Tensor:
-        if view.confidences is not None and losses.shape[1:] == view.labels.shape:
+        of_pairs = losses.shape[1:] == view.labels.shape
+        if view.confidences is not None and of_pairs:
             first, second = view.of_pairs(view.confidences)
             losses = losses * (first + second).exp().detach()[..., None]
+        if view.shares is not None and of_pairs:
+            counted = counted * view.shares.detach()[..., None].to(counted)  # [K, pairs, m]
         dims = tuple(range(1, losses.ndim - 1))
         # where, and not a product: what stands beside a missing label may be anything
         total = torch.where(counted > 0, losses * counted, torch.zeros_like(losses)).sum(dims)
-        weight = counted.sum(tuple(range(counted.ndim - 1)))
+        weight = counted.sum(tuple(range(counted.ndim - len(dims) - 1, counted.ndim - 1)))
         divisor = weight if view.totals is None else view.totals.to(weight)
         nothing = torch.full_like(total, math.nan)
         return torch.where(weight > 0, total / divisor.clamp(min=torch.finfo(total.dtype).tiny), nothing)

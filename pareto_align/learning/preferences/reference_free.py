@@ -5,6 +5,8 @@ References:
     Xu et al., "Contrastive Preference Optimization", arXiv 2401.08417 (cpo).
     Gupta et al., "AlphaPO: Reward Shape Matters for LLM Alignment", arXiv 2501.03884 (alpha).
     Hong, Lee and Thorne, "ORPO: Monolithic Preference Optimization without Reference Model", arXiv 2403.07691.
+    Hejna et al., "Contrastive Preference Learning: Learning from Human Feedback without RL", arXiv 2310.13639
+        (`negative_bias`).
     Saeidi et al., "Triple Preference Optimization", arXiv 2405.16681 (tpo, tpo-l).
 """
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pareto_align.arguments import NotNegative, Positive, Within
+from pareto_align.arguments import NotNegative, Positive, Share, Within
 from pareto_align.errors import ConfigError
 from pareto_align.learning.preferences.base import register_preference
 from pareto_align.learning.preferences.margins import EXPONENT, MarginLoss, Side, SidedLoss, token_nll
@@ -90,6 +92,8 @@ class Cpo(_Free):
         cpo_alpha: Weight of the likelihood, a mean over tokens as of "sft".
         label_smoothing: Share of labels that are taken to be flipped.
         alpha: AlphaPO's transform, see "simpo".
+        negative_bias: CPL's lambda: the other response counts so much, `-log sigmoid(beta (l_w - lambda l_l))`. Below 1
+            the labels of ties are left out, and the loss is not of one margin.
     """
 
     soft_labels = True
@@ -101,16 +105,23 @@ class Cpo(_Free):
         cpo_alpha: NotNegative = 1.0,
         label_smoothing: Flips = 0.0,
         alpha: float = 0.0,
+        negative_bias: Share = 1.0,
     ) -> None:
         self.beta, self.cpo_alpha = float(beta), float(cpo_alpha)
         self.label_smoothing, self.alpha = float(label_smoothing), float(alpha)
-        self.rank_one = self.cpo_alpha == 0
-        self.couples_batch = not self.rank_one
+        self.negative_bias = float(negative_bias)
+        self.soft_labels = self.negative_bias == 1
+        self.rank_one = self.cpo_alpha == 0 and self.soft_labels
+        self.couples_batch = self.cpo_alpha > 0
 
     def losses(self, view: PairView) -> Tensor:
         """Losses `[K, pairs, m]`."""
-        found = super().losses(view)
-        return found if self.rank_one else found + self.cpo_alpha * token_nll(view, self.counted(view))
+        if self.negative_bias == 1:
+            found = super().losses(view)
+        else:
+            winner, loser = view.winners(self.score(view))
+            found = self.of_margin(self.beta * (winner - self.negative_bias * loser))
+        return found + self.cpo_alpha * token_nll(view, self.counted(view)) if self.cpo_alpha > 0 else found
 
 
 @register_preference("orpo")

@@ -35,6 +35,7 @@ class PairView:
         kl: `[K]` estimate of the KL divergence from the reference, never negative (KTO).
         confidences: `[K, N, G]` log of the weight of each response (WPO); None weighs all alike.
         previous: `[K, N, G]` or `[1, N, G]` under an earlier iterate (INPO).
+        shares: `[K, pairs]` how much of each pair is a policy's own, for mixtures of experts; None is all of it.
         totals: `[m]` weight of the labels in the whole batch, where this is a part of one.
         drop_ties: Leave ties out also where the loss could learn from them.
     """
@@ -55,6 +56,7 @@ class PairView:
     kl: Tensor | None = None
     confidences: Tensor | None = None
     previous: Tensor | None = None
+    shares: Tensor | None = None
     totals: Tensor | None = None
     drop_ties: bool = False
 
@@ -72,7 +74,7 @@ class PairView:
                 raise ConfigError(f"PairView.{name} must have shape {[K, N, G]}. Found {list(found.shape)}.")
         shapes = {"scores": (N, G, self.m), "marks": (N, G, self.m), "lengths": (N, G), "trade": (K, self.m)}
         shapes |= dict.fromkeys(("margins", "weights", "rewards"), tuple(self.labels.shape))
-        shapes |= {"kl": (K,), "confidences": (K, N, G), "golds": (N,)}
+        shapes |= {"kl": (K,), "confidences": (K, N, G), "golds": (N,), "shares": (K, len(self.pairs))}
         for name, shape in shapes.items():
             array = getattr(self, name)
             if array is not None and tuple(array.shape) != shape:
