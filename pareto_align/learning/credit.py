@@ -89,6 +89,8 @@ class Credit(KeepsArguments, ABC):
     def combine(self, vector: Tensor, weights: Tensor, *, applies_to: str = "advantage") -> Tensor:
         """Advantages [K, N, G] of vector advantages [K, N, G, m] under `weights` [K, m].
 
+        They carry `against_peers`, so that a charge on a completion is compared with its peers as its rewards were.
+
         The strength of a row is the sum of its magnitudes, which for non-negative weights is its sum.
 
         Raises:
@@ -101,11 +103,14 @@ class Credit(KeepsArguments, ABC):
         if applies_to not in ("advantage", "reward"):
             raise ConfigError(f"`applies_to` must be 'advantage' or 'reward'. Found {applies_to!r}.")
         weights = weights.to(vector)
-        if applies_to == "reward":
-            return self._normalize(self._collapse(vector, weights))
         strength = weights.abs().sum(dim=1)
-        direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
-        return self._normalize(self._collapse(vector, direction)) * strength[:, None, None]
+        if applies_to == "reward":
+            found = self._normalize(self._collapse(vector, weights))
+        else:
+            direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
+            found = self._normalize(self._collapse(vector, direction)) * strength[:, None, None]
+        found.against_peers = self.against_peers  # type: ignore[attr-defined]
+        return found
 
     def against_peers(self, cost: Tensor) -> Tensor:
         """What a cost of each completion [K, N, G] takes from its advantage, [K, N, G]: the cost less its peers' mean.

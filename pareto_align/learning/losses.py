@@ -78,7 +78,7 @@ class PolicyLoss:
         advantages: Tensor,
         logprobs: Tensor,
         reference: Tensor,
-        against_peers: Callable[[Tensor], Tensor] = centre,
+        against_peers: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Advantages `[K, N, G]` less each completion's KL estimate, compared with its peers' (for `kl="k1"`).
 
@@ -87,10 +87,13 @@ class PolicyLoss:
             logprobs: `[K, N, G, T]` of the policy that sampled, 0 on padding.
             reference: `[K, N, G, T]` of the reference policy, 0 on padding.
             against_peers: How the advantages came of rewards, so that a reward of one nat and a nat of KL cancel:
-                `Credit.against_peers`. By default less the mean of the group.
+                `Credit.against_peers`. By default what the advantages carry from `Credit.combine`, and else less the
+                mean of the group.
         """
         if self.kl != "k1" or self.kl_coef == 0:
             return advantages
+        if against_peers is None:
+            against_peers = getattr(advantages, "against_peers", centre)
         return advantages - self.kl_coef * against_peers((logprobs - reference).sum(-1))
 
     def token_loss(self, logprob: Tensor, old: Tensor, advantage: Tensor, reference: Tensor | None) -> Tensor:

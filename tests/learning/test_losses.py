@@ -112,3 +112,13 @@ def test_k1_with_one_completion_a_prompt_is_centred_over_the_batch():
 def test_settings_out_of_range(settings, named):
     with pytest.raises(ConfigError, match=named):
         PolicyLoss(**settings)
+
+
+@pytest.mark.parametrize("learner", ["centred", "dr_grpo", "rloo"])
+@pytest.mark.parametrize("group", [2, 4, 8])
+def test_a_reward_that_is_the_log_ratio_cancels_a_price_of_one_without_being_told_the_credit(learner, group):
+    credit = make_credit(learner)
+    nats = torch.randn(1, 8, group, generator=torch.Generator().manual_seed(0))
+    advantages = credit.combine(credit.vector(nats[..., None]), torch.ones(1, 1))
+    left = PolicyLoss(kl_coef=1.0).charge_kl(advantages, nats[..., None], torch.zeros(1, 8, group, 1))
+    assert left.norm() < 1e-5 * advantages.norm()
