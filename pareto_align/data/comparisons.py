@@ -25,10 +25,10 @@ from pareto_align.errors import ComparisonError
 from pareto_align.objectives.objective import Objective
 from pareto_align.spelling import hint
 
-__all__ = ["Comparison", "Comparisons", "Labels", "PairTable", "comparisons_for"]
+__all__ = ["Comparison", "Comparisons", "Labels", "PairTable"]
 
 
-def comparisons_for(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
+def comparisons_of_run(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
     """Comparisons under the objectives of a run, from whatever they were given as.
 
     Args:

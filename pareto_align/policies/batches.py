@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning, TrainingError
+from pareto_align.policies.layers.packing import Past, row_lengths
 from pareto_align.policies.logprobs import completion_logprobs
-from pareto_align.policies.packing import Past, row_lengths
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions, fits_window, read_contexts
 

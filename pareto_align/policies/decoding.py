@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pareto_align.policies.attention import no_mask
-from pareto_align.policies.caching import GrowingCache, SharedPrompt
 from pareto_align.policies.drawing import Drawn
+from pareto_align.policies.layers.attention import no_mask
+from pareto_align.policies.layers.caching import GrowingCache, SharedPrompt
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.transfers import Look, runs_behind, to_device
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pareto_align.policies.attention import no_mask
-from pareto_align.policies.head import Head, Softmax
-from pareto_align.policies.packing import PackedAttention, PackedRows, Past, pack
+from pareto_align.policies.layers.attention import no_mask
+from pareto_align.policies.layers.head import Head, Softmax
+from pareto_align.policies.layers.packing import PackedAttention, PackedRows, Past, pack
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.transfers import moved
 

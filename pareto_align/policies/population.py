@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
-from pareto_align.policies.attention import PopulationAttention
 from pareto_align.policies.base import Base
-from pareto_align.policies.blocks import Block, ComputeBlocks
-from pareto_align.policies.head import Head
-from pareto_align.policies.linear import FrozenLinear, onednn_works, room_for_packed
-from pareto_align.policies.lora import PopulationLinear, ServedAdapters
+from pareto_align.policies.layers.attention import PopulationAttention
+from pareto_align.policies.layers.blocks import Block, ComputeBlocks
+from pareto_align.policies.layers.head import Head
+from pareto_align.policies.layers.linear import FrozenLinear, onednn_works, room_for_packed
+from pareto_align.policies.layers.lora import PopulationLinear, ServedAdapters
+from pareto_align.policies.layers.norms import FrozenNorm
+from pareto_align.policies.layers.siblings import Siblings, find_siblings
 from pareto_align.policies.lora_config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -26,8 +28,6 @@ from pareto_align.policies.lora_config import (
     member_config,
     read_lora_config,
 )
-from pareto_align.policies.norms import FrozenNorm
-from pareto_align.policies.siblings import Siblings, find_siblings
 from pareto_align.policies.targets import find_targets, target_names
 from pareto_align.policies.tenancy import let_go, take
 from pareto_align.policies.tensors import read_tensors, write_tensors

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from pareto_align.errors import ModelError, ParetoAlignWarning
-from pareto_align.policies.attention import no_mask
 from pareto_align.policies.base import Base
-from pareto_align.policies.caching import GrowingCache, SharedPrompt
 from pareto_align.policies.decoding import Decoding, Looks, living_first
 from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.drawing import Completions, Drawn, SamplingParams
 from pareto_align.policies.generation import generate
-from pareto_align.policies.packing import Past, right_pad
+from pareto_align.policies.layers.attention import no_mask
+from pareto_align.policies.layers.caching import GrowingCache, SharedPrompt
+from pareto_align.policies.layers.packing import Past, right_pad
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.static import StaticSampler
 from pareto_align.policies.transfers import runs_behind, to_device

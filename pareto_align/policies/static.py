@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from pareto_align.policies.attention import no_mask
-from pareto_align.policies.caching import SharedPrompt
 from pareto_align.policies.decoding import Decoding, Looks, living_first
 from pareto_align.policies.drawing import Drawn, draw_tokens
 from pareto_align.policies.graphs import Graphs, Workspace
+from pareto_align.policies.layers.attention import no_mask
+from pareto_align.policies.layers.caching import SharedPrompt
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.transfers import to_device
 

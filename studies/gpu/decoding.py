@@ -10,7 +10,7 @@ from harness import Bench, NotAvailable
 from models import base_of, decode, population_of, prompts_of, use
 
 from pareto_align.policies import PolicyPopulation
-from pareto_align.policies.attention import no_mask
+from pareto_align.policies.layers.attention import no_mask
 
 LONG, SHORT = 40, 8  # new tokens of two calls; what differs is decoding steps alone
 

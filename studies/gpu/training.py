@@ -11,8 +11,8 @@ from decoding import step_ms
 from harness import Bench, NotAvailable
 from models import Shape, base_of, decode, learner_of, population_of, prompts_of, rollouts_of, shape_of, train
 
-from pareto_align.policies.attention import additive_mask
-from pareto_align.policies.packing import PackedAttention
+from pareto_align.policies.layers.attention import additive_mask
+from pareto_align.policies.layers.packing import PackedAttention
 
 PROMPT, LENGTH, GROUP = 256, 256, 8
 GIB = 2**30

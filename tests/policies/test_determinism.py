@@ -11,7 +11,7 @@ from torch.utils import deterministic as mode
 
 from pareto_align import Objective
 from pareto_align.policies.determinism import VARIABLE, deterministic
-from pareto_align.policies.head import Head
+from pareto_align.policies.layers.head import Head
 
 
 def state():

@@ -23,10 +23,10 @@ from tiny_models import (
 from pareto_align.learning import PolicyLoss, PromptRow, Rollouts
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import SamplingParams, load_base, sample
-from pareto_align.policies.attention import attend
-from pareto_align.policies.caching import SharedPrompt
 from pareto_align.policies.decoding import ACCELERATOR_LOOKS
 from pareto_align.policies.drawing import draw_tokens
+from pareto_align.policies.layers.attention import attend
+from pareto_align.policies.layers.caching import SharedPrompt
 from pareto_align.policies.logprobs import completion_logprobs
 from pareto_align.policies.sampling import Completions, _length_buckets
 from pareto_align.testing.tiny import symbol_tokenizer

@@ -9,7 +9,7 @@ from tiny_models import RAGGED, random_population, relative_error, tiny_base, ti
 from pareto_align.errors import ModelError
 from pareto_align.learning import PolicyLoss
 from pareto_align.policies import Base, SamplingParams, sample
-from pareto_align.policies.head import Head
+from pareto_align.policies.layers.head import Head
 from pareto_align.policies.logprobs import completion_logprobs, fused_loss, lay_out, predicting_states
 from pareto_align.policies.sampling import fits_window
 

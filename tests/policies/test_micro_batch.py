@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_models import tiny_base
 
-from pareto_align.policies import head
-from pareto_align.policies.head import Head
+from pareto_align.policies.layers import head
+from pareto_align.policies.layers.head import Head
 from pareto_align.policies.micro_batch import (
     DEFAULT_MICRO_BATCH_TOKENS,
     MOST_TOKENS,

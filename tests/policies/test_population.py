@@ -8,8 +8,8 @@ from tiny_models import FAMILIES, as_peft, lora, peft_row, random_population, re
 
 from pareto_align.errors import ConfigError, ModelError
 from pareto_align.policies import PolicyPopulation, load_base
-from pareto_align.policies.linear import FrozenLinear
-from pareto_align.policies.lora import PopulationLinear
+from pareto_align.policies.layers.linear import FrozenLinear
+from pareto_align.policies.layers.lora import PopulationLinear
 from pareto_align.testing.tiny import symbol_tokenizer
 
 ENGINE = ["llama", "llama-tied", "qwen2", "qwen3", "gemma2", "gpt_neox", "phi", "mistral"]

@@ -10,7 +10,7 @@ from tiny_models import EOS, PAD, RAGGED, as_peft, lora, random_population, tiny
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample
 from pareto_align.policies import sampling as sampling_module
 from pareto_align.policies.drawing import draw_tokens
-from pareto_align.policies.packing import right_pad
+from pareto_align.policies.layers.packing import right_pad
 from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "granite", "gpt_neox", "phi"]

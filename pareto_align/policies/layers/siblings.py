@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pareto_align.policies.lora import ServedAdapters, project
+from pareto_align.policies.layers.lora import ServedAdapters, project
 
 __all__ = ["Siblings", "find_siblings"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pareto_align.policies.attention import AttentionPlan, additive_mask, attend
+from pareto_align.policies.layers.attention import AttentionPlan, additive_mask, attend
 from pareto_align.policies.transfers import moved
 
 __all__ = ["PackedAttention", "PackedRows", "Past", "pack", "right_pad", "row_lengths"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from pareto_align.policies.attention import AttentionPlan
+from pareto_align.policies.layers.attention import AttentionPlan
 from pareto_align.policies.transfers import to_device
 
 __all__ = ["GrowingCache", "GrowingLayer", "SharedPrompt"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pareto_align.policies.lora import PopulationLinear
-from pareto_align.policies.siblings import Siblings
+from pareto_align.policies.layers.lora import PopulationLinear
+from pareto_align.policies.layers.siblings import Siblings
 
 __all__ = ["Block", "ComputeBlocks"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pareto_align.errors import ModelError
 from pareto_align.policies.base import Base
-from pareto_align.policies.linear import EVERY, FrozenLinear, FrozenProduct
-from pareto_align.policies.lora import ServedAdapters
+from pareto_align.policies.layers.linear import EVERY, FrozenLinear, FrozenProduct
+from pareto_align.policies.layers.lora import ServedAdapters
 
 __all__ = ["Head", "Softmax"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import lora, random_population, relative_error, tiny_base
 
-from pareto_align.policies.attention import additive_mask, attend
+from pareto_align.policies.layers.attention import additive_mask, attend
+from pareto_align.policies.layers.packing import PackedAttention
 from pareto_align.policies.logprobs import fused_loss, lay_out, predicting_states
-from pareto_align.policies.packing import PackedAttention
 from pareto_align.policies.transfers import moved
 
 K, G, T, LAYERS = 8, 8, 28, 4

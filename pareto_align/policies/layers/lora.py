@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pareto_align.policies.linear import FrozenProduct
+from pareto_align.policies.layers.linear import FrozenProduct
 
 __all__ = ["PopulationLinear", "ServedAdapters"]
 

@@ -8,7 +8,7 @@ from tiny_models import tiny_base, tiny_model
 from torch import nn
 
 from pareto_align.policies import PolicyPopulation
-from pareto_align.policies.norms import FrozenNorm
+from pareto_align.policies.layers.norms import FrozenNorm
 
 
 def norm_of(family, dtype=torch.float32):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pareto_align.policies import linear as linear_module
-from pareto_align.policies.linear import FrozenLinear, FrozenProduct, onednn_works, room_for_packed
+from pareto_align.policies.layers import linear as linear_module
+from pareto_align.policies.layers.linear import FrozenLinear, FrozenProduct, onednn_works, room_for_packed
 
 WAYS = [False, pytest.param(True, marks=pytest.mark.skipif(not onednn_works(torch.float32), reason="no oneDNN here"))]
 
