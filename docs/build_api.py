@@ -1,6 +1,7 @@
 """Write docs/api.md from the docstrings of everything public: `python docs/build_api.py [--check]`.
 
-With `--check` nothing is written; the exit status is 1 where docs/api.md is not what would be written.
+The lists of names in docs/configuration.md are written as well, from the registries. With `--check` nothing is written;
+the exit status is 1 where a file is not what would be written.
 """
 
 from __future__ import annotations
@@ -28,14 +29,22 @@ SUBPACKAGES = (
     "data", "discovery", "tuning", "testing",
 )  # fmt: skip
 TARGET = Path(__file__).with_name("api.md")
+CONFIGURATION = Path(__file__).with_name("configuration.md")
+REGISTRIES = {
+    "weighting": ("weighting.base:weightings",),
+    "learner": ("learning.credit:credits", "learning.learner:learners"),
+    "explorer": ("discovery.explorers.base:explorers",),
+    "family": ("policies.families:families",),
+}
+"""What a section of a config may name, and where it is registered."""
 
 HEAD = """# API reference
 
 Everything public, from the docstrings. This file is generated: change a docstring and run `python docs/build_api.py`.
 
 Letters: `K` policies, `N` prompts in a batch, `G` completions of each prompt and policy, `B = K*N*G` rows, `m`
-optimized objectives, `M` all objectives (of a matrix of policies: parameters of one), `T` completion tokens, `r` LoRA
-rank, `n` measurements or members. All objectives are maximized inside; `ParetoFront`, `front.json` and the figures
+optimized objectives, `M` all objectives, `P` parameters of one policy, `T` completion tokens, `r` LoRA rank, `n`
+measurements or members. All objectives are maximized inside; `ParetoFront`, `front.json` and the figures
 are in the user's units.
 """
 
@@ -48,17 +57,33 @@ LISTS = ("Args", "Attributes", "Raises", "Warns")
 def main() -> int:
     """Write the file, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if docs/api.md is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     check = parser.parse_args().check
-    text = build()
-    if check:
-        current = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-        if current != text:
-            print("docs/api.md is stale. Run `python docs/build_api.py`.", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
+    stale = False
+    for path, text in ((TARGET, build()), (CONFIGURATION, with_names(CONFIGURATION.read_text(encoding="utf-8")))):
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            print(f"docs/{path.name} is stale. Run `python docs/build_api.py`.", file=sys.stderr)
+            stale = True
+        else:
+            path.write_text(text, encoding="utf-8")
+    return int(stale)
+
+
+def with_names(text: str) -> str:
+    """The page of the configuration with the names that each registry has now."""
+    for section, places in REGISTRIES.items():
+        names: list[str] = []
+        for place in places:
+            module, registry = place.split(":")
+            classes = getattr(importlib.import_module(f"{PACKAGE}.{module}"), registry)._classes
+            names += [name for name, cls in classes.items() if cls.__module__.startswith(f"{PACKAGE}.")]
+        told = ", ".join(f"`{name}`" for name in sorted(names))
+        text = re.sub(
+            rf"(?m)^(\| `{section}` \|.*Names: ).*( \|)$", lambda row, told=told: row[1] + told + row[2], text
+        )
+    return text
 
 
 def build() -> str:
