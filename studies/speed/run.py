@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from against_dpo import dpo_equal, dpo_long, dpo_objectives
 from against_peft import decode_growth, decode_mixed, decode_sequential, train_sequential
 from against_trl import trl_four_prompts, trl_one_prompt
 from floor import floor_decode, floor_training
@@ -38,6 +39,9 @@ PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "trl": trl_four_prompts,
     "trl-small": trl_one_prompt,
+    "dpo": dpo_equal,
+    "dpo-long": dpo_long,
+    "dpo-objectives": dpo_objectives,
     "decode": decode_sequential,
     "decode-mixed": decode_mixed,
     "decode-growth": decode_growth,

@@ -16,7 +16,20 @@ STUDY = ROOT / "studies" / "speed"
 RESULTS = STUDY / "results.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 NAMES = [
-    *("trl", "trl-small", "decode", "decode-mixed", "decode-growth", "train", "gradients", "activated", "memory"),
+    *(
+        "trl",
+        "trl-small",
+        "dpo",
+        "dpo-long",
+        "dpo-objectives",
+        "decode",
+        "decode-mixed",
+        "decode-growth",
+        "train",
+        "gradients",
+        "activated",
+        "memory",
+    ),
     *("floor-decode", "floor-train"),
 ]
 
@@ -27,7 +40,7 @@ def study():
     known = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(STUDY))
-        names = ("run", "page", "timing", "subject", "within", "against_trl", "against_peft", "floor")
+        names = ("run", "page", "timing", "subject", "within", "against_trl", "against_dpo", "against_peft", "floor")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - known:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(STUDY)):
