@@ -46,7 +46,7 @@ class Measures(Protocol):
     """What measures policies on a split: `Evaluator`, or `label_evaluation.LabelEvaluator`."""
 
     @property
-    def rows(self) -> Sequence[Any]:
+    def prompts(self) -> Sequence[Any]:
         """The n prompts, each with its `prompt` and its `ids`."""
 
     @property
@@ -71,7 +71,7 @@ class Evaluator:
     Args:
         population: Owns the model that runs the policies.
         objectives: What is measured.
-        rows: n prompts.
+        prompts: n of them.
         group_size: Completions per prompt.
         params: How to sample; the same as in training unless told otherwise.
         seed: The same seed gives every policy the same random numbers.
@@ -85,7 +85,7 @@ class Evaluator:
         self,
         population: PolicyPopulation,
         objectives: ObjectiveSet,
-        rows: Sequence[PromptRow],
+        prompts: Sequence[PromptRow],
         group_size: int,
         params: SamplingParams,
         seed: int,
@@ -96,12 +96,12 @@ class Evaluator:
         self.population = population
         self.objectives = objectives
         # neighbours of like length share a batch: less padding
-        self.rows = sorted(rows, key=lambda row: len(row.ids))
+        self.prompts = sorted(prompts, key=lambda prompt: len(prompt.ids))
         self.group_size = group_size
         self.params = params
         self.seed = seed
         self.rows_at_once = rows_at_once
-        self.groups = groups_of(self.rows, group)
+        self.groups = groups_of(self.prompts, group)
         self.tokens = 0
 
     def measure_reference(self, *, check: bool = False) -> Measurement:
@@ -123,7 +123,7 @@ class Evaluator:
         """
         count = policies.shape[0]
         policies = policies.to(self.population.base.device)
-        width = max(1, self.rows_at_once // (min(PROMPTS_A_SEED, len(self.rows)) * self.group_size))
+        width = max(1, self.rows_at_once // (min(PROMPTS_A_SEED, len(self.prompts)) * self.group_size))
         found: list[Measurement] = []
         for start in range(0, count, width):
             found += self._measure(policies[start : start + width], check=False, repeat=repeat)
@@ -131,7 +131,7 @@ class Evaluator:
 
     def tokens_for(self, length: float | None) -> float:
         """Tokens that measuring a policy takes whose completions have this mean length; the most where None."""
-        return len(self.rows) * self.group_size * (self.params.max_new_tokens if length is None else length)
+        return len(self.prompts) * self.group_size * (self.params.max_new_tokens if length is None else length)
 
     def _measure(self, policies: Tensor, check: bool, repeat: int = 0) -> list[Measurement]:
         count, group = max(policies.shape[0], 1), self.group_size
@@ -141,14 +141,14 @@ class Evaluator:
         again = ("repeat", repeat) if repeat else ()
         # decoding takes as many steps for many prompts as for few, so as many run together as there is room for
         at_once = PROMPTS_A_SEED * max(1, self.rows_at_once // (count * group * PROMPTS_A_SEED))
-        for start in range(0, len(self.rows), at_once):
-            part = self.rows[start : start + at_once]
+        for start in range(0, len(self.prompts), at_once):
+            part = self.prompts[start : start + at_once]
             first_prompts = range(start, start + len(part), PROMPTS_A_SEED)
             seeds = [seed_for(self.seed, "evaluation", first, *again) for first in first_prompts]
-            prompts = [list(row.ids) for row in part]
+            asked = [list(prompt.ids) for prompt in part]
             drawn = sample(
                 self.population,
-                prompts,
+                asked,
                 group,
                 self.params,
                 [seeds] * count,
@@ -163,8 +163,8 @@ class Evaluator:
         self.tokens += int(lengths.sum())
         # one reward call an objective for everything that was said
         everything, all_ids = list(chain.from_iterable(texts)), list(chain.from_iterable(ids))
-        scores = score(self.objectives, self.rows, group, count, everything, all_ids, training=False, check=check)
-        number = range(len(self.rows))
+        scores = score(self.objectives, self.prompts, group, count, everything, all_ids, training=False, check=check)
+        number = range(len(self.prompts))
         return [
             Measurement(
                 estimate=Estimate.from_samples(scores[k], number, self.groups),

@@ -29,7 +29,7 @@ class LabelEvaluator:
 
     Args:
         engine: Runs the policies, at temperature 1.
-        rows: n comparisons.
+        prompts: n comparisons.
         beta: What a log-ratio is multiplied by to become the logit of a preference; the learner's.
         group: Column whose values make prompts one unit of the estimates; None: each is its own.
         samples: Prompts that each policy also answers, for people to read.
@@ -42,7 +42,7 @@ class LabelEvaluator:
     def __init__(
         self,
         engine: Engine,
-        rows: Sequence[ComparisonRow],
+        prompts: Sequence[ComparisonRow],
         beta: float,
         *,
         group: str | None = None,
@@ -51,8 +51,8 @@ class LabelEvaluator:
         seed: int = 0,
     ) -> None:
         self.engine, self.beta, self.samples = engine, beta, samples
-        self.rows = sorted(rows, key=lambda row: len(row.ids))
-        self.groups = groups_of([row.row for row in self.rows], group)
+        self.prompts = sorted(prompts, key=lambda prompt: len(prompt.ids))
+        self.groups = groups_of([row.row for row in self.prompts], group)
         self.params = params or SamplingParams(128)
         self.seed = seed
         self.tokens = 0
@@ -73,17 +73,17 @@ class LabelEvaluator:
 
     def tokens_for(self, length: float | None) -> float:
         """Tokens that measuring a policy reads."""
-        return float(sum(len(row.ids) + sum(map(len, row.tokens)) for row in self.rows))
+        return float(sum(len(row.ids) + sum(map(len, row.tokens)) for row in self.prompts))
 
     def _measure(self, policies: Tensor) -> list[Measurement]:
         if self._references is None:
-            self._references = reference_logprobs(self.engine, self.rows)
+            self._references = reference_logprobs(self.engine, self.prompts)
         engine, count = self.engine, len(policies)
         policies = policies.to(engine.population.base.device)
         pad = int(engine.population.base.tokenizer.pad_token_id)
         found = []
-        for start in range(0, len(self.rows), ROWS_AT_ONCE):
-            part = self.rows[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(self.prompts), ROWS_AT_ONCE):
+            part = self.prompts[start : start + ROWS_AT_ONCE]
             batch = collate(part, pad)
             done = as_completions(batch, count)
             logps = engine.logprobs(engine.prepare(batch.prompts, done), policies).sum(-1)
@@ -94,11 +94,11 @@ class LabelEvaluator:
             found.append(explained_rows(batch.view(logps, reference), self.beta).double().numpy())
         scores = np.concatenate(found, 1)[:, :, None]  # [k, n, 1, M]
         self.tokens += int(self.tokens_for(None)) * count
-        lengths = [len(one) for row in self.rows for one in row.tokens]
+        lengths = [len(one) for row in self.prompts for one in row.tokens]
         texts = self._answers(policies)
         return [
             Measurement(
-                estimate=Estimate.from_samples(scores[k], range(len(self.rows)), self.groups),
+                estimate=Estimate.from_samples(scores[k], range(len(self.prompts)), self.groups),
                 rewards=scores[k],
                 texts=texts[k],
                 length=float(np.mean(lengths)),
@@ -110,7 +110,7 @@ class LabelEvaluator:
         """What each policy says to the first prompts."""
         if not self.samples:
             return [[] for _ in policies]
-        prompts = [list(row.ids) for row in self.rows[: self.samples]]
+        prompts = [list(row.ids) for row in self.prompts[: self.samples]]
         drawn = self.engine.sample(prompts, 1, self.params, [self.seed] * len(policies), policies=policies)
         lists = drawn.token_lists()
         self.tokens += sum(map(len, lists))

@@ -310,8 +310,9 @@ class FrontDiscovery:
         # floors are of what is measured; a learner that sees something else in a step cannot keep them
         if task.floors is not None and self.learner.scale.to_dict() == self.scale.to_dict():
             axes = list(self.objectives.axes)
-            lower, upper = self.scale.lower[axes], self.scale.upper[axes]
-            floors = (lower + task.floors * (upper - lower) - self.scale.location[axes]) / self.scale.scale[axes]
+            kept = np.full(self.objectives.M, np.nan)
+            kept[axes] = task.floors
+            floors = self.scale.normalize(self.scale.unframe(kept))[axes]
         self.slots.assign(slot, task.preference, floors, adapter)
         self.journal.write(
             "task",

@@ -186,10 +186,10 @@ class FrontKeeper:
                 for mixture in mixtures
             ],
         )
-        rows, errors = zip(*mixed, strict=True)
-        found = self.select.measure(torch.stack(rows).to(self.population.base.device))
+        policies, errors = zip(*mixed, strict=True)
+        found = self.select.measure(torch.stack(policies).to(self.population.base.device))
         names, statuses = [], []
-        for mixture, row, error, measurement in zip(mixtures, rows, errors, found, strict=True):
+        for mixture, policy, error, measurement in zip(mixtures, policies, errors, found, strict=True):
             asked = mixture.preference
             origin = Origin(
                 step,
@@ -202,7 +202,7 @@ class FrontKeeper:
                 seed=mixture.seed if mixture.noise else None,
             )
             names.append(self._new_name())
-            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, origin, row.cpu())))
+            statuses.append(str(self.archive.offer(names[-1], measurement.estimate, origin, policy.cpu())))
         self.journal.write(
             "mixtures",
             step=step,
@@ -236,8 +236,8 @@ class FrontKeeper:
         texts: dict[str, list[str]] = {}
         estimates: dict[str, Estimate] = {}
         if members:
-            rows = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
-            for entry, found in zip(members, evaluator.measure(rows), strict=True):
+            policies = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
+            for entry, found in zip(members, evaluator.measure(policies), strict=True):
                 estimates[entry.id], texts[entry.id] = found.estimate, found.texts
         self.spending.report_tokens = evaluator.tokens
         kept = self.publisher.publish_report(
@@ -245,9 +245,9 @@ class FrontKeeper:
             estimates,
             reference=reference.estimate,
             cost=self.spending.cost() | {"steps": step},
-            prompts=[row.prompt for row in evaluator.rows],
+            prompts=[prompt.prompt for prompt in evaluator.prompts],
             texts=texts,
-            prompt_ids=evaluator.rows[0].ids,
+            prompt_ids=evaluator.prompts[0].ids,
         )
         value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
         base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])
@@ -276,7 +276,7 @@ class FrontKeeper:
         """`[m]` standard errors in the same frame."""
         axes = list(self.objectives.axes)
         # an explorer proposes and decides nothing: where the noise is not known it goes by the means
-        framed: np.ndarray = np.nan_to_num(estimate.stderr[axes]) / (self.scale.upper - self.scale.lower)[axes]
+        framed: np.ndarray = np.nan_to_num(estimate.stderr[axes]) / self.scale.span[axes]
         return framed
 
     def _new_name(self) -> str:

@@ -25,13 +25,13 @@ class Rollouts:
     """Completions of a batch and their rewards.
 
     Attributes:
-        rows: The N prompts.
+        prompts: The N prompts.
         completions: Tokens, mask and log-probabilities `[K, N, G, T]`.
         texts: The K*N*G completions as text, policy-major.
         rewards: `[K, N, G, M]` scores of all M objectives, maximised; NaN where an objective does not apply.
     """
 
-    rows: list[PromptRow]
+    prompts: list[PromptRow]
     completions: Completions
     texts: list[str]
     rewards: np.ndarray
@@ -39,7 +39,7 @@ class Rollouts:
     @property
     def prompt_ids(self) -> list[tuple[int, ...]]:
         """The N prompts as token ids."""
-        return [row.ids for row in self.rows]
+        return [prompt.ids for prompt in self.prompts]
 
     @property
     def token_count(self) -> int:
@@ -66,27 +66,27 @@ class Rollouts:
         return self.texts[(policy * prompts + prompt) * group + sample]
 
 
-def batch_of(rows: Sequence[Item], size: int, step: int, seed: int) -> list[Item]:
+def batch_of(items: Sequence[Item], size: int, step: int, seed: int) -> list[Item]:
     """A step's prompts: whole passes over all of them, each pass in an order of its own.
 
     Args:
-        rows: What is trained on.
+        items: What is trained on.
         size: Prompts a step.
         step: The step's number, from 0.
         seed: Of the run.
     """
     batch = []
     for position in range(step * size, (step + 1) * size):
-        epoch, index = divmod(position, len(rows))
-        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(rows))
-        batch.append(rows[order[index]])
+        epoch, index = divmod(position, len(items))
+        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(items))
+        batch.append(items[order[index]])
     return batch
 
 
 def roll_out(
     engine: Engine,
     objectives: ObjectiveSet,
-    rows: Sequence[PromptRow],
+    prompts: Sequence[PromptRow],
     group_size: int,
     params: SamplingParams,
     seeds: Sequence[int],
@@ -98,7 +98,7 @@ def roll_out(
     Args:
         engine: Runs the policies.
         objectives: What is measured.
-        rows: N prompts.
+        prompts: N prompts.
         group_size: G.
         params: How to sample.
         seeds: One a policy.
@@ -107,17 +107,17 @@ def roll_out(
     Raises:
         ObjectiveError: A reward function misbehaved.
     """
-    completions = engine.sample([list(row.ids) for row in rows], group_size, params, seeds, policies=policies)
+    completions = engine.sample([list(prompt.ids) for prompt in prompts], group_size, params, seeds, policies=policies)
     count = completions.tokens.shape[0]
     token_lists = completions.token_lists()
     texts = [engine.population.base.decode(ids) for ids in token_lists]
-    rewards = score(objectives, rows, group_size, count, texts, token_lists)
-    return Rollouts(list(rows), completions, texts, rewards)
+    rewards = score(objectives, prompts, group_size, count, texts, token_lists)
+    return Rollouts(list(prompts), completions, texts, rewards)
 
 
 def score(
     objectives: ObjectiveSet,
-    rows: Sequence[PromptRow],
+    prompts: Sequence[PromptRow],
     group_size: int,
     policies: int,
     texts: Sequence[str],
@@ -132,7 +132,7 @@ def score(
 
     Args:
         objectives: What is measured.
-        rows: N prompts.
+        prompts: N prompts.
         group_size: G.
         policies: K.
         texts: K*N*G completions, policy-major.
@@ -140,17 +140,17 @@ def score(
         training: Off while measuring: rewards with a memory then do not learn from what they see.
         check: Look for objectives that cannot be traded, as is done once before training.
     """
-    spread = [row for _ in range(policies) for row in rows for _ in range(group_size)]
+    spread = [prompt for _ in range(policies) for prompt in prompts for _ in range(group_size)]
     completions = [
         text if isinstance(row.prompt, str) else [{"role": "assistant", "content": text}]
         for row, text in zip(spread, texts, strict=True)
     ]
-    names = rows[0].columns.keys()
+    names = prompts[0].columns.keys()
     columns = {name: [row.columns[name] for row in spread] for name in names}
     ids = [list(tokens) for tokens in token_lists]
-    prompts = [row.prompt for row in spread]
+    asked = [row.prompt for row in spread]
     if check:
-        scores = objectives.check(prompts, completions, columns, completion_ids=ids)
+        scores = objectives.check(asked, completions, columns, completion_ids=ids)
     else:
-        scores = objectives.score(prompts, completions, columns, completion_ids=ids, training=training)
-    return scores.reshape(policies, len(rows), group_size, -1)
+        scores = objectives.score(asked, completions, columns, completion_ids=ids, training=training)
+    return scores.reshape(policies, len(prompts), group_size, -1)

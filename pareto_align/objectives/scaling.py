@@ -104,7 +104,16 @@ class RewardScale:
 
     def frame(self, values: ArrayLike) -> NDArray[np.float64]:
         """(values - lower) / (upper - lower), for maximized values [..., M]; not clipped to [0, 1]."""
-        return (self._checked(values) - self.lower) / (self.upper - self.lower)
+        return (self._checked(values) - self.lower) / self.span
+
+    @property
+    def span(self) -> NDArray[np.float64]:
+        """What one unit of the frame is worth, [M]."""
+        return self.upper - self.lower
+
+    def unframe(self, framed: ArrayLike) -> NDArray[np.float64]:
+        """The maximized values [..., M] of what stands in the frame."""
+        return self.lower + self._checked(framed) * self.span
 
     def to_dict(self) -> dict[str, list[float]]:
         """The four arrays as lists, for JSON."""

@@ -160,7 +160,7 @@ def part_of(rollouts, prompts=slice(None), completions=slice(None)):
     done = rollouts.completions
     where = (slice(None), prompts, completions)
     fields = {name: getattr(done, name)[where] for name in ("tokens", "mask", "logprobs")}
-    return Rollouts(rollouts.rows[prompts], dataclasses.replace(done, **fields), [], rollouts.rewards[where])
+    return Rollouts(rollouts.prompts[prompts], dataclasses.replace(done, **fields), [], rollouts.rewards[where])
 
 
 def plain_cross(population, learner, first, second, count):

@@ -96,13 +96,13 @@ def plain_steps(peft, rollouts, k, weights, *, updates=1, rate=1e-2, beta=0.0, c
     rewards = torch.tensor(rollouts.rewards[k] / np.array([1.0, 3.0])).float()  # [N, G, m]
     advantages = ((rewards - rewards.mean(1, keepdim=True)) * torch.tensor(weights).float()).sum(-1)
     lengths = done.lengths[k]
-    said = [[done.tokens[k, n, g, : lengths[n, g]].tolist() for g in range(G)] for n in range(len(rollouts.rows))]
-    old = [[plain_logprobs(peft, rollouts.rows[n].ids, s).detach() for s in row] for n, row in enumerate(said)]
+    said = [[done.tokens[k, n, g, : lengths[n, g]].tolist() for g in range(G)] for n in range(len(rollouts.prompts))]
+    old = [[plain_logprobs(peft, rollouts.prompts[n].ids, s).detach() for s in row] for n, row in enumerate(said)]
     if beta:
         with peft.disable_adapter(), torch.no_grad():
-            ref = [[plain_logprobs(peft, rollouts.rows[n].ids, s) for s in row] for n, row in enumerate(said)]
+            ref = [[plain_logprobs(peft, rollouts.prompts[n].ids, s) for s in row] for n, row in enumerate(said)]
         spent = torch.tensor(
-            [[float((old[n][g] - ref[n][g]).sum()) for g in range(G)] for n in range(len(rollouts.rows))]
+            [[float((old[n][g] - ref[n][g]).sum()) for g in range(G)] for n in range(len(rollouts.prompts))]
         )
         advantages = advantages - beta * (spent - spent.mean(1, keepdim=True))
     parameters = [p for p in peft.parameters() if p.requires_grad]
@@ -111,11 +111,11 @@ def plain_steps(peft, rollouts, k, weights, *, updates=1, rate=1e-2, beta=0.0, c
         loss = 0.0
         for n, row in enumerate(said):
             for g, tokens in enumerate(row):
-                ratio = (plain_logprobs(peft, rollouts.rows[n].ids, tokens) - old[n][g]).exp()
+                ratio = (plain_logprobs(peft, rollouts.prompts[n].ids, tokens) - old[n][g]).exp()
                 a = advantages[n, g]
                 loss = loss - torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a).sum()
         optimizer.zero_grad()
-        (loss / (len(rollouts.rows) * G * T)).backward()
+        (loss / (len(rollouts.prompts) * G * T)).backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     return float(norm)
@@ -376,7 +376,7 @@ def test_the_k3_step_is_that_of_a_hand_written_loss(tmp_path):
     rewards = torch.tensor(rollouts.rewards[k] / np.array([1.0, 3.0])).float()
     advantages = ((rewards - rewards.mean(1, keepdim=True)) * torch.tensor(WEIGHTS[k]).float()).sum(-1)
     loss = 0.0
-    for n, row in enumerate(rollouts.rows):
+    for n, row in enumerate(rollouts.prompts):
         for g in range(G):
             tokens = done.tokens[k, n, g, : done.lengths[k, n, g]].tolist()
             logprob = plain_logprobs(peft, row.ids, tokens)
@@ -384,7 +384,7 @@ def test_the_k3_step_is_that_of_a_hand_written_loss(tmp_path):
                 gap = plain_logprobs(peft, row.ids, tokens)
             gap = gap - logprob
             loss = loss + (-advantages[n, g] * logprob + 0.5 * (gap.exp() - gap - 1)).sum()
-    (loss / (len(rollouts.rows) * G * T)).backward()
+    (loss / (len(rollouts.prompts) * G * T)).backward()
     assert relative_error(population.grad[k], peft_row(population, peft, grad=True)) < 1e-4
 
 

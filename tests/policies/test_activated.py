@@ -95,11 +95,11 @@ def test_the_gradient_is_stock_pefts(family, layout, tmp_path):
     for k in range(3):
         peft = stock(population, k, tmp_path / str(k), family, is_trainable=True).eval()
         total = torch.zeros(())
-        for n, row in enumerate(rollouts.rows):
+        for n, row in enumerate(rollouts.prompts):
             for g in range(G):
                 tokens = done.tokens[k, n, g, : int(done.lengths[k, n, g])].tolist()
                 logprobs = stock_logprobs(peft, population, row.ids, tokens)
-                total = total - logprobs.sum() * advantages[k, n, g] / (len(rollouts.rows) * G * T)
+                total = total - logprobs.sum() * advantages[k, n, g] / (len(rollouts.prompts) * G * T)
         total.backward()
         assert relative_error(grad[k], peft_row(population, peft, grad=True)) < 1e-4
 
@@ -136,7 +136,7 @@ def test_what_stands_before_the_turn_is_read_once_for_all_policies(monkeypatch):
     learner, rollouts = learning(population, EQUAL_TURNS, loss=PolicyLoss(kl_coef=0.1))  # checks itself once
     monkeypatch.setattr(type(decoder), "forward", counted)
     population.read = None
-    ids = [list(row.ids) for row in rollouts.rows]
+    ids = [list(row.ids) for row in rollouts.prompts]
     sample(population, ids, G, SamplingParams(2), range(3))
     assert read[:2] == [(2, 4), (6, 2)]  # two contexts of four tokens, then the turn of each policy
     del read[:]

@@ -150,7 +150,7 @@ def limit_tokens(monkeypatch, most):
 def largest(population, rollouts):
     """Tokens of the rows of the largest prompt, of all policies."""
     mask = rollouts.completions.mask.sum((0, 2, 3))
-    return max(population.size * len(row.ids) + int(n) for row, n in zip(rollouts.rows, mask, strict=True))
+    return max(population.size * len(row.ids) + int(n) for row, n in zip(rollouts.prompts, mask, strict=True))
 
 
 @pytest.mark.parametrize("share", [0.6, 0.2, 0.1])

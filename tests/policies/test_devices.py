@@ -72,12 +72,12 @@ def test_gradients_are_stock_pefts_however_small(place, family, size, tmp_path):
             population, population.parameters[k], tmp_path / str(k), tiny_model(family), is_trainable=True
         ).eval()
         total = torch.zeros(())
-        for n, row in enumerate(rollouts.rows):
+        for n, row in enumerate(rollouts.prompts):
             for g in range(G):
                 tokens = done.tokens[k, n, g, : int(done.lengths[k, n, g])].tolist()
                 logits = peft(torch.tensor([[*row.ids, *tokens]])).logits[0, len(row.ids) - 1 : -1]
                 said = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])
-                total = total - said.sum() * advantages[k, n, g] / size / (len(rollouts.rows) * G * T)
+                total = total - said.sum() * advantages[k, n, g] / size / (len(rollouts.prompts) * G * T)
         total.backward()
         assert relative_error(grad[k] / size, peft_row(population, peft, grad=True)) < place.gradients
 
