@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -230,9 +231,10 @@ def test_the_front_folder_page_names_what_is_on_disk(tmp_path):
 # ------------------------------------------------------------------------------------------------ examples
 
 
-def examples(page: Path) -> str:
-    """The marked Python blocks of a page, in order."""
-    blocks = re.findall(r"<!-- example -->\n```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+def examples(page: Path, mark: str = "example") -> str:
+    """The Python blocks of a page that are marked so, in order."""
+    pattern = rf"<!-- {mark} -->\n```python\n(.*?)^```"
+    blocks = re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL | re.M)
     return "\n".join(blocks)
 
 
@@ -286,8 +288,8 @@ def run_example(chat_model, tmp_path, monkeypatch):
     monkeypatch.setattr(preference_losses, "_classes", dict(preference_losses._classes))
     monkeypatch.chdir(tmp_path)
 
-    def run(page: Path) -> dict[str, Any]:
-        source = examples(page)
+    def run(page: Path, mark: str = "example") -> dict[str, Any]:
+        source = examples(page, mark)
         assert source, f"{page.name} has no block marked <!-- example -->"
         source = source.replace(f'"{HUB_NAME}"', repr(str(chat_model)))
         namespace: dict[str, Any] = {"__name__": "docs_example"}
@@ -350,6 +352,23 @@ def test_the_tuning_page_names_what_is_on_disk_and_in_the_result(run_example, tm
     assert sorted(key for key in keys if f"`{key}`" not in page) == []
     for name, limits in DEFAULT_SPACE.items():
         assert f"| `{name}` | {limits['low']:g} to {limits['high']:g}" in page
+
+
+def test_the_readmes_front_from_comparisons_runs(run_example, tmp_path):
+    rows = [
+        {
+            "prompt": f"do you like {word}",
+            "response_0": "yes very",
+            "response_1": "not a love",
+            "better_response_id": number % 2,
+            "safer_response_id": 1,
+        }
+        for number, word in enumerate(["rain", "tea", "cats", "snow", "we", "I", "it", "the"])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    front = run_example(README, "pairs")["front"]
+    assert front.names == ("helpful", "safe")
+    assert len(front) >= 1
 
 
 def test_the_comparisons_page_runs(run_example, capsys):
