@@ -10,6 +10,7 @@ from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.offline import Dpo, Modpo
 from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
+from pareto_align.learning.selfplay import OnlineDpo
 
 __all__ = [
     "Context",
@@ -18,6 +19,7 @@ __all__ = [
     "Experience",
     "Learner",
     "Modpo",
+    "OnlineDpo",
     "OnlineLearner",
     "PolicyLoss",
     "PromptRow",
