@@ -525,7 +525,7 @@ class ParetoAligner:
         from pareto_align.policies.families import make_family
 
         chosen = self.settings
-        loss = PolicyLoss(chosen.clip, chosen.kl_coef, chosen.kl, chosen.aggregation)
+        loss = PolicyLoss(clip=chosen.clip, kl_coef=chosen.kl_coef, kl=chosen.kl, aggregation=chosen.aggregation)
         learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
         family = make_family(self.family)
         return Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)

@@ -150,6 +150,8 @@ class Plan:
             "learner": self.learner.name,
             "explorer": self.explorer.name,
         }
+        if self.measures_labels:
+            names["measured"] = "labels"
         return names if self.family is None else names | {"family": self.family.name}
 
 

@@ -19,7 +19,7 @@ from pareto_align.errors import FrontFileError, ParetoAlignError
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.fallen import PROMPTS, fallen_entries
-from pareto_align.report.table import escape_markdown, front_table, markdown_table
+from pareto_align.report.table import LABELS_TOLD, escape_markdown, front_table, markdown_table
 from pareto_align.report.units import shown_record
 
 if TYPE_CHECKING:
@@ -107,9 +107,12 @@ def _reading(record: FrontRecord) -> str:
         if record.split == "report"
         else "held-out prompts on which the members were also chosen, so that the best values are a little flattering"
     )
+    told = ""
+    if record.config.get("measured") == "labels":
+        told = f"**{LABELS_TOLD}** That says nothing of what an adapter writes: read the samples.\n\n"
     return (
-        f"Means with 95 % intervals over {prompts} {chosen}: for rewards with bounds intervals that hold for any such "
-        "rewards, for others Student's t. ↑ more is better, ↓ less is better."
+        f"{told}Means with 95 % intervals over {prompts} {chosen}: for rewards with bounds intervals that hold for any "
+        "such rewards, for others Student's t. ↑ more is better, ↓ less is better."
     )
 
 

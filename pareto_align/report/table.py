@@ -57,6 +57,12 @@ DOUBTS = {
 }
 
 
+LABELS_TOLD = (
+    "Measured on labels, not on answers: how much of the held-out comparisons is explained, 0 by the untrained model "
+    "and 1 by certainty about every label."
+)
+
+
 def doubts_told(name: str, reasons: Collection[str]) -> str:
     """Why the intervals of an objective are not to be trusted, and what would help."""
     told = "; ".join(f"{reason}: {DOUBTS[reason]}" for reason in DOUBTS if reason in reasons)
@@ -90,7 +96,7 @@ def front_table(record: FrontRecord) -> FrontTable:
             columns[1].append("-")
     rows = tuple(zip(*columns, strict=True))
     marked = [*members.doubts, *(() if reference is None else reference.doubts)]
-    remarks = []
+    remarks = [LABELS_TOLD] if record.config.get("measured") == "labels" else []
     for j, axis in enumerate(axes):
         if reasons := {doubts[j] for doubts in marked} - {""}:
             remarks.append(doubts_told(axis.name, reasons))

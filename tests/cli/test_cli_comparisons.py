@@ -62,7 +62,9 @@ def test_a_front_is_fitted_shown_and_its_labels_looked_at(cli, compared, tmp_pat
     assert front.record.config["learner"] == "dpo"
     assert [member["id"] for member in found.json()["members"]] == [member.id for member in front]
     assert all(member.samples for member in front), "answers are kept for people to read"
-    assert cli("front", tmp_path / "run").code == 0
+    assert "Measured on labels, not on answers" in cli("front", tmp_path / "run").out
+    card = (tmp_path / "run" / "front" / "README.md").read_text(encoding="utf-8")
+    assert "**Measured on labels, not on answers" in card
     assert cli("data", compared.with_name("pairs.jsonl")).code == 0
 
 
