@@ -21,6 +21,7 @@ _HOMES = {
     "Explorer": "discovery",
     "FrontFileError": "errors",
     "Grid": "discovery",
+    "Interview": "interview",
     "Member": "result",
     "ModelError": "errors",
     "Objective": "objectives",
@@ -51,6 +52,7 @@ __all__ = [
     "Explorer",
     "FrontFileError",
     "Grid",
+    "Interview",
     "Member",
     "ModelError",
     "Objective",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from pareto_align.front import Estimate, ParetoArchive, Preference
+    from pareto_align.interview import Interview
     from pareto_align.learning import Credit
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront

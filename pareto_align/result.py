@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from pareto_align.family_member import FamilyMember
     from pareto_align.front.preferences import Preference
+    from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
 
 __all__ = ["Choice", "Member", "ParetoFront"]
@@ -167,7 +168,7 @@ class Choice:
             where one measurement, or a few all equal, say nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
             where one measurement, or a few all equal, say nothing of the noise.
-        rule: The rule that chose: "chebyshev", "linear" or "knee".
+        rule: The rule that chose: "chebyshev", "linear" or "knee", or "elicited" by the answers of a user.
         reason: A few sentences saying why, and how the preference was read.
     """
 
@@ -484,6 +485,60 @@ class ParetoFront:
             PreferenceError: An unknown objective, a limit on the wrong side, or limits that no member meets.
         """
         return Choice(self, answer(self.record, preference, rule=rule, at_least=at_least, at_most=at_most))
+
+    def elicit(
+        self,
+        *,
+        questions: int = 6,
+        utilities: Sequence[str] = ("linear", "chebyshev"),
+        show: Literal["answers", "values", "both"] = "answers",
+        enough: float = 0.02,
+        lapse: float = 0.1,
+        at_least: Mapping[str, float] | None = None,
+        at_most: Mapping[str, float] | None = None,
+        seed: int = 0,
+        ask: Callable[[Pair], str] | None = None,
+        resume: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> Interview[Choice]:
+        """Find the member for somebody who does not know his weights: he says which of two answers he likes better.
+
+            session = front.elicit(questions=6)
+            while (pair := session.next()) is not None:
+                session.answer("first")  # or "second", or "same"
+            session.choice
+
+        Args:
+            questions: How many are asked at most.
+            utilities: Which kinds of users there may be: "linear", "chebyshev".
+            show: Two members' answers to one prompt, their measured values, or both.
+            enough: The stated regret, a share of the user's range of utilities, below which no more is asked.
+            lapse: Share of replies that are taken to say nothing; 0.2 or more for somebody in a hurry.
+            at_least: Lower limits that members have to keep, as in `select`.
+            at_most: Upper limits, likewise.
+            seed: Of all that is drawn: equal answers lead to equal questions.
+            ask: Gets each question and returns "first", "second" or "same"; all questions are then asked here.
+            resume: A session's `to_dict()`, or the file that its `save` wrote, to go on with; its own settings hold.
+
+        Raises:
+            ConfigError: A setting is out of range, or the session to be resumed is about another front.
+            PreferenceError: The members' answers were not kept, or no member keeps the limits.
+            FrontFileError: What is to be resumed cannot be read.
+        """
+        from pareto_align.interview import Interview
+
+        def chosen(answered: Answer) -> Choice:
+            return Choice(self, answered)
+
+        if resume is not None:
+            session = Interview.resumed(self.record, chosen, resume)
+        else:
+            session = Interview(
+                self.record, chosen, questions=questions, utilities=utilities, show=show, enough=enough, lapse=lapse,
+                at_least=at_least, at_most=at_most, seed=seed,
+            )  # fmt: skip
+        while ask is not None and (pair := session.next()) is not None:
+            session.answer(ask(pair))
+        return session
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 

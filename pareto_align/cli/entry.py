@@ -31,6 +31,7 @@ _HOMES = {
     "select": "fronts",
     "plot": "fronts",
     "export": "fronts",
+    "elicit": "eliciting",
     "chat": "chatting",
     "bench": "benchmarking",
     "env": "environment",

@@ -218,6 +218,25 @@ def build_parser() -> argparse.ArgumentParser:
     _add_preference(select)
     _add_limits(select)
 
+    elicit = command(
+        "elicit",
+        "find your member by saying which of two answers you like better",
+        "Find the member for somebody who does not know his weights. Two members' answers to one prompt are shown; "
+        "reply 1, 2 or =, and q to end.",
+        "print the questions and the choice as JSON objects, one a line",
+    )
+    _add_run(elicit)
+    elicit.add_argument("--questions", type=_count, default=6, metavar="N", help="most questions (default 6)")
+    elicit.add_argument(
+        "--show", choices=("answers", "values", "both"), default="answers",
+        help="what is compared: answers, measured values, or both (default: answers)",
+    )  # fmt: skip
+    elicit.add_argument("--seed", type=int, default=0, help="seeds what is drawn (default 0)")
+    elicit.add_argument(
+        "--session", type=_path, metavar="FILE", help="go on with the session in this JSON file, and keep it there"
+    )
+    _add_limits(elicit, preference=False)
+
     plot = command(
         "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
     )
@@ -317,7 +336,7 @@ def _add_preference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", choices=_RULES, help="what a preference means (default: what it meant to the run)")
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: argparse.ArgumentParser, *, preference: bool = True) -> None:
     for option, side in (("--at-least", "lower limits of maximized"), ("--at-most", "upper limits of minimized")):
         parser.add_argument(
             option,
@@ -325,7 +344,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             action=_Pairs,
             type=_pair,
             metavar="NAME=VALUE",
-            help=f"{side} objectives, in your own units; come before the preference",
+            help=f"{side} objectives, in your own units{'; come before the preference' if preference else ''}",
         )
 
 

@@ -21,7 +21,7 @@ from pareto_align.front.estimates import mean_residuals, student_quantile
 from pareto_align.front.intervals import beyond_alike
 from pareto_align.front.preferences import Preference
 
-__all__ = ["RULES", "Limit", "Selection", "keeping", "select"]
+__all__ = ["RULES", "Limit", "Selection", "drawn_errors", "keeping", "select"]
 
 Floats = NDArray[np.float64]
 
@@ -176,13 +176,10 @@ def select(
     if len(eligible) == 1:
         regret, probability = 0.0, 1.0
     else:
-        rng = np.random.default_rng(seed)
         joint = None if samples is None else np.asarray(samples, dtype=float)[eligible]
-        errors = _errors(noise[eligible], units[eligible], joint, draws, rng)
-        errors[:, np.isnan(noise[eligible])] = np.nan
-        for i, j in np.argwhere(noise[eligible] == 0):
-            if bounds is not None and (ends := bounds[j]) is not None:
-                errors[:, i, j] = beyond_alike(points[eligible[i], j], units[eligible[i], j], ends, draws, rng)
+        errors = drawn_errors(
+            points[eligible], noise[eligible], n=units[eligible], samples=joint, bounds=bounds, draws=draws, seed=seed
+        )
         errors[..., w == 0] = 0.0  # what does not count may well not be known
         drawn = points[eligible] + errors  # [draws, eligible, m]
         loss = utility(drawn).max(axis=1) - utility(drawn)[:, best]
@@ -277,6 +274,39 @@ def _utility(
         unit = upper - lower if span is None else np.asarray(span, dtype=float)
         return lambda v: np.asarray(-(w * (best - v) / unit).max(axis=-1), dtype=float), unit
     return lambda v: np.asarray((v - lower) / (upper - lower) @ w, dtype=float), upper - lower
+
+
+def drawn_errors(
+    values: Floats,
+    stderr: Floats,
+    *,
+    n: NDArray[np.int64],
+    samples: Floats | None = None,
+    bounds: Sequence[tuple[float, float] | None] | None = None,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Floats:
+    """Draws of how far the true means may lie from the measured ones; the arguments are those of `select`.
+
+    Args:
+        values: [n, m] measured means, maximised.
+        stderr: [n, m] their standard errors.
+        n: [n, m] independent units behind each.
+        samples: [n, N, m] rewards on the same N prompts, for joint draws.
+        bounds: What the rewards of each objective cannot leave.
+        draws: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        [draws, n, m] errors; NaN where the noise is not known.
+    """
+    rng = np.random.default_rng(seed)
+    errors = _errors(stderr, n, samples, draws, rng)
+    errors[:, np.isnan(stderr)] = np.nan
+    for i, j in np.argwhere(stderr == 0):
+        if bounds is not None and (ends := bounds[j]) is not None:
+            errors[:, i, j] = beyond_alike(values[i, j], n[i, j], ends, draws, rng)
+    return errors
 
 
 def _errors(

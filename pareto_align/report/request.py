@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pareto_align.front.selection import Selection
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["Answer", "Limit", "answer", "limits_of", "recorded_rule", "rows_within"]
+__all__ = [
+    "Answer", "Evidence", "Limit", "answer", "evidence", "limits_of", "place_of", "recorded_rule", "rows_within",
+]  # fmt: skip
 
 RULE_OF = {"place": "chebyshev", "rate": "linear"}
 """The rule that chooses under each reading of a preference."""
@@ -138,6 +140,42 @@ class Answer:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured of some members on the m optimized objectives, maximised, as `front.selection.select` takes it.
+
+    Attributes:
+        means: [n, m] measured means.
+        stderr: [n, m] their standard errors.
+        samples: [n, N, m] rewards on the prompts that all share, or None where they were not measured on the same.
+        known: Its further arguments: `lower`, `upper`, `n` and `bounds`.
+    """
+
+    means: np.ndarray
+    stderr: np.ndarray
+    samples: np.ndarray | None
+    known: dict[str, Any]
+
+
+def evidence(record: FrontRecord, rows: Sequence[int]) -> Evidence:
+    """What was measured of the members in `rows`."""
+    axes = list(optimized(record))
+    objectives = [record.objectives[i] for i in axes]
+    estimates = [record.members[row].estimate.take(axes) for row in rows]
+    declared = bounds_of(record)
+    bounds = [declared[i] for i in axes]
+    known: dict[str, Any] = {
+        "lower": np.array([o.lower for o in objectives]),
+        "upper": np.array([o.upper for o in objectives]),
+        # a noise that is known to be none is no chance of a few measurements
+        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
+        "bounds": bounds,
+    }
+    means = np.stack([estimate.mean for estimate in estimates])
+    stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
+    return Evidence(means, stderr, _shared_samples(estimates), known)
+
+
 def recorded_rule(record: FrontRecord) -> str:
     """The rule that reads a preference as the run did; fronts that do not say how go by their weighting's name."""
     reading = record.config.get("reading") or reading_of(str(record.config.get("weighting")))
@@ -173,21 +211,10 @@ def answer(
     limits = limits_of(axes_of(record), {} if at_least is None else at_least, {} if at_most is None else at_most)
     table = measured(record)
     rows = rows_within(table, limits)
-    estimates = [record.members[row].estimate.take(axes) for row in rows]
-    means = np.stack([estimate.mean for estimate in estimates])
-    declared = bounds_of(record)
-    bounds = [declared[i] for i in axes]
-    stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
-    known: dict[str, Any] = {
-        "lower": np.array([o.lower for o in objectives]),
-        "upper": np.array([o.upper for o in objectives]),
-        # a noise that is known to be none is no chance of a few measurements
-        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
-        "bounds": bounds,
-        **_place(record, axes),
-    }
+    seen = evidence(record, rows)
+    means, stderr, known = seen.means, seen.stderr, {**seen.known, **place_of(record, axes)}
     asked = recorded_rule(record) if rule is None else rule
-    found = select(means, stderr, weights, rule=asked, samples=_shared_samples(estimates), **known)
+    found = select(means, stderr, weights, rule=asked, samples=seen.samples, **known)
     row = rows[found.index]
     unsure = [limit for limit in limits if not limit.surely(table, row)]
     reason = f"{table.ids[row]} is best for {_wish(weights, objectives)}"
@@ -227,7 +254,7 @@ def _wish(preference: Preference, objectives: Sequence[ObjectiveRecord]) -> str:
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def _place(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
+def place_of(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
     """What makes a preference a place: the best of all members, and how far down from there they span, [m] each.
 
     That is what the population was held to. Limits do not move it, and where members differ by no more than the width
