@@ -168,7 +168,8 @@ class Choice:
             where one measurement, or a few all equal, say nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
             where one measurement, or a few all equal, say nothing of the noise.
-        rule: The rule that chose: "chebyshev", "linear" or "knee", or "elicited" by the answers of a user.
+        rule: The rule that chose: "chebyshev", "linear", "knee", "lexicographic" or the name of a function, or
+            "elicited" by the answers of a user.
         reason: A few sentences saying why, and how the preference was read.
     """
 
@@ -464,7 +465,8 @@ class ParetoFront:
         self,
         preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
         *,
-        rule: Literal["linear", "chebyshev", "knee"] | None = None,
+        rule: Literal["linear", "chebyshev", "knee", "lexicographic"] | Callable[[np.ndarray], float] | None = None,
+        criterion: Literal["ser", "esr"] = "ser",
         at_least: Mapping[str, float] | None = None,
         at_most: Mapping[str, float] | None = None,
     ) -> Choice:
@@ -477,14 +479,22 @@ class ParetoFront:
             rule: How the preference is read. "chebyshev": as a place on the front, by the worst weighted shortfall
                 from the best, as a share of what the members span; it reaches members in a dent of the front.
                 "linear": as an exchange rate, by the sum of weighted values. "knee" takes the member whose neighbours
-                gain least by moving. None reads it as the weighting of the run did; `Choice.reason` says how that was.
+                gain least by moving. "lexicographic": the objective with the largest weight decides, and those that
+                the noise cannot tell from the best leave it to the next. A function of your own gets values [m],
+                better is larger, scaled so that 0 to 1 is the frame of the run, and returns a number; there is no
+                preference then. None reads it as the weighting of the run did; `Choice.reason` says how that was.
+            criterion: "ser" applies the rule to a member's means: it is good on average. "esr" applies it to the
+                rewards of each prompt and takes the mean: every answer has to be good in everything. Where a prompt was
+                answered several times it is to the mean of its answers.
             at_least: Lower limits for maximised objectives by name, in the user's units; audited ones too.
             at_most: Upper limits for minimised objectives by name, in the user's units; audited ones too.
 
         Raises:
+            ConfigError: The rule or the criterion is none, or they do not go together.
             PreferenceError: An unknown objective, a limit on the wrong side, or limits that no member meets.
         """
-        return Choice(self, answer(self.record, preference, rule=rule, at_least=at_least, at_most=at_most))
+        answered = answer(self.record, preference, rule=rule, criterion=criterion, at_least=at_least, at_most=at_most)
+        return Choice(self, answered)
 
     def elicit(
         self,

@@ -76,7 +76,12 @@ class _Conversation:
     def __init__(self, front: ParetoFront, arguments: argparse.Namespace) -> None:
         self.front = front
         self.json = arguments.json
-        self.limits = {"rule": arguments.rule, "at_least": arguments.at_least, "at_most": arguments.at_most}
+        self.limits = {
+            "rule": arguments.rule,
+            "criterion": arguments.criterion,
+            "at_least": arguments.at_least,
+            "at_most": arguments.at_most,
+        }
         self.options = _sampling(front, arguments)
         self.remember = arguments.remember
         self.system = _shared_system(front) if arguments.system is None else arguments.system

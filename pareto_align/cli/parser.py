@@ -16,7 +16,7 @@ import pareto_align
 __all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff")
-_RULES = ("linear", "chebyshev", "knee")
+_RULES = ("linear", "chebyshev", "knee", "lexicographic")
 _FORMATS = ("peft", "vllm")
 SOURCES = (
     "auto", "trl", "hh", "pairs", "strength", "ultrafeedback", "nectar", "responses", "ratings", "unpaired",
@@ -334,6 +334,10 @@ def _add_preference(parser: argparse.ArgumentParser) -> None:
         help="how much each objective matters, scaled to sum 1; what is left out counts nothing (default: all equal)",
     )
     parser.add_argument("--rule", choices=_RULES, help="what a preference means (default: what it meant to the run)")
+    parser.add_argument(
+        "--criterion", choices=("ser", "esr"), default="ser",
+        help="apply the rule to the means (ser, default), or to each prompt and take the mean (esr)",
+    )  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser, *, preference: bool = True) -> None:
