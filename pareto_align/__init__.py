@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Blend": "blend",
     "Choice": "result",
     "Comparison": "data.comparisons",
     "ComparisonError": "errors",
@@ -42,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Blend",
     "Choice",
     "Comparison",
     "ComparisonError",
@@ -74,6 +76,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from pareto_align.aligner import ParetoAligner
+    from pareto_align.blend import Blend
     from pareto_align.data.comparisons import Comparison, Comparisons
     from pareto_align.discovery import Explorer, Grid
     from pareto_align.errors import (

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from peft import PeftModel
 
+    from pareto_align.blend import Blend
     from pareto_align.family_member import FamilyMember
     from pareto_align.front.preferences import Preference
     from pareto_align.interview import Interview, Pair
@@ -549,6 +550,46 @@ class ParetoFront:
         while ask is not None and (pair := session.next()) is not None:
             session.answer(ask(pair))
         return session
+
+    def mixture(
+        self,
+        preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
+        *,
+        by: Literal["auto", "map", "logits", "soup"] = "auto",
+        coefficients: Mapping[str, float] | None = None,
+    ) -> Blend | FamilyMember:
+        """What serves a preference that no member was trained for, made of the members around it.
+
+        Args:
+            preference: As in `select`. At most m members take part, those at the corners of the cell that holds it;
+                where it lies outside of what they were trained for, the nearest one inside is served, with a warning.
+            by: "logits": the members' next-token distributions are multiplied, each to the power of its coefficient, in
+                one batched pass; the answers say how far they are from the exact mixture. "soup": their weight
+                updates are added up, one stock PEFT adapter. "map": the family's own adapter, as `at` gives it. "auto":
+                "map" where the run trained a family, else "logits".
+            coefficients: Weights by member, instead of a preference.
+
+        Raises:
+            ConfigError: `by` is no way, or the front has no family for "map"; preference and coefficients are both
+                given or both missing.
+            PreferenceError: The preference or the coefficients cannot be read.
+            ModelError: The adapters are of different base models.
+
+        Warns:
+            ParetoAlignWarning: The preference lies outside of those that members were trained for.
+        """
+        from pareto_align.blend import WAYS, Blend
+
+        if by not in ("auto", "map", *WAYS):
+            raise ConfigError(f"`by` must be one of auto, map, {', '.join(WAYS)}. Found {by!r:.40}.")
+        if by == "map" or (by == "auto" and self.record.family is not None and coefficients is None):
+            if coefficients is not None:
+                raise ConfigError("A family serves preferences: by='map' takes no coefficients.")
+            return self.at(preference)
+        return Blend(
+            self.record, self.folder, preference, coefficients=coefficients, by="logits" if by == "auto" else by,
+            server=self.server, scratch=self._scratch_folder,
+        )  # fmt: skip
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ _HOMES = {
     "select": "fronts",
     "plot": "fronts",
     "export": "fronts",
+    "blend": "blending",
     "elicit": "eliciting",
     "chat": "chatting",
     "bench": "benchmarking",

@@ -17,6 +17,7 @@ __all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff")
 _RULES = ("linear", "chebyshev", "knee", "lexicographic")
+_WAYS = ("auto", "map", "logits", "soup")
 _FORMATS = ("peft", "vllm")
 SOURCES = (
     "auto", "trl", "hh", "pairs", "strength", "ultrafeedback", "nectar", "responses", "ratings", "unpaired",
@@ -218,6 +219,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_preference(select)
     _add_limits(select)
 
+    blend = command(
+        "blend",
+        "make what serves a preference that no member was trained for",
+        "Mix the members around a preference: what they say (logits) or their weights (soup), or take the family's own "
+        "adapter (map). Prints who takes part and what is predicted.",
+        "print one JSON object",
+    )
+    _add_run(blend)
+    blend.add_argument(
+        "--prefer", nargs="+", action=_Pairs, type=_pair, metavar="NAME=WEIGHT", required=True,
+        help="how much each objective matters, scaled to sum 1; what is left out counts nothing",
+    )  # fmt: skip
+    blend.add_argument("--by", choices=_WAYS, default="auto", help="how (default: map with a family, else logits)")
+    blend.add_argument("--out", type=_path, metavar="DIR", help="write it to this new folder")
+    blend.add_argument("--prompt", metavar="TEXT", help="answer this")
+
     elicit = command(
         "elicit",
         "find your member by saying which of two answers you like better",
@@ -254,6 +271,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(chat)
     _add_preference(chat)
     _add_limits(chat)
+    chat.add_argument(
+        "--by", choices=_WAYS, help="answer with a mixture of the members around the preference, see `blend`"
+    )
     chat.add_argument("--member", metavar="ID", help="the member with this name, instead of a preference")
     chat.add_argument("--prompt", metavar="TEXT", help="answer this and end, instead of asking for prompts")
     chat.add_argument(

@@ -31,7 +31,7 @@ from pareto_align.policies.drawing import Completions, Drawn, SamplingParams, dr
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import run, uniforms_of
 
-__all__ = ["Blended", "mixed_logits", "sample_blend"]
+__all__ = ["Blended", "mixed_logits", "sample_blend", "summary"]
 
 LEAST = -1e4
 """Log-probabilities below it count as this: 0 times minus infinity is no number."""
@@ -52,17 +52,34 @@ class Blended:
 
     @property
     def kl(self) -> float:
-        """Nats between what was drawn and the exact mixture, in the mean over the prompts.
-
-        From G answers a prompt; of one answer it is 0, which says nothing.
-        """
-        s = self.disagreement.double()
-        return float((s.mean(1) + torch.logsumexp(-s, 1) - math.log(s.shape[1])).mean())
+        """Nats between what was drawn and the exact mixture, in the mean over the prompts; NaN with one answer each."""
+        return summary(self.disagreement)[1]
 
     @property
     def acceptance(self) -> float:
         """Share of answers that a rejection sampler of the exact mixture would keep."""
-        return float((-self.disagreement.double()).exp().mean())
+        return summary(self.disagreement)[2]
+
+    def kept(self, seed: int) -> Tensor:
+        """Which of the G answers `[N]` to keep of each prompt, in proportion to e^-S; any where S is not known."""
+        uniform = torch.rand(
+            self.disagreement.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        gumbel = -(-uniform.clamp(min=torch.finfo(torch.float64).tiny).log()).log()
+        return (gumbel - self.disagreement.double().nan_to_num(0.0)).argmax(1)
+
+
+def summary(disagreement: Tensor) -> tuple[float, float, float]:
+    """What the disagreement `[N, G]` of answers says of their distance to the exact mixture.
+
+    Returns:
+        The mean S, which the distance does not exceed; the distance KL(p || p_exact) itself, in the mean over the
+        prompts, NaN with one answer each; and the acceptance E[e^-S].
+    """
+    s = disagreement.double()
+    count = s.shape[1]
+    kl = float((s.mean(1) + torch.logsumexp(-s, 1) - math.log(count)).mean()) if count > 1 else math.nan
+    return float(s.mean()), kl, float((-s).exp().mean())
 
 
 def mixed_logits(logits: Tensor, coefficients: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

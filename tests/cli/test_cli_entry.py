@@ -31,6 +31,7 @@ COMMANDS = (
     "data",
     "front",
     "select",
+    "blend",
     "elicit",
     "plot",
     "chat",

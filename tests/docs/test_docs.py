@@ -397,6 +397,14 @@ def test_the_page_of_questions_runs(run_example):
     assert sum(found["session"].preference.values()) == pytest.approx(1)
 
 
+def test_the_page_of_mixtures_runs(run_example, tmp_path):
+    found = run_example(DOCS / "mixtures.md")
+    assert found["blend"].last["disagreement"] >= 0
+    assert found["found"].held.shape == (2,)
+    assert (tmp_path / "soup" / "adapter_config.json").exists()
+    assert (tmp_path / "mixed" / "mixture.json").exists()
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1
