@@ -154,3 +154,26 @@ def test_coefficients_beyond_the_simplex_have_no_exact_mixture(population, adapt
     assert torch.isnan(found.disagreement).all()
     with pytest.raises(ConfigError, match=r"as many finite coefficients, not all 0\. Found \[0\.0, 0\.0\]"):
         sample_blend(population, adapters[:2], [0, 0], prompts(population), 2, SamplingParams(PROBLEM.T), 0)
+
+
+@pytest.mark.parametrize("problem", ["contexts", "strings"])
+def test_the_exact_mixture_of_the_best_policies_is_the_best_between(problem):
+    """On tables, without a model: under one price of KL to one reference the closed form is exact."""
+    from pareto_align.testing.exact import best_value, optimal_policy, policy_value
+
+    known = get_problem(problem)
+    rng = np.random.default_rng(0)
+    reference = rng.dirichlet(np.ones(known.rewards.shape[1]), size=len(known.rewards))
+    beta = 0.1
+    corners = np.log([optimal_policy(reference, known.rewards, w, beta) for w in np.eye(known.m)])
+    for w in rng.dirichlet(np.ones(known.m), size=5):
+        raw = np.tensordot(w, corners, 1)
+        normaliser = np.logaddexp.reduce(raw, axis=1)
+        exact = np.exp(raw - normaliser[:, None])
+        np.testing.assert_allclose(exact, optimal_policy(reference, known.rewards, w, beta), atol=1e-9)
+        own = [
+            policy_value(np.exp(corner), reference, known.rewards, e, beta)
+            for corner, e in zip(corners, np.eye(known.m), strict=True)
+        ]
+        value = w @ own + beta * normaliser.mean()
+        assert value == pytest.approx(best_value(reference, known.rewards, w, beta))
