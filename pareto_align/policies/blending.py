@@ -82,20 +82,22 @@ def summary(disagreement: Tensor) -> tuple[float, float, float]:
     return float(s.mean()), kl, float((-s).exp().mean())
 
 
-def mixed_logits(logits: Tensor, coefficients: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def mixed_logits(logits: Tensor, coefficients: Sequence[float], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """The mixture's next-token log-probabilities.
 
     Args:
         logits: `[k * n, V]`, grouped by policy.
-        coefficients: `[k]`.
+        coefficients: k of them.
         temperature: Of each policy's distribution.
 
     Returns:
         `[n, V]` normalised, and log Z `[n]`.
     """
-    size = logits.shape[1]
-    each = (logits.float() / temperature).log_softmax(-1).clamp_(min=LEAST)
-    raw = torch.einsum("k,knv->nv", coefficients.float(), each.view(len(coefficients), -1, size))
+    each = (logits.float() / temperature).log_softmax(-1).clamp(min=LEAST)
+    parts = each.view(len(coefficients), -1, logits.shape[1])
+    raw = parts[0] * coefficients[0]
+    for part, weight in zip(parts[1:], coefficients[1:], strict=True):
+        raw = raw.add(part, alpha=weight)  # no matrix product, which a GPU may round to 10 bits
     normaliser = raw.logsumexp(-1)
     return raw - normaliser[:, None], normaliser
 
@@ -104,11 +106,11 @@ class _BlendDrawn(Drawn):
     """Completions that k rows of a batch have in common: one token is drawn, and given to all of them."""
 
     def __init__(
-        self, base: object, completions: int, params: SamplingParams, uniforms: Tensor, weights: Tensor
+        self, base: object, completions: int, params: SamplingParams, uniforms: Tensor, weights: Sequence[float]
     ) -> None:
         k = len(weights)
         super().__init__(base, k * completions, params, uniforms.repeat(k, 1))  # type: ignore[arg-type]
-        self.weights = weights.to(self.ended.device)
+        self.weights = list(weights)
         self.disagreement = torch.zeros(completions, device=self.ended.device)
 
     def draw(self, logits: Tensor, slots: Tensor, step: int) -> Tensor:
@@ -169,9 +171,9 @@ def sample_blend(
         prompts * group_size,
         params,
         uniforms_of(seed, prompts, group_size, length, None),
-        torch.tensor(used, dtype=torch.float32),
+        used,
     )
-    serving = population.serving(adapters[there].to(population.parameters.device))
+    serving = population.serving(torch.stack([adapters[i] for i in there]).to(population.parameters.device))
     run(population, prompt_ids, group_size, len(there), serving, drawn, eager=True)
     shape = (len(there), prompts, group_size, length)
     found = drawn.completions(prompt_ids, shape, population.base.stop_ids)

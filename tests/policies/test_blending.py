@@ -81,10 +81,10 @@ def strings(completions):
 
 def test_gold_values_of_one_token():
     logits = torch.tensor([[0.7, 0.3], [0.2, 0.8]]).log()
-    mixed, normaliser = mixed_logits(logits, torch.tensor([0.5, 0.5]))
+    mixed, normaliser = mixed_logits(logits, [0.5, 0.5])
     np.testing.assert_allclose(mixed.exp(), [[0.433030, 0.566970]], atol=1e-6)
     np.testing.assert_allclose(normaliser, [np.log(np.sqrt(0.14) + np.sqrt(0.24))], atol=1e-6)
-    hidden, _ = mixed_logits(torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]), torch.tensor([0.5, 0.5]))
+    hidden, _ = mixed_logits(torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]), [0.5, 0.5])
     assert torch.isfinite(hidden).all()
 
 
@@ -177,3 +177,21 @@ def test_the_exact_mixture_of_the_best_policies_is_the_best_between(problem):
         ]
         value = w @ own + beta * normaliser.mean()
         assert value == pytest.approx(best_value(reference, known.rewards, w, beta))
+
+
+def test_on_every_device_one_alone_is_itself_and_two_agree_in_length(place):
+    population = PolicyPopulation(place.base(), 2, lora=lora())
+    rows = 0.05 * torch.randn(2, population.parameter_count, generator=torch.Generator().manual_seed(0))
+    population.parameters.copy_(rows)
+    population.sampler = "eager"
+    asked = [[10, 3, 4, 5], [10, 6]]
+    params = SamplingParams(5)
+    alone = sample(population, asked, 3, params, [7], policies=population.parameters[1:])
+    blend = sample_blend(population, population.parameters, [0, 1], asked, 3, params, 7)
+    if place.exact:
+        assert torch.equal(alone.tokens, blend.completions.tokens)
+    both = sample_blend(population, population.parameters, [0.5, 0.5], asked, 3, params, 7)
+    assert both.completions.tokens.shape == (1, 2, 3, 5)
+    assert (both.disagreement >= 0).all()
+    assert both.disagreement.max() > 0
+    population.close()
