@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Blend": "blend",
     "Choice": "result",
     "Comparison": "data.comparisons",
     "ComparisonError": "errors",
@@ -21,6 +22,7 @@ _HOMES = {
     "Explorer": "discovery",
     "FrontFileError": "errors",
     "Grid": "discovery",
+    "Interview": "interview",
     "Member": "result",
     "ModelError": "errors",
     "Objective": "objectives",
@@ -41,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Blend",
     "Choice",
     "Comparison",
     "ComparisonError",
@@ -51,6 +54,7 @@ __all__ = [
     "Explorer",
     "FrontFileError",
     "Grid",
+    "Interview",
     "Member",
     "ModelError",
     "Objective",
@@ -72,6 +76,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from pareto_align.aligner import ParetoAligner
+    from pareto_align.blend import Blend
     from pareto_align.data.comparisons import Comparison, Comparisons
     from pareto_align.discovery import Explorer, Grid
     from pareto_align.errors import (
@@ -87,6 +92,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from pareto_align.front import Estimate, ParetoArchive, Preference
+    from pareto_align.interview import Interview
     from pareto_align.learning import Credit
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront

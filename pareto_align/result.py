@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from peft import PeftModel
 
+    from pareto_align.blend import Blend
     from pareto_align.family_member import FamilyMember
     from pareto_align.front.preferences import Preference
+    from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
 
 __all__ = ["Choice", "Member", "ParetoFront"]
@@ -167,7 +169,8 @@ class Choice:
             where one measurement, or a few all equal, say nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
             where one measurement, or a few all equal, say nothing of the noise.
-        rule: The rule that chose: "chebyshev", "linear" or "knee".
+        rule: The rule that chose: "chebyshev", "linear", "knee", "lexicographic" or the name of a function, or
+            "elicited" by the answers of a user.
         reason: A few sentences saying why, and how the preference was read.
     """
 
@@ -463,7 +466,8 @@ class ParetoFront:
         self,
         preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
         *,
-        rule: Literal["linear", "chebyshev", "knee"] | None = None,
+        rule: Literal["linear", "chebyshev", "knee", "lexicographic"] | Callable[[np.ndarray], float] | None = None,
+        criterion: Literal["ser", "esr"] = "ser",
         at_least: Mapping[str, float] | None = None,
         at_most: Mapping[str, float] | None = None,
     ) -> Choice:
@@ -476,14 +480,116 @@ class ParetoFront:
             rule: How the preference is read. "chebyshev": as a place on the front, by the worst weighted shortfall
                 from the best, as a share of what the members span; it reaches members in a dent of the front.
                 "linear": as an exchange rate, by the sum of weighted values. "knee" takes the member whose neighbours
-                gain least by moving. None reads it as the weighting of the run did; `Choice.reason` says how that was.
+                gain least by moving. "lexicographic": the objective with the largest weight decides, and those that
+                the noise cannot tell from the best leave it to the next. A function of your own gets values [m],
+                better is larger, scaled so that 0 to 1 is the frame of the run, and returns a number; there is no
+                preference then. None reads it as the weighting of the run did; `Choice.reason` says how that was.
+            criterion: "ser" applies the rule to a member's means: it is good on average. "esr" applies it to the
+                rewards of each prompt and takes the mean: every answer has to be good in everything. Where a prompt was
+                answered several times it is to the mean of its answers.
             at_least: Lower limits for maximised objectives by name, in the user's units; audited ones too.
             at_most: Upper limits for minimised objectives by name, in the user's units; audited ones too.
 
         Raises:
+            ConfigError: The rule or the criterion is none, or they do not go together.
             PreferenceError: An unknown objective, a limit on the wrong side, or limits that no member meets.
         """
-        return Choice(self, answer(self.record, preference, rule=rule, at_least=at_least, at_most=at_most))
+        answered = answer(self.record, preference, rule=rule, criterion=criterion, at_least=at_least, at_most=at_most)
+        return Choice(self, answered)
+
+    def elicit(
+        self,
+        *,
+        questions: int = 6,
+        utilities: Sequence[str] = ("linear", "chebyshev"),
+        show: Literal["answers", "values", "both"] = "answers",
+        enough: float = 0.02,
+        lapse: float = 0.1,
+        at_least: Mapping[str, float] | None = None,
+        at_most: Mapping[str, float] | None = None,
+        seed: int = 0,
+        ask: Callable[[Pair], str] | None = None,
+        resume: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> Interview[Choice]:
+        """Find the member for somebody who does not know his weights: he says which of two answers he likes better.
+
+            session = front.elicit(questions=6)
+            while (pair := session.next()) is not None:
+                session.answer("first")  # or "second", or "same"
+            session.choice
+
+        Args:
+            questions: How many are asked at most.
+            utilities: Which kinds of users there may be: "linear", "chebyshev".
+            show: Two members' answers to one prompt, their measured values, or both.
+            enough: The stated regret, a share of the user's range of utilities, below which no more is asked.
+            lapse: Share of replies that are taken to say nothing; 0.2 or more for somebody in a hurry.
+            at_least: Lower limits that members have to keep, as in `select`.
+            at_most: Upper limits, likewise.
+            seed: Of all that is drawn: equal answers lead to equal questions.
+            ask: Gets each question and returns "first", "second" or "same"; all questions are then asked here.
+            resume: A session's `to_dict()`, or the file that its `save` wrote, to go on with; its own settings hold.
+
+        Raises:
+            ConfigError: A setting is out of range, or the session to be resumed is about another front.
+            PreferenceError: The members' answers were not kept, or no member keeps the limits.
+            FrontFileError: What is to be resumed cannot be read.
+        """
+        from pareto_align.interview import Interview
+
+        def chosen(answered: Answer) -> Choice:
+            return Choice(self, answered)
+
+        if resume is not None:
+            session = Interview.resumed(self.record, chosen, resume)
+        else:
+            session = Interview(
+                self.record, chosen, questions=questions, utilities=utilities, show=show, enough=enough, lapse=lapse,
+                at_least=at_least, at_most=at_most, seed=seed,
+            )  # fmt: skip
+        while ask is not None and (pair := session.next()) is not None:
+            session.answer(ask(pair))
+        return session
+
+    def mixture(
+        self,
+        preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
+        *,
+        by: Literal["auto", "map", "logits", "soup"] = "auto",
+        coefficients: Mapping[str, float] | None = None,
+    ) -> Blend | FamilyMember:
+        """What serves a preference that no member was trained for, made of the members around it.
+
+        Args:
+            preference: As in `select`. At most m members take part, those at the corners of the cell that holds it;
+                where it lies outside of what they were trained for, the nearest one inside is served, with a warning.
+            by: "logits": the members' next-token distributions are multiplied, each to the power of its coefficient, in
+                one batched pass; the answers say how far they are from the exact mixture. "soup": their weight
+                updates are added up, one stock PEFT adapter. "map": the family's own adapter, as `at` gives it. "auto":
+                "map" where the run trained a family, else "logits".
+            coefficients: Weights by member, instead of a preference.
+
+        Raises:
+            ConfigError: `by` is no way, or the front has no family for "map"; preference and coefficients are both
+                given or both missing.
+            PreferenceError: The preference or the coefficients cannot be read.
+            ModelError: The adapters are of different base models.
+
+        Warns:
+            ParetoAlignWarning: The preference lies outside of those that members were trained for.
+        """
+        from pareto_align.blend import WAYS, Blend
+
+        if by not in ("auto", "map", *WAYS):
+            raise ConfigError(f"`by` must be one of auto, map, {', '.join(WAYS)}. Found {by!r:.40}.")
+        if by == "map" or (by == "auto" and self.record.family is not None and coefficients is None):
+            if coefficients is not None:
+                raise ConfigError("A family serves preferences: by='map' takes no coefficients.")
+            return self.at(preference)
+        return Blend(
+            self.record, self.folder, preference, coefficients=coefficients, by="logits" if by == "auto" else by,
+            server=self.server, scratch=self._scratch_folder,
+        )  # fmt: skip
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pareto_align.blend import Blend
 from pareto_align.cli.output import print_json, say
 from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ParetoAlignError, PreferenceError, PromptError
+from pareto_align.family_member import FamilyMember
 from pareto_align.printable import one_line
+from pareto_align.report.units import optimized
 from pareto_align.result import Member, ParetoFront
 
 __all__ = ["chat"]
@@ -32,6 +35,8 @@ def chat(arguments: argparse.Namespace) -> None:
     """
     if arguments.member is not None and (arguments.prefer or arguments.at_least or arguments.at_most):
         raise PreferenceError("Give --member or a preference with its limits, not both.")
+    if arguments.by is not None and (arguments.member or arguments.rule or arguments.at_least or arguments.at_most):
+        raise PreferenceError("--by mixes members for a preference: give it without --member, --rule and limits.")
     front = ParetoFront.load(arguments.run)
     talk = _Conversation(front, arguments)
     if arguments.member is not None:
@@ -55,7 +60,7 @@ def _loop(talk: _Conversation) -> None:
         say(f"{talk.introduction()}\n{_HELP}", to=sys.stderr)
     while True:
         try:
-            line = input(f"{one_line(talk.member.id)}> " if person else "").strip()
+            line = input(f"{one_line(talk.name)}> " if person else "").strip()
         except EOFError:
             return
         if line in ("/quit", "/exit", "quit", "exit", ":q"):
@@ -71,16 +76,27 @@ def _loop(talk: _Conversation) -> None:
 class _Conversation:
     """A member at hand, how it samples, and what was said so far."""
 
-    member: Member
+    member: Member | Blend | FamilyMember
 
     def __init__(self, front: ParetoFront, arguments: argparse.Namespace) -> None:
         self.front = front
         self.json = arguments.json
-        self.limits = {"rule": arguments.rule, "at_least": arguments.at_least, "at_most": arguments.at_most}
+        self.limits = {
+            "rule": arguments.rule,
+            "criterion": arguments.criterion,
+            "at_least": arguments.at_least,
+            "at_most": arguments.at_most,
+        }
+        self.by = arguments.by
         self.options = _sampling(front, arguments)
         self.remember = arguments.remember
         self.system = _shared_system(front) if arguments.system is None else arguments.system
         self.said: list[dict[str, str]] = []
+
+    @property
+    def name(self) -> str:
+        """Who answers."""
+        return self.member.name if isinstance(self.member, FamilyMember) else self.member.id
 
     def take(self, name: str) -> None:
         """Switch to a member by name."""
@@ -93,12 +109,16 @@ class _Conversation:
             raise PreferenceError(f"This front has no member {name!r}. {hint}") from None
 
     def prefer(self, preference: dict[str, float] | None) -> None:
-        """Switch to the member that serves a preference."""
+        """Switch to the member that serves a preference, or to the mixture that does."""
+        if self.by is not None:
+            spanning = [self.front.names[i] for i in optimized(self.front.record)]
+            self.member = self.front.mixture(preference or dict.fromkeys(spanning, 1.0), by=self.by)
+            return
         self.member = self.front.select(preference, **self.limits).member
 
     def introduction(self) -> str:
         """Who answers, and under which system message."""
-        lines = [repr(self.member).removeprefix("<Member ").removesuffix(">")]
+        lines = [repr(self.member).removeprefix("<Member ").removeprefix("<").removesuffix(">")]
         if self.system:
             lines.append(f"System message: {self.system}")
         return "\n".join(lines)
@@ -131,7 +151,7 @@ class _Conversation:
         if self.remember:
             self.said += [turn, {"role": "assistant", "content": completion}]
         if self.json:
-            print_json({"member": self.member.id, "prompt": prompt, "completion": completion}, indent=None)
+            print_json({"member": self.name, "prompt": prompt, "completion": completion}, indent=None)
         else:
             say(completion.strip())
 

@@ -31,6 +31,8 @@ _HOMES = {
     "select": "fronts",
     "plot": "fronts",
     "export": "fronts",
+    "blend": "blending",
+    "elicit": "eliciting",
     "chat": "chatting",
     "bench": "benchmarking",
     "env": "environment",

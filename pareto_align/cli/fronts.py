@@ -32,7 +32,11 @@ def select(arguments: argparse.Namespace) -> None:
     """Print the member that serves a preference, and how sure that is."""
     loaded = ParetoFront.load(arguments.run)
     choice = loaded.select(
-        arguments.prefer, rule=arguments.rule, at_least=arguments.at_least, at_most=arguments.at_most
+        arguments.prefer,
+        rule=arguments.rule,
+        criterion=arguments.criterion,
+        at_least=arguments.at_least,
+        at_most=arguments.at_most,
     )
     second = None if choice.runner_up is None else choice.runner_up.id
     if arguments.json:

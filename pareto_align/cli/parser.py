@@ -16,7 +16,8 @@ import pareto_align
 __all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff")
-_RULES = ("linear", "chebyshev", "knee")
+_RULES = ("linear", "chebyshev", "knee", "lexicographic")
+_WAYS = ("auto", "map", "logits", "soup")
 _FORMATS = ("peft", "vllm")
 SOURCES = (
     "auto", "trl", "hh", "pairs", "strength", "ultrafeedback", "nectar", "responses", "ratings", "unpaired",
@@ -218,6 +219,41 @@ def build_parser() -> argparse.ArgumentParser:
     _add_preference(select)
     _add_limits(select)
 
+    blend = command(
+        "blend",
+        "make what serves a preference that no member was trained for",
+        "Mix the members around a preference: what they say (logits) or their weights (soup), or take the family's own "
+        "adapter (map). Prints who takes part and what is predicted.",
+        "print one JSON object",
+    )
+    _add_run(blend)
+    blend.add_argument(
+        "--prefer", nargs="+", action=_Pairs, type=_pair, metavar="NAME=WEIGHT", required=True,
+        help="how much each objective matters, scaled to sum 1; what is left out counts nothing",
+    )  # fmt: skip
+    blend.add_argument("--by", choices=_WAYS, default="auto", help="how (default: map with a family, else logits)")
+    blend.add_argument("--out", type=_path, metavar="DIR", help="write it to this new folder")
+    blend.add_argument("--prompt", metavar="TEXT", help="answer this")
+
+    elicit = command(
+        "elicit",
+        "find your member by saying which of two answers you like better",
+        "Find the member for somebody who does not know his weights. Two members' answers to one prompt are shown; "
+        "reply 1, 2 or =, and q to end.",
+        "print the questions and the choice as JSON objects, one a line",
+    )
+    _add_run(elicit)
+    elicit.add_argument("--questions", type=_count, default=6, metavar="N", help="most questions (default 6)")
+    elicit.add_argument(
+        "--show", choices=("answers", "values", "both"), default="answers",
+        help="what is compared: answers, measured values, or both (default: answers)",
+    )  # fmt: skip
+    elicit.add_argument("--seed", type=int, default=0, help="seeds what is drawn (default 0)")
+    elicit.add_argument(
+        "--session", type=_path, metavar="FILE", help="go on with the session in this JSON file, and keep it there"
+    )
+    _add_limits(elicit, preference=False)
+
     plot = command(
         "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
     )
@@ -235,6 +271,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(chat)
     _add_preference(chat)
     _add_limits(chat)
+    chat.add_argument(
+        "--by", choices=_WAYS, help="answer with a mixture of the members around the preference, see `blend`"
+    )
     chat.add_argument("--member", metavar="ID", help="the member with this name, instead of a preference")
     chat.add_argument("--prompt", metavar="TEXT", help="answer this and end, instead of asking for prompts")
     chat.add_argument(
@@ -315,9 +354,13 @@ def _add_preference(parser: argparse.ArgumentParser) -> None:
         help="how much each objective matters, scaled to sum 1; what is left out counts nothing (default: all equal)",
     )
     parser.add_argument("--rule", choices=_RULES, help="what a preference means (default: what it meant to the run)")
+    parser.add_argument(
+        "--criterion", choices=("ser", "esr"), default="ser",
+        help="apply the rule to the means (ser, default), or to each prompt and take the mean (esr)",
+    )  # fmt: skip
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: argparse.ArgumentParser, *, preference: bool = True) -> None:
     for option, side in (("--at-least", "lower limits of maximized"), ("--at-most", "upper limits of minimized")):
         parser.add_argument(
             option,
@@ -325,7 +368,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             action=_Pairs,
             type=_pair,
             metavar="NAME=VALUE",
-            help=f"{side} objectives, in your own units; come before the preference",
+            help=f"{side} objectives, in your own units{'; come before the preference' if preference else ''}",
         )
 
 

@@ -17,7 +17,7 @@ from pareto_align.discovery.explorers import Explorer
 from pareto_align.discovery.label_evaluation import LabelEvaluator
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.publishing import SAMPLES_KEPT, Publisher
+from pareto_align.discovery.publishing import Publisher
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate
 from pareto_align.learning.learner import Context, Learner
@@ -225,7 +225,7 @@ def assemble(
         rows, seed = getattr(splits, split), seed_for(settings.seed, split)
         if plan.measures_labels:
             assert isinstance(plan.learner, PreferenceLearner)
-            beta, samples = plan.learner.beta, SAMPLES_KEPT if split == "report" else 0
+            beta, samples = plan.learner.beta, settings.samples_kept if split == "report" else 0
             group = settings.eval_group
             return LabelEvaluator(engine, rows, beta, group=group, samples=samples, params=params, seed=seed)
         return Evaluator(

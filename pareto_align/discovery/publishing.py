@@ -33,8 +33,6 @@ from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["Publisher", "confirm", "shortcoming"]
 
-SAMPLES_KEPT = 8  # completions a member shows in its record
-
 
 class Publisher:
     """Writes the front folder: every time the archive changes, and once more with the report split's numbers.
@@ -172,6 +170,7 @@ class Publisher:
         if self.path is None:
             return
         adapters = {entry.id: entry.adapter for entry in members}
+        kept = int(self.config.get("samples_kept", 8))  # the first runs did not take down how many
         base = self.population.base
         record = FrontRecord(
             objectives=self._objective_records(),
@@ -184,7 +183,7 @@ class Publisher:
                     adapter=f"members/{entry.id}",
                     sample=[
                         {"prompt": prompt, "completion": text}
-                        for prompt, text in list(zip(prompts, texts.get(entry.id, ()), strict=False))[:SAMPLES_KEPT]
+                        for prompt, text in list(zip(prompts, texts.get(entry.id, ()), strict=False))[:kept]
                     ],
                 )
                 for entry in members

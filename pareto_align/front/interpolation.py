@@ -47,7 +47,7 @@ def predict(
     noise, point = np.asarray(stderr, dtype=float), np.asarray(at, dtype=float)[None]
     value, sampling = interpolate(asked, found, point)[0], interpolate(asked, noise, point)[0]
     errors = []
-    for i in range(len(asked)):
+    for i in range(len(asked) if len(asked) > 1 else 0):
         others = np.arange(len(asked)) != i
         errors.append(np.abs(interpolate(asked[others], found[others], asked[i : i + 1])[0] - found[i]))
     missed = np.array([error for error in errors if np.isfinite(error).all()])

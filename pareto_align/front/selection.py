@@ -9,7 +9,7 @@ the truly best member would add. Where the noise is not known, nothing is said o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +19,14 @@ from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front.dominance import as_points
 from pareto_align.front.estimates import mean_residuals, student_quantile
 from pareto_align.front.intervals import beyond_alike
+from pareto_align.front.lexicographic import first_in_order, tolerances
 from pareto_align.front.preferences import Preference
+from pareto_align.front.utility import ROUNDING, RULES, Rule, rule_name, utility_of
 
-__all__ = ["RULES", "Limit", "Selection", "keeping", "select"]
+__all__ = ["RULES", "Limit", "Selection", "drawn_errors", "keeping", "select"]
 
 Floats = NDArray[np.float64]
 
-RULES = ("linear", "chebyshev", "knee")
-ROUNDING = 8 * float(np.finfo(np.float64).eps)
-"""Values that differ by less than this share of their size are equal: one mean, summed in two orders."""
 MANY = 1_000_000
 """Units behind a standard error that is as good as known."""
 
@@ -93,7 +92,7 @@ def select(
     stderr: ArrayLike,
     preference: ArrayLike | Preference,
     *,
-    rule: str = "linear",
+    rule: Rule = "linear",
     lower: ArrayLike,
     upper: ArrayLike,
     at_least: Mapping[int, float] | None = None,
@@ -114,6 +113,10 @@ def select(
       otherwise; every member can be chosen.
     - "knee": m w . v with v scaled to the range of the members instead; with equal weights this is the member that lies
       farthest above the plane through the ideal corners, where giving up a little of one objective no longer buys much.
+    - "lexicographic": the best on the objective with the largest weight; among those within one standard error of the
+      difference from it the best on the next, and so on. Its regret is the loss on the first objective, its
+      `probability_best` how likely the same member is chosen by the true means.
+    - a function of your own: f(v), from values [m] to a number, larger is better; w plays no part.
 
     Ties, up to rounding, go to the larger w . v, then to the larger sum of v, then to the first. "At least x on a, then
     the best b" is `at_least={a: x}` with all the weight on b.
@@ -123,7 +126,7 @@ def select(
         stderr: [n, m] their standard errors; NaN where they are not known, and 0 where all measurements within `bounds`
             were equal; see `Estimate.noise`.
         preference: [m] weights, any positive scale.
-        rule: One of `RULES`.
+        rule: One of `RULES`, or a function.
         lower: [m] value that becomes 0.
         upper: [m] value that becomes 1.
         at_least: Smallest allowed mean of some columns, maximised.
@@ -148,7 +151,7 @@ def select(
     w = (preference if isinstance(preference, Preference) else Preference(np.asarray(preference))).weights
     low, high = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
     noise = np.asarray(stderr, dtype=float)
-    if rule not in RULES:
+    if not callable(rule) and rule not in RULES:
         near = difflib.get_close_matches(str(rule), RULES, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known rules: {', '.join(RULES)}."
         raise ConfigError(f"Unknown selection rule {rule!r}. {hint}")
@@ -162,7 +165,11 @@ def select(
 
     limits = [Limit(column, float(bound)) for column, bound in (at_least or {}).items()]
     eligible = _eligible(points, limits)
-    utility, unit = _utility(rule, points[eligible], w, low, high, ideal, span)
+    if rule == "lexicographic":
+        return _lexicographic(
+            points, noise, w, low, high, eligible, limits, n=n, samples=samples, bounds=bounds, draws=draws, seed=seed
+        )
+    utility, unit = utility_of(rule, points[eligible], w, low, high, ideal, span)
     framed = (points[eligible] - low) / (high - low)
     score = utility(points[eligible])
     size = np.abs([*points[eligible], low, high]).max(axis=0)
@@ -176,27 +183,21 @@ def select(
     if len(eligible) == 1:
         regret, probability = 0.0, 1.0
     else:
-        rng = np.random.default_rng(seed)
         joint = None if samples is None else np.asarray(samples, dtype=float)[eligible]
-        errors = _errors(noise[eligible], units[eligible], joint, draws, rng)
-        errors[:, np.isnan(noise[eligible])] = np.nan
-        for i, j in np.argwhere(noise[eligible] == 0):
-            if bounds is not None and (ends := bounds[j]) is not None:
-                errors[:, i, j] = beyond_alike(points[eligible[i], j], units[eligible[i], j], ends, draws, rng)
+        errors = drawn_errors(
+            points[eligible], noise[eligible], n=units[eligible], samples=joint, bounds=bounds, draws=draws, seed=seed
+        )
         errors[..., w == 0] = 0.0  # what does not count may well not be known
         drawn = points[eligible] + errors  # [draws, eligible, m]
-        loss = utility(drawn).max(axis=1) - utility(drawn)[:, best]
+        found = utility(drawn)
+        loss = found.max(axis=1) - found[:, best]
         known = not np.isnan(loss).any()
-        none = rounding + ROUNDING * np.abs(utility(drawn)).max(axis=1)  # what counts as no loss, [draws]
+        none = rounding + ROUNDING * np.abs(found).max(axis=1)  # what counts as no loss, [draws]
         probability = float((loss <= none).mean()) if known else np.nan
         within = utility(np.clip(drawn, *_attainable(rule, points[eligible], low, high, bounds)))
         regret = float((within.max(axis=1) - within[:, best]).mean())
-    worst = points[index] - student_quantile(0.05, units[index]) * noise[index]
-    for j, ends in enumerate(bounds or ()):
-        if ends is not None and noise[index, j] == 0:  # the lower end of the interval of equal values
-            worst[j] -= (points[index, j] - ends[0]) * (1 - 0.05 ** (1 / units[index, j]))
-    feasible = all(limit.missed_by(worst) <= 0 for limit in limits)
-    reason = f"Member {index} has the best {rule} utility, {score[best]:.3f}"
+    feasible = _feasible(points[index], noise[index], units[index], limits, bounds)
+    reason = f"Member {index} has the best {rule_name(rule)} utility, {score[best]:.3f}"
     if runner_up is not None:
         reason += f"; member {runner_up} follows with {score[order[1]]:.3f}"
     return Selection(
@@ -208,6 +209,72 @@ def select(
         feasible=feasible,
         reason=reason + ("." if feasible else ". It meets its bounds in the mean, but not with 95% confidence."),
     )
+
+
+def _lexicographic(
+    points: Floats,
+    noise: Floats,
+    w: Floats,
+    low: Floats,
+    high: Floats,
+    eligible: NDArray[np.intp],
+    limits: Sequence[Limit],
+    *,
+    n: ArrayLike,
+    samples: ArrayLike | None,
+    bounds: Sequence[tuple[float, float] | None] | None,
+    draws: int,
+    seed: int,
+) -> Selection:
+    """The choice under the rule "lexicographic"; the arguments are those of `select`, read."""
+    units = np.broadcast_to(np.asarray(n, dtype=np.int64), noise.shape)
+    order = [int(column) for column in np.argsort(-w, kind="stable") if w[column] > 0]
+    joint = None if samples is None else np.asarray(samples, dtype=float)[eligible]
+    alike = tolerances(noise[eligible], joint)
+    best = int(first_in_order(points[eligible], order, alike))
+    index, second = int(eligible[best]), None
+    regret, probability = 0.0, 1.0
+    if len(eligible) > 1:
+        others = np.delete(np.arange(len(eligible)), best)
+        left = first_in_order(points[eligible[others]], order, alike[np.ix_(others, others)])
+        second = int(eligible[others[int(left)]])
+        errors = drawn_errors(
+            points[eligible], noise[eligible], n=units[eligible], samples=joint, bounds=bounds, draws=draws, seed=seed
+        )[..., order]
+        truth = points[eligible][:, order] + errors
+        known = not np.isnan(truth).any()
+        chosen = first_in_order(truth, range(len(order)), alike[..., order])
+        probability = float((chosen == best).mean()) if known else np.nan
+        ends = _attainable("linear", points[eligible], low, high, bounds)
+        first = np.clip(truth[..., 0], ends[0][order[0]], ends[1][order[0]])
+        regret = float((first.max(axis=1) - first[:, best]).mean() / (high - low)[order[0]])
+    feasible = _feasible(points[index], noise[index], units[index], limits, bounds)
+    reason = f"Member {index} comes first by objectives {', '.join(map(str, order))} in this order"
+    reason += "" if second is None else f"; member {second} follows"
+    return Selection(
+        index=index,
+        score=float((points[index, order[0]] - low[order[0]]) / (high - low)[order[0]]),
+        regret=regret,
+        runner_up=second,
+        probability_best=probability,
+        feasible=feasible,
+        reason=reason + ("." if feasible else ". It meets its bounds in the mean, but not with 95% confidence."),
+    )
+
+
+def _feasible(
+    means: Floats,
+    stderr: Floats,
+    units: NDArray[np.int64],
+    limits: Sequence[Limit],
+    bounds: Sequence[tuple[float, float] | None] | None,
+) -> bool:
+    """Whether a member [m] keeps all limits with 95 % confidence each."""
+    worst = means - student_quantile(0.05, units) * stderr
+    for j, ends in enumerate(bounds or ()):
+        if ends is not None and stderr[j] == 0:  # the lower end of the interval of equal values
+            worst[j] -= (means[j] - ends[0]) * (1 - 0.05 ** (1 / units[j]))
+    return all(limit.missed_by(worst) <= 0 for limit in limits)
 
 
 def _ranked(keys: list[Floats], rounding: float) -> list[int]:
@@ -224,7 +291,7 @@ def _ranked(keys: list[Floats], rounding: float) -> list[int]:
 
 
 def _attainable(
-    rule: str, members: Floats, lower: Floats, upper: Floats, bounds: Sequence[tuple[float, float] | None] | None
+    rule: Rule, members: Floats, lower: Floats, upper: Floats, bounds: Sequence[tuple[float, float] | None] | None
 ) -> tuple[Floats, Floats]:
     """[m] ends of where the true values may lie, so that few prompts, whose errors have no mean, have a regret.
 
@@ -263,20 +330,37 @@ def _eligible(points: Floats, limits: Sequence[Limit]) -> NDArray[np.intp]:
     raise PreferenceError(f"No member meets the bounds. The nearest is member {row}: {missed}.")
 
 
-def _utility(
-    rule: str, members: Floats, w: Floats, lower: Floats, upper: Floats, ideal: ArrayLike | None, span: ArrayLike | None
-) -> tuple[Callable[[Floats], Floats], Floats]:
-    """Utility of points [..., m] under the rule, on a frame that the measured members [n, m] fix, and its units [m]."""
-    if rule == "knee":
-        lower, upper = members.min(axis=0), members.max(axis=0)
-        apart = upper - lower > ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
-        reach = np.where(apart, upper - lower, np.inf)  # an axis on which all are equal decides nothing
-        return lambda v: np.asarray(len(w) * ((v - lower) / reach) @ w, dtype=float), reach
-    if rule == "chebyshev":
-        best = members.max(axis=0) if ideal is None else np.asarray(ideal, dtype=float)
-        unit = upper - lower if span is None else np.asarray(span, dtype=float)
-        return lambda v: np.asarray(-(w * (best - v) / unit).max(axis=-1), dtype=float), unit
-    return lambda v: np.asarray((v - lower) / (upper - lower) @ w, dtype=float), upper - lower
+def drawn_errors(
+    values: Floats,
+    stderr: Floats,
+    *,
+    n: NDArray[np.int64],
+    samples: Floats | None = None,
+    bounds: Sequence[tuple[float, float] | None] | None = None,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Floats:
+    """Draws of how far the true means may lie from the measured ones; the arguments are those of `select`.
+
+    Args:
+        values: [n, m] measured means, maximised.
+        stderr: [n, m] their standard errors.
+        n: [n, m] independent units behind each.
+        samples: [n, N, m] rewards on the same N prompts, for joint draws.
+        bounds: What the rewards of each objective cannot leave.
+        draws: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        [draws, n, m] errors; NaN where the noise is not known.
+    """
+    rng = np.random.default_rng(seed)
+    errors = _errors(stderr, n, samples, draws, rng)
+    errors[:, np.isnan(stderr)] = np.nan
+    for i, j in np.argwhere(stderr == 0):
+        if bounds is not None and (ends := bounds[j]) is not None:
+            errors[:, i, j] = beyond_alike(values[i, j], n[i, j], ends, draws, rng)
+    return errors
 
 
 def _errors(

@@ -26,7 +26,17 @@ from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.static import StaticSampler
 from pareto_align.policies.transfers import runs_behind, to_device
 
-__all__ = ["Completions", "SamplingParams", "drives", "fits_window", "read_contexts", "read_prompts", "sample"]
+__all__ = [
+    "Completions",
+    "SamplingParams",
+    "drives",
+    "fits_window",
+    "read_contexts",
+    "read_prompts",
+    "run",
+    "sample",
+    "uniforms_of",
+]
 
 COMPACT_BELOW = 0.75  # rows leave once a quarter of them has ended: copying the cache costs about one step
 PREFILL_TOKENS = 16384  # read at once
@@ -71,19 +81,44 @@ def sample(
     count, prompts, length = max(served.shape[0], 1), len(prompt_ids), params.max_new_tokens
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} policies.")
-    uniforms = torch.cat([_uniforms(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
+    uniforms = torch.cat([uniforms_of(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
     serving = population.serving(served) if served.shape[0] else population.reference()
     drawn = Drawn(population.base, count * prompts * group_size, params, uniforms)
-    with deterministic(population.deterministic):
-        if fits_window(population.base, max(map(len, prompt_ids)) + length) and drives(population, prompt_ids):
-            _decode(population, prompt_ids, group_size, count, serving, drawn)
-        else:
-            with serving:
-                generate(population, prompt_ids, group_size, count, drawn)
+    run(population, prompt_ids, group_size, count, serving, drawn)
     return drawn.completions(prompt_ids, (count, prompts, group_size, length), population.base.stop_ids)
 
 
-def _uniforms(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:
+def run(
+    population: PolicyPopulation,
+    prompt_ids: Sequence[Sequence[int]],
+    group: int,
+    policies: int,
+    serving: AbstractContextManager[None],
+    drawn: Drawn,
+    *,
+    eager: bool = False,
+) -> None:
+    """Decode all completions, or let transformers do it where our own decoding cannot drive the model.
+
+    Args:
+        population: The policies.
+        prompt_ids: N prompts.
+        group: G.
+        policies: K being served.
+        serving: Lets the population serve them.
+        drawn: Where the K * N * G completions go; it draws.
+        eager: Whether `drawn` has a way of its own to draw, which fixed shapes do not know.
+    """
+    longest = max(map(len, prompt_ids)) + drawn.params.max_new_tokens
+    with deterministic(population.deterministic):
+        if fits_window(population.base, longest) and drives(population, prompt_ids):
+            _decode(population, prompt_ids, group, policies, serving, drawn, eager)
+        else:
+            with serving:
+                generate(population, prompt_ids, group, policies, drawn)
+
+
+def uniforms_of(seed: int | Sequence[int], prompts: int, group: int, length: int, prompts_a_seed: int | None) -> Tensor:
     """The random numbers `[N * G, T]` of one policy."""
     seeds = [seed] if isinstance(seed, int) else seed
     size = prompts_a_seed or prompts
@@ -162,11 +197,12 @@ def _decode(
     policies: int,
     serving: AbstractContextManager[None],
     drawn: Drawn,
+    eager: bool = False,
 ) -> None:
     """Decode all completions together; those that have ended leave in equal numbers per policy."""
     with serving:
         decode = _decode_eagerly
-        if in_fixed_shapes(population, prompt_ids):
+        if not eager and in_fixed_shapes(population, prompt_ids):
             decode = population.static.decode
         decode(_prefill(population, prompt_ids, group, policies, room=drawn.params.max_new_tokens), drawn, policies)
 

@@ -6,27 +6,34 @@ The base is loaded by the name the run recorded. `Server` keeps one copy and swi
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pareto_align.errors import ConfigError, ModelError, PromptError
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
+from pareto_align.policies.blending import sample_blend, summary
 from pareto_align.policies.drawing import SamplingParams
+from pareto_align.policies.experts import moved_in
 from pareto_align.policies.generation import own_sampling
+from pareto_align.policies.mixing import mix
 from pareto_align.policies.tenancy import check_free
+from pareto_align.seeds import seed_for
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from pareto_align.policies.base import Prompt
 
-__all__ = ["Server", "load_adapter", "recorded_base"]
+__all__ = ["BlendAnswers", "Server", "load_adapter", "recorded_base"]
 
 
 def recorded_base(
@@ -152,17 +159,8 @@ class Server:
             PromptError: A prompt is empty, or neither text nor chat messages.
             ModelError: The base or the adapter cannot be loaded.
         """
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", 0 if seed is None else seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 1 << 63:
-                raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {value!r:.40}.")
-        asked = _several(prompts)
-        if self.base is None:
-            self.base = recorded_base(
-                self._described,
-                instead="Set it: front.base = load_base(model, tokenizer=...), of pareto_align.policies.",
-            )
-        base = self.base
-        encoded = [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
+        _check_whole(batch_size=(batch_size, 1), seed=(0 if seed is None else seed, 0))
+        base, encoded = self._read(prompts)
         # the adapters go on the one base model: first on it bare, then beside those it has
         model = load_adapter(self._described, folder, folder.name, self._model or base)
         self._model = model
@@ -172,6 +170,97 @@ class Server:
             if not kw:
                 raise
             raise ConfigError(f"`generate` of transformers does not take {kw!r:.200}: {error}") from error
+
+    def generate_blend(
+        self,
+        folders: Sequence[Path],
+        coefficients: Sequence[float],
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        batch_size: int = 8,
+        seed: int | None = 0,
+        candidates: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        do_sample: bool = True,
+    ) -> BlendAnswers:
+        """Answer prompts with several adapters at once; see `pareto_align.policies.blending`.
+
+        Args:
+            folders: k PEFT folders.
+            coefficients: k of them.
+            prompts: One prompt or several.
+            batch_size: Prompts answered at a time.
+            seed: Of what is drawn; None draws it from torch's own random state.
+            candidates: Answers drawn a prompt, of which one is kept.
+            max_new_tokens, temperature, top_k, top_p: As the run sampled where nothing is said.
+            do_sample: False takes the likeliest token, as temperature 0 does.
+
+        Raises:
+            ConfigError: A number is out of range.
+            PromptError: A prompt is empty, or neither text nor chat messages.
+            ModelError: The base or an adapter cannot be loaded.
+        """
+        _check_whole(
+            batch_size=(batch_size, 1), seed=(0 if seed is None else seed, 0), candidates=(candidates, 1),
+            max_new_tokens=(1 if max_new_tokens is None else max_new_tokens, 1),
+        )  # fmt: skip
+        params = replace(
+            self._params,
+            max_new_tokens=max_new_tokens or self._params.max_new_tokens,
+            temperature=(self._params.temperature if temperature is None else float(temperature)) if do_sample else 0.0,
+            top_k=self._params.top_k if top_k is None else top_k or None,
+            top_p=self._params.top_p if top_p is None else top_p,
+        )
+        if not params.temperature >= 0 or not (params.top_p is None or 0 < params.top_p <= 1):
+            raise ConfigError(
+                f"`temperature` must be at least 0 and `top_p` in (0, 1]. Found {temperature!r} and {top_p!r}."
+            )
+        base, encoded = self._read(prompts)
+        self.bare()
+        root = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
+        texts: list[str] = []
+        drawn: list[Tensor] = []
+        with moved_in(base, folders) as (population, adapters):
+            for start in range(0, len(encoded), batch_size):
+                batch = encoded[start : start + batch_size]
+                number = seed_for(root, "blend", start)
+                found = sample_blend(population, adapters, coefficients, batch, candidates, params, number)
+                lists, kept = found.completions.token_lists(), found.kept(number).tolist()
+                texts += [base.decode(lists[i * candidates + which]) for i, which in enumerate(kept)]
+                drawn.append(found.disagreement)
+        return BlendAnswers(texts, *summary(torch.cat(drawn))) if drawn else BlendAnswers([], *[math.nan] * 3)
+
+    def save_soup(self, folders: Sequence[Path], coefficients: Sequence[float], target: Path) -> float:
+        """Write the weighted sum of adapters as one of their rank; returns what the cut in rank lost, see `mix`."""
+        base = self._loaded()
+        self.bare()
+        with moved_in(base, folders) as (population, adapters):
+            row, lost = mix(population, adapters, coefficients)
+            population.save_adapter(row, target)
+        return lost
+
+    def _loaded(self) -> Base:
+        if self.base is None:
+            self.base = recorded_base(
+                self._described,
+                instead="Set it: front.base = load_base(model, tokenizer=...), of pareto_align.policies.",
+            )
+        return self.base
+
+    def _read(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Base, list[list[int]]]:
+        """The base model, and prompts as tokens."""
+        asked = _several(prompts)
+        base = self._loaded()
+        return base, [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
+
+    def bare(self) -> None:
+        """Take the adapters off the base model, and keep it."""
+        if self._model is not None:
+            self._model.unload()
+        self._model = None
 
     def _answers(
         self, base: Base, encoded: Sequence[list[int]], batch_size: int, seed: int | None, asked: Mapping[str, Any]
@@ -196,9 +285,31 @@ class Server:
 
     def close(self) -> None:
         """Take the adapters off the base model and let go of it."""
-        if self._model is not None:
-            self._model.unload()
-        self._model = self.base = None
+        self.bare()
+        self.base = None
+
+
+@dataclass(frozen=True)
+class BlendAnswers:
+    """Answers of several adapters at once.
+
+    Attributes:
+        texts: One a prompt.
+        disagreement: Mean S of all that was drawn, in nats; see `pareto_align.policies.blending`.
+        kl: Nats to the exact mixture; NaN with one answer a prompt.
+        acceptance: Share of answers that a rejection sampler of the exact mixture would keep.
+    """
+
+    texts: list[str]
+    disagreement: float
+    kl: float
+    acceptance: float
+
+
+def _check_whole(**numbers: tuple[Any, int]) -> None:
+    for name, (value, least) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 1 << 63:
+            raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {value!r:.40}.")
 
 
 def _options(base: Base, params: SamplingParams, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pareto_align.errors import PreferenceError
+from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import selection
+from pareto_align.front.estimates import Estimate
 from pareto_align.front.preferences import Preference
-from pareto_align.front.selection import MANY, ROUNDING, keeping, select
+from pareto_align.front.selection import MANY, keeping, select
+from pareto_align.front.utility import ROUNDING, Rule, rule_name, utility_of
 from pareto_align.printable import one_line
 from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bounds_of, measured, optimized
 from pareto_align.weighting.base import reading_of
 
 if TYPE_CHECKING:
-    from pareto_align.front.estimates import Estimate
     from pareto_align.front.selection import Selection
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["Answer", "Limit", "answer", "limits_of", "recorded_rule", "rows_within"]
+__all__ = [
+    "Answer", "Evidence", "Limit", "answer", "evidence", "limits_of", "place_of", "recorded_rule", "rows_within",
+]  # fmt: skip
 
+CRITERIA = ("ser", "esr")
+"""What a utility is of: of the means (scalarised expected returns), or of each answer (expected scalarised returns)."""
 RULE_OF = {"place": "chebyshev", "rate": "linear"}
 """The rule that chooses under each reading of a preference."""
 
@@ -138,6 +143,42 @@ class Answer:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured of some members on the m optimized objectives, maximised, as `front.selection.select` takes it.
+
+    Attributes:
+        means: [n, m] measured means.
+        stderr: [n, m] their standard errors.
+        samples: [n, N, m] rewards on the prompts that all share, or None where they were not measured on the same.
+        known: Its further arguments: `lower`, `upper`, `n` and `bounds`.
+    """
+
+    means: np.ndarray
+    stderr: np.ndarray
+    samples: np.ndarray | None
+    known: dict[str, Any]
+
+
+def evidence(record: FrontRecord, rows: Sequence[int]) -> Evidence:
+    """What was measured of the members in `rows`."""
+    axes = list(optimized(record))
+    objectives = [record.objectives[i] for i in axes]
+    estimates = [record.members[row].estimate.take(axes) for row in rows]
+    declared = bounds_of(record)
+    bounds = [declared[i] for i in axes]
+    known: dict[str, Any] = {
+        "lower": np.array([o.lower for o in objectives]),
+        "upper": np.array([o.upper for o in objectives]),
+        # a noise that is known to be none is no chance of a few measurements
+        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
+        "bounds": bounds,
+    }
+    means = np.stack([estimate.mean for estimate in estimates])
+    stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
+    return Evidence(means, stderr, _shared_samples(estimates), known)
+
+
 def recorded_rule(record: FrontRecord) -> str:
     """The rule that reads a preference as the run did; fronts that do not say how go by their weighting's name."""
     reading = record.config.get("reading") or reading_of(str(record.config.get("weighting")))
@@ -148,7 +189,8 @@ def answer(
     record: FrontRecord,
     preference: Any,
     *,
-    rule: str | None = None,
+    rule: Rule | None = None,
+    criterion: str = "ser",
     at_least: Mapping[str, float] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Answer:
@@ -157,14 +199,20 @@ def answer(
     Args:
         record: The front.
         preference: Whatever `Preference.of` reads; None gives all optimized objectives the same weight.
-        rule: One of `pareto_align.front.selection.RULES`; None reads the preference as the run did.
+        rule: One of `pareto_align.front.utility.RULES`, or a utility of one's own; None reads the preference as the
+            run did.
+        criterion: "ser": the utility of the means. "esr": the mean of the utility of each prompt's rewards.
         at_least: Lower limits of maximised objectives, audited ones included, in the user's units.
         at_most: Upper limits of minimised objectives, likewise.
 
     Raises:
         PreferenceError: The front is empty, the request cannot be read, or no member keeps the limits.
-        ConfigError: An unknown rule.
+        ConfigError: An unknown rule or criterion, or a pair of them that has no meaning.
     """
+    if criterion not in CRITERIA:
+        raise ConfigError(f"`criterion` must be one of {', '.join(CRITERIA)}. Found {criterion!r:.40}.")
+    if callable(rule) and preference is not None:
+        raise PreferenceError("A rule of your own is all there is to a wish: leave the preference out.")
     if not record.members:
         raise PreferenceError("This front has no members to choose from.")
     axes = list(optimized(record))
@@ -173,25 +221,19 @@ def answer(
     limits = limits_of(axes_of(record), {} if at_least is None else at_least, {} if at_most is None else at_most)
     table = measured(record)
     rows = rows_within(table, limits)
-    estimates = [record.members[row].estimate.take(axes) for row in rows]
-    means = np.stack([estimate.mean for estimate in estimates])
-    declared = bounds_of(record)
-    bounds = [declared[i] for i in axes]
-    stderr = np.stack([estimate.noise(bounds) for estimate in estimates])
-    known: dict[str, Any] = {
-        "lower": np.array([o.lower for o in objectives]),
-        "upper": np.array([o.upper for o in objectives]),
-        # a noise that is known to be none is no chance of a few measurements
-        "n": np.stack([np.where((e.stderr == 0) & ~e.alike, MANY, e.counts) for e in estimates]),
-        "bounds": bounds,
-        **_place(record, axes),
-    }
+    seen = evidence(record, rows)
+    means, stderr, known = seen.means, seen.stderr, {**seen.known, **place_of(record, axes)}
     asked = recorded_rule(record) if rule is None else rule
-    found = select(means, stderr, weights, rule=asked, samples=_shared_samples(estimates), **known)
+    if criterion == "esr":
+        found = _by_each_answer(record, rows, asked, weights.weights, means, known)
+    else:
+        found = select(means, stderr, weights, rule=asked, samples=seen.samples, **known)
     row = rows[found.index]
     unsure = [limit for limit in limits if not limit.surely(table, row)]
-    reason = f"{table.ids[row]} is best for {_wish(weights, objectives)}"
-    if asked in _WORDS and len(axes) > 1:
+    reason = f"{table.ids[row]} is best for {_wish(weights, objectives, asked)}"
+    if criterion == "esr":
+        reason += ", in the mean over the prompts"
+    elif asked in _WORDS and len(axes) > 1:
         reason += f", read as {_WORDS[asked]}" + (" like the run did" if asked == recorded_rule(record) else "")
     if found.runner_up is not None:
         second = table.ids[rows[found.runner_up]]
@@ -200,7 +242,7 @@ def answer(
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
         reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
-    for other in set(_WORDS) - {asked} if asked in _WORDS else ():
+    for other in set(_WORDS) - {asked} if asked in _WORDS and criterion == "ser" else ():
         if (instead := rows[select(means, stderr, weights, rule=other, draws=1, **known).index]) != row:
             reason += f". Read as {_WORDS[other]} (rule {other!r}) the preference would choose {table.ids[instead]}"
     return Answer(
@@ -209,7 +251,7 @@ def answer(
         regret=float(found.regret),
         probability_best=float(found.probability_best),
         feasible=not unsure,
-        rule=asked,
+        rule=rule_name(asked),
         reason=one_line(f"{reason}."),
     )
 
@@ -221,13 +263,46 @@ def _sureness(found: Selection) -> str:
     return f"on the mean over all prompts like these it is the best with probability {found.probability_best:.2f}"
 
 
-def _wish(preference: Preference, objectives: Sequence[ObjectiveRecord]) -> str:
-    """A preference in words, such as "tone 0.70 and length 0.30"; what counts nothing is left out."""
+def _by_each_answer(
+    record: FrontRecord, rows: Sequence[int], rule: Rule, weights: np.ndarray, means: np.ndarray, known: dict[str, Any]
+) -> Selection:
+    """The member with the largest mean of the utility of each prompt's rewards."""
+    if rule == "lexicographic":
+        raise ConfigError("An order is one of means: rule='lexicographic' goes with criterion='ser' only.")
+    place = (known.get("ideal"), known.get("span"))
+    utility, _ = utility_of(rule, means, weights, known["lower"], known["upper"], *place)
+    found = []
+    for row in rows:
+        seen = record.members[row].estimate.take(list(optimized(record)))
+        if seen.samples is None:
+            raise PreferenceError(
+                f"{record.members[row].id} has no rewards of single prompts, which criterion='esr' needs: it was "
+                "measured before they were kept. criterion='ser' reads the means."
+            )
+        found.append(Estimate.from_samples(utility(seen.samples)[:, None], seen.prompt_ids, seen.groups))
+    return select(
+        np.stack([one.mean for one in found]),
+        np.stack([one.noise() for one in found]),
+        [1.0],
+        lower=[0.0],
+        upper=[1.0],
+        samples=_shared_samples(found),
+        n=np.stack([one.counts for one in found]),
+    )
+
+
+def _wish(preference: Preference, objectives: Sequence[ObjectiveRecord], rule: Rule) -> str:
+    """A wish in words, such as "tone 0.70 and length 0.30"; what counts nothing is left out."""
+    if callable(rule):
+        return f"the utility {rule_name(rule)}"
+    if rule == "lexicographic":
+        order = [i for i in np.argsort(-preference.weights, kind="stable") if preference.weights[i] > 0]
+        return " before ".join(objectives[i].name for i in order)
     named = [f"{o.name} {w:.2f}" for o, w in zip(objectives, preference.weights, strict=True) if w > 0]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def _place(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
+def place_of(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
     """What makes a preference a place: the best of all members, and how far down from there they span, [m] each.
 
     That is what the population was held to. Limits do not move it, and where members differ by no more than the width

@@ -72,6 +72,9 @@ class Settings:
         "stop once this many measurements in a row left the hypervolume within the interval it had; by default never",
     )
     archive_capacity: int | None = _setting(None, "most members the archive keeps")
+    samples_kept: int = _setting(
+        8, "answers of each member that its front keeps, on the report split: for readers, and for `front.elicit`"
+    )
     resolution: float = _setting(
         2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"
     )
@@ -120,7 +123,7 @@ class Settings:
         for name in ("top_p", "max_grad_norm", "max_seconds"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
-        for name in ("remeasure_rounds", "seed"):
+        for name in ("remeasure_rounds", "samples_kept", "seed"):
             _require_count(name, getattr(self, name), least=0)
         if self.eval_group is not None and not (isinstance(self.eval_group, str) and self.eval_group):
             raise ConfigError(f"`eval_group` must be the name of a column or None. Found {self.eval_group!r}.")

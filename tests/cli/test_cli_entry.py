@@ -23,7 +23,22 @@ from pareto_align.report.export import FORMATS
 from pareto_align.result import ParetoFront
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS = ("demo", "fit", "resume", "tune", "data", "front", "select", "plot", "chat", "export", "bench", "env")
+COMMANDS = (
+    "demo",
+    "fit",
+    "resume",
+    "tune",
+    "data",
+    "front",
+    "select",
+    "blend",
+    "elicit",
+    "plot",
+    "chat",
+    "export",
+    "bench",
+    "env",
+)
 
 
 def commands():

@@ -409,6 +409,21 @@ def test_the_page_of_preference_losses_runs_and_names_them_all(run_example):
     assert [name for name in ours if f"`{name}`" not in page] == []
 
 
+def test_the_page_of_questions_runs(run_example):
+    found = run_example(DOCS / "eliciting.md")
+    assert found["session"].next() is None
+    assert found["choice"].member.id in [member.id for member in found["front"]]
+    assert sum(found["session"].preference.values()) == pytest.approx(1)
+
+
+def test_the_page_of_mixtures_runs(run_example, tmp_path):
+    found = run_example(DOCS / "mixtures.md")
+    assert found["blend"].last["disagreement"] >= 0
+    assert found["found"].held.shape == (2,)
+    assert (tmp_path / "soup" / "adapter_config.json").exists()
+    assert (tmp_path / "mixed" / "mixture.json").exists()
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1

@@ -248,3 +248,60 @@ def test_a_tie_up_to_rounding_is_a_tie_where_members_span_little(rule: str) -> N
     assert (found.index, found.runner_up) == (0, 1)
     assert found.regret < 1e-6
     assert found.probability_best == 1
+
+
+# ---- first things first, and utilities of one's own ------------------------------------------------------------------
+
+
+def test_lexicographic_is_the_best_on_the_first_within_one_standard_error() -> None:
+    values = np.array([[1.0, 0.0], [0.97, 0.4], [0.9, 0.9], [0.0, 1.0]])
+    exact = select(values, np.zeros_like(values), [2, 1], rule="lexicographic", **UNIT)
+    assert (exact.index, exact.runner_up, exact.regret, exact.probability_best) == (0, 1, 0, 1)
+    # the standard error of a difference is sqrt(2) .03 = .042: the second is alike on the first objective
+    noisy = select(values, np.full_like(values, 0.03), [2, 1], rule="lexicographic", **UNIT)
+    assert (noisy.index, noisy.score) == (1, pytest.approx(0.97))
+    assert noisy.runner_up == 0  # of those left the first one is the best by more than an error
+    assert 0.02 < noisy.regret < 0.08
+    assert 0 < noisy.probability_best < 1
+    assert select(values, np.full_like(values, 0.03), [1, 2], rule="lexicographic", **UNIT).index == 3
+    only = select(values, np.full_like(values, 9.0), [0, 1], rule="lexicographic", **UNIT)
+    assert only.index == 3  # an objective without weight has no say, and the last one no tolerance
+
+
+def test_lexicographic_tolerance_is_of_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(200, 2))
+    samples = np.stack([shared + [0.05, 0.0], shared + [0.0, 1.0]]) + 0.01 * rng.normal(size=(2, 200, 2))
+    means = samples.mean(axis=1)
+    stderr = samples.std(axis=1, ddof=1) / np.sqrt(200)
+    alone = select(means, stderr, [2, 1], rule="lexicographic", **UNIT)
+    paired = select(means, stderr, [2, 1], rule="lexicographic", samples=samples, **UNIT)
+    assert (alone.index, paired.index) == (1, 0)
+    assert paired.probability_best > 0.99
+
+
+def test_lexicographic_against_a_plain_loop() -> None:
+    from pareto_align.front.lexicographic import first_in_order, tolerances
+
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        values, stderr = rng.random((6, 3)), rng.random((6, 3)) * 0.3
+        order = [int(i) for i in rng.permutation(3)]
+        left = list(range(6))
+        for column in order[:-1]:
+            best = max(left, key=lambda i: values[i, column])
+            left = [i for i in left if values[best, column] - values[i, column] <= np.hypot(*stderr[[best, i], column])]
+        assert first_in_order(values, order, tolerances(stderr)) == max(left, key=lambda i: values[i, order[-1]])
+
+
+def test_a_function_is_a_rule() -> None:
+    found = select(FRONT, EXACT, [1, 1], rule=min, **UNIT)
+    assert (found.index, found.score, found.runner_up) == (2, pytest.approx(0.6), 1)
+    assert "best min utility, 0.600" in found.reason
+    noisy = select(FRONT, np.full_like(FRONT, 0.1), [1, 1], rule=min, **UNIT, draws=400)
+    assert noisy.regret > 0
+    assert noisy.probability_best < 1
+    with pytest.raises(ConfigError, match=r"'<lambda>' must return a finite number\. Found nan"):
+        select(FRONT, EXACT, [1, 1], rule=lambda v: np.nan, **UNIT)
+    with pytest.raises(ConfigError, match=r"'<lambda>' failed on .* IndexError"):
+        select(FRONT, EXACT, [1, 1], rule=lambda v: v[2], **UNIT)

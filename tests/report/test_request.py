@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from front_records import estimate, tone_and_length
 
-from pareto_align.errors import PreferenceError
+from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import Estimate
 from pareto_align.report.request import answer, limits_of, rows_within
 from pareto_align.report.units import axes_of, measured
@@ -147,3 +147,43 @@ def test_a_missing_measurement_keeps_no_limit():
     values[0, 0] = np.nan
     rows = rows_within(replace(MEMBERS, values=values), limits_of(AXES, {"tone": 0.1}, {}))
     assert rows == [1, 2]
+
+
+# ---- utilities of the means, and of each answer ----------------------------------------------------------------------
+
+
+def alternating():
+    """Member a answers (1, 0) and (0, 1) in turns, member b always (.45, .45)."""
+    from front_records import objective, record
+
+    turns = np.array([[1.0, 0.0], [0.0, 1.0]] * 32)
+    estimates = [Estimate.from_samples(rows, range(64)) for rows in (turns, np.full_like(turns, 0.45))]
+    return record([objective("tone"), objective("short")], estimates, ids=["a", "b"])
+
+
+def test_a_utility_of_the_means_and_one_of_each_answer_choose_differently():
+    on_average = answer(alternating(), None, rule=min)
+    each = answer(alternating(), None, rule=min, criterion="esr")
+    assert (on_average.row, each.row) == (0, 1)  # min is .5 against .45, and 0 against .45
+    assert each.rule == "min"
+    assert each.reason.startswith("b is best for the utility min, in the mean over the prompts")
+    assert (each.regret, each.probability_best) == (0, 1)  # the same prompts: there is no noise in the difference
+    assert answer(alternating(), [1, 1], rule="linear", criterion="esr").row == 0
+    assert answer(alternating(), [1, 1], rule="chebyshev", criterion="esr").row == 1
+
+
+def test_an_order_is_said_in_words():
+    found = answer(tone_and_length(), {"length": 2, "tone": 1}, rule="lexicographic")
+    assert found.row == 2
+    assert found.reason.startswith("c is best for length before tone, before b")
+
+
+def test_what_goes_with_no_criterion():
+    with pytest.raises(PreferenceError, match="leave the preference out"):
+        answer(alternating(), [1, 1], rule=min)
+    with pytest.raises(ConfigError, match=r"`criterion` must be one of ser, esr\. Found 'each'"):
+        answer(alternating(), None, criterion="each")
+    with pytest.raises(ConfigError, match="criterion='ser' only"):
+        answer(alternating(), None, rule="lexicographic", criterion="esr")
+    with pytest.raises(PreferenceError, match="a has no rewards of single prompts"):
+        answer(tone_and_length(), None, criterion="esr")

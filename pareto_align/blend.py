@@ -1,0 +1,425 @@
+"""Between the adapters of a front: one that serves a preference that none was trained for, made of its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pareto_align.arguments import path_of
+from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning, PreferenceError
+from pareto_align.front.blending import coefficients_for
+from pareto_align.front.estimates import Estimate
+from pareto_align.front.interpolation import predict
+from pareto_align.front.preferences import Preference
+from pareto_align.printable import one_line
+from pareto_align.report.export import copy_adapter
+from pareto_align.report.units import decimals, interval_text, measured, optimized, preferences_of, signs
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from pareto_align.front.storage import FrontRecord
+    from pareto_align.policies.base import Prompt
+
+__all__ = ["WAYS", "Blend", "BlendMeasured"]
+
+WAYS = ("logits", "soup")
+DRAWING = ("max_new_tokens", "temperature", "top_k", "top_p", "do_sample")
+
+
+@dataclass(frozen=True, eq=False)
+class BlendMeasured:
+    """What a blend was found to be worth, beside what was predicted.
+
+    Attributes:
+        names: The M objectives.
+        values: `[M]` means in the user's units.
+        halfwidth: `[M]` half the widths of their 95 % intervals.
+        predicted: `[M]` what the front predicts, same units.
+        held: `[M]` whether prediction and measurement agree, as far as both intervals go; True where neither is known.
+        disagreement: Mean S of the answers in nats, an upper bound of their distance to the exact mixture; NaN for a
+            soup.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    halfwidth: np.ndarray
+    predicted: np.ndarray
+    held: np.ndarray
+    disagreement: float
+
+    @property
+    def alarm(self) -> str | None:
+        """What a user has to know where the prediction did not hold; else None."""
+        off = [name for name, held in zip(self.names, self.held, strict=True) if not held]
+        if not off:
+            return None
+        return (
+            f"Measured, the blend is not what the front predicts in {', '.join(off)}: between its adapters the values "
+            "are not between theirs. Take a member of the front instead, or train for this preference."
+        )
+
+
+class Blend:
+    """Adapters of a front that serve a preference together. Made by `ParetoFront.mixture`.
+
+    Args:
+        record: The front.
+        folder: Its folder.
+        preference: Whatever `Preference.of` reads; None with coefficients.
+        coefficients: Weights by member, instead of a preference; scaled to sum 1.
+        by: One of `WAYS`.
+        server: Gives what `generate` answers with.
+        scratch: Gives a folder for adapters that nobody asked to keep.
+
+    Raises:
+        ConfigError: `by` is no way, or there are both or neither of preference and coefficients.
+        PreferenceError: The preference cannot be read, a coefficient is of no member, or no member has a preference.
+        ModelError: The adapters are of different base models.
+
+    Warns:
+        ParetoAlignWarning: The preference lies outside of those that members were trained for.
+
+    Attributes:
+        by: How they answer together: "logits" multiplies what they say, token by token; "soup" adds up their updates.
+        experts: Names of the members that take part.
+        coefficients: `[k]` their weights.
+        preference: `[m]` the preference asked for; None where coefficients were given.
+        served: `[m]` the one that is served: the nearest that lies between the members' own.
+        predicted: `[M]` means over the front's `names`, in the user's units, read off between its members.
+        halfwidth: `[M]` half the widths of their 95 % intervals; NaN where too few members are there to know.
+        rank_error: What cutting a soup to the adapters' rank lost, as a share of its Frobenius norm; None before it was
+            made.
+        last: Of the last answers by logits: "disagreement", the mean S in nats, which the distance to the exact mixture
+            does not exceed; "kl", that distance, where several answers a prompt were drawn, else NaN; "acceptance",
+            the share of answers that a rejection sampler of it would keep.
+        reason: A few sentences: who takes part, and what is known of it.
+    """
+
+    def __init__(
+        self,
+        record: FrontRecord,
+        folder: Path,
+        preference: Any = None,
+        *,
+        coefficients: Mapping[str, float] | None = None,
+        by: str = "logits",
+        server: Callable[[], Any],
+        scratch: Callable[[], Path],
+    ) -> None:
+        if by not in WAYS:
+            raise ConfigError(f"`by` must be one of {', '.join(WAYS)}. Found {by!r:.40}.")
+        if (preference is None) == (coefficients is None):
+            raise ConfigError("A mixture takes a preference or `coefficients`, and not both.")
+        if not record.members:
+            raise PreferenceError("This front has no members to mix.")
+        self.by, self._record, self._server, self._scratch = by, record, server, scratch
+        self._names = [objective.name for objective in record.objectives]
+        self._table = measured(record)
+        ids = list(self._table.ids)
+        if coefficients is None:
+            self.preference: np.ndarray | None = Preference.of(preference, self._spanning).weights
+            found = coefficients_for(preferences_of(record), self.preference, self._worth(self.preference))
+            weights, self.served, distance = found.weights, found.served, found.distance
+        else:
+            self.preference, distance = None, 0.0
+            weights = _by_name(coefficients, ids)
+            self.served = weights @ np.nan_to_num(preferences_of(record), nan=np.nan)
+        self._rows = [int(row) for row in np.flatnonzero(weights)]
+        self.coefficients = weights[self._rows]
+        self.experts = [ids[row] for row in self._rows]
+        self._folders = [folder / record.members[row].adapter for row in self._rows]
+        _check_one_base(self._folders)
+        self.predicted, self.halfwidth = self._predicted(weights)
+        self.rank_error: float | None = None
+        self.last: dict[str, float] = {}
+        self.reason = self._why(distance)
+        if distance:
+            warnings.warn(self._outside, ParetoAlignWarning, stacklevel=3)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def _spanning(self) -> list[str]:
+        return [self._names[i] for i in optimized(self._record)]
+
+    def _worth(self, preference: np.ndarray) -> np.ndarray:
+        """[n] the members' values under a preference, normalised: of two trained for the same the better one counts."""
+        axes = list(optimized(self._record))
+        objectives = [self._record.objectives[i] for i in axes]
+        means = np.stack([member.estimate.mean[axes] for member in self._record.members])
+        framed = (means - [o.lower for o in objectives]) / [o.upper - o.lower for o in objectives]
+        return np.asarray(framed @ preference)
+
+    def _predicted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        unknown = np.full(len(self._names), np.nan)
+        if self.preference is None:
+            return np.asarray(weights[self._rows] @ self._table.values[self._rows]), unknown
+        places = preferences_of(self._record)
+        rows = np.flatnonzero(np.isfinite(places).all(axis=1))
+        stderr = np.stack([member.estimate.stderr for member in self._record.members])
+        n = min(self._table.n[row] for row in rows)
+        value, half = predict(places[rows], self._table.values[rows], stderr[rows], n, self.served)
+        plain = np.asarray(weights[self._rows] @ self._table.values[self._rows])
+        return np.where(np.isfinite(value), value, plain), np.where(np.isfinite(value), half, np.nan)
+
+    @property
+    def _outside(self) -> str:
+        asked, served = (_shares(w, self._spanning) for w in (self.preference, self.served))
+        return (
+            f"The preference {asked} lies outside of those that members were trained for; the nearest one "
+            f"between them, {served}, is served."
+        )
+
+    def _why(self, distance: float) -> str:
+        parts = [f"{expert} {weight:.2f}" for expert, weight in zip(self.experts, self.coefficients, strict=True)]
+        how = "token by token" if self.by == "logits" else "in one adapter"
+        told = f"{parts[0].split()[0]} alone." if len(parts) == 1 else f"{', '.join(parts)}, mixed {how}."
+        if distance:
+            told += f" {self._outside}"
+        if len(parts) > 1 and not self._record.config.get("kl_coef"):
+            told += (
+                " The front was trained without a price of KL: no formula says that a mixture of its members is "
+                "good, so `measure` it."
+            )
+        return one_line(told)
+
+    @property
+    def id(self) -> str:
+        """A name for it, the same for the same members and coefficients."""
+        told = json.dumps([self.by, self.experts, self.coefficients.tolist()])
+        return f"blend-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+    # ---- answering -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        batch_size: int = 8,
+        seed: int | None = 0,
+        candidates: int = 1,
+        **kw: Any,
+    ) -> list[str]:
+        """Answer prompts, by default as the members were measured.
+
+        Args:
+            prompts: One prompt or several, each text or chat messages.
+            batch_size: Prompts answered at a time.
+            seed: Of what is drawn: equal calls give equal answers. None gives others each time.
+            candidates: Answers drawn for each prompt, of which one is kept, in proportion to what the exact mixture
+                would say: the more, the nearer to it. For `by="logits"`.
+            **kw: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `do_sample`; for `by="soup"` what else `generate`
+                of transformers takes.
+
+        Returns:
+            One completion a prompt. What `last` says is of all that was drawn for them.
+
+        Raises:
+            ConfigError: A setting is none, or one of transformers that a mixture of distributions does not take.
+            PromptError: A prompt is empty, or neither text nor chat messages.
+            ModelError: The base or an adapter cannot be loaded.
+        """
+        if self.by == "soup":
+            if candidates != 1:
+                raise ConfigError(
+                    "`candidates` are for by='logits': a soup is one adapter, and draws from nothing else."
+                )
+            answers: list[str] = self._server().generate(
+                self.adapter_path, prompts, batch_size=batch_size, seed=seed, **kw
+            )
+            return answers
+        if strange := sorted(set(kw) - set(DRAWING)):
+            raise ConfigError(f"A mixture of distributions takes {', '.join(DRAWING)}. Found {', '.join(strange)}.")
+        found = self._server().generate_blend(
+            self._folders, self.coefficients, prompts, batch_size=batch_size, seed=seed, candidates=candidates, **kw
+        )
+        self.last = {"disagreement": found.disagreement, "kl": found.kl, "acceptance": found.acceptance}
+        return list(found.texts)
+
+    def measure(
+        self,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        seed: int = 0,
+        **kw: Any,
+    ) -> BlendMeasured:
+        """Answer prompts that nothing was chosen on, score the answers, and compare with the prediction.
+
+        Args:
+            prompts: N of them.
+            objectives: The run's `Objective`s, all of the front's names.
+            columns: Further columns that the rewards ask for, N entries each.
+            seed: Of the answers.
+            **kw: Passed to `generate`.
+
+        Raises:
+            ConfigError: The objectives are not those of the front.
+
+        Warns:
+            ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
+        """
+        from pareto_align.objectives import ObjectiveSet
+
+        rewards = objectives if isinstance(objectives, ObjectiveSet) else ObjectiveSet(list(objectives))
+        if sorted(rewards.names) != sorted(self._names):
+            raise ConfigError(
+                f"The front was measured in {', '.join(self._names)}. Found objectives {', '.join(rewards.names)}."
+            )
+        asked = list(prompts)
+        answers: list[Any] = list(self.generate(asked, seed=seed, **kw))
+        said = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(asked, answers, strict=True)
+        ]
+        scores = rewards.score(asked, said, columns, training=False)
+        order = [rewards.names.index(name) for name in self._names]
+        estimate = Estimate.from_samples(scores[:, order] * signs(self._record), range(len(asked)))
+        half = estimate.halfwidth()
+        off = np.abs(estimate.mean - self.predicted)
+        known = np.hypot(np.nan_to_num(half), np.nan_to_num(self.halfwidth))
+        found = BlendMeasured(
+            names=tuple(self._names),
+            values=estimate.mean,
+            halfwidth=half,
+            predicted=self.predicted,
+            held=~(np.isfinite(half) & (off > known)),
+            disagreement=self.last.get("disagreement", np.nan) if self.by == "logits" else np.nan,
+        )
+        if found.alarm is not None:
+            warnings.warn(found.alarm, ParetoAlignWarning, stacklevel=2)
+        return found
+
+    # ---- shipping ------------------------------------------------------------------------------------------------
+
+    @property
+    def adapter_path(self) -> Path:
+        """A stock PEFT folder of the soup; a temporary one, which goes with the front. `save` writes one to keep.
+
+        Raises:
+            ConfigError: The blend is one of distributions, which no single adapter is.
+        """
+        if self.by != "soup":
+            raise ConfigError(
+                "No single adapter says what a mixture of distributions says. Take mixture(..., by='soup')."
+            )
+        folder = self._scratch() / self.id
+        if not folder.is_dir() or self.rank_error is None:
+            self.rank_error = self._server().save_soup(self._folders, self.coefficients, folder)
+        return folder
+
+    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
+        """The base model with the soup on it; see `Member.load_model`.
+
+        Raises:
+            ConfigError: The blend is one of distributions: `generate` answers with it, and `save` writes what
+                `pareto_align.integrations.mixing` runs on stock PEFT.
+        """
+        from pareto_align.policies.serving import load_adapter
+
+        return load_adapter(self._record.base, self.adapter_path, self.id, base, **load)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a new folder: a soup as a stock PEFT adapter, distributions as mixture.json and their adapters.
+
+        Raises:
+            FrontFileError: The folder has something in it, or cannot be written.
+        """
+        target = path_of(path, "path")
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
+        if self.by == "soup":
+            copy_adapter(self.adapter_path, target)
+            return target
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            names = [f"expert-{number}" for number in range(len(self._folders))]
+            for name, folder in zip(names, self._folders, strict=True):
+                copy_adapter(folder, target / name)
+            config = self._record.config
+            told = {
+                "format": 1,
+                "base": self._record.base.get("name"),
+                "experts": names,
+                "members": self.experts,
+                "coefficients": self.coefficients.tolist(),
+                "temperature": config.get("temperature", 1.0),
+                "preference": None if self.preference is None else self.preference.tolist(),
+            }
+            (target / "mixture.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise FrontFileError(f"Cannot write {target}: {error.strerror or error}.") from error
+        return target
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names to numbers, ready for JSON; None where nothing is known."""
+
+        def named(numbers: np.ndarray) -> dict[str, float | None]:
+            return {k: float(v) if np.isfinite(v) else None for k, v in zip(self._names, numbers, strict=True)}
+
+        return {
+            "by": self.by,
+            "coefficients": dict(zip(self.experts, map(float, self.coefficients), strict=True)),
+            "preference": None
+            if self.preference is None
+            else dict(zip(self._spanning, map(float, self.preference), strict=True)),
+            "predicted": named(self.predicted),
+            "halfwidth": named(self.halfwidth),
+            "rank_error": self.rank_error,
+            "reason": self.reason,
+        }
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name} {interval_text(value, half, decimals(np.array([half]), np.array([value])))}"
+            for name, value, half in zip(self._names, self.predicted, self.halfwidth, strict=True)
+        ]
+        mixed = " + ".join(f"{w:.2f} {e}" for e, w in zip(self.experts, self.coefficients, strict=True))
+        return one_line(f"<{type(self).__name__} {mixed} by {self.by}: {', '.join(parts)}>")
+
+
+def _check_one_base(folders: Sequence[Path]) -> None:
+    """Refuse adapters of different base models: neither their sum nor the product of what they say means anything."""
+    bases: dict[str, str] = {}
+    for folder in folders:
+        try:
+            said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FrontFileError(f"Cannot read the adapter in {folder}: {error}") from error
+        if isinstance(said, Mapping) and said.get("base_model_name_or_path"):
+            bases[str(said["base_model_name_or_path"])] = folder.name
+    if len(bases) > 1:
+        (one, first), (other, second), *_ = bases.items()
+        raise ModelError(
+            f"Adapters of different base models cannot be mixed: {first} is one of {one!r}, {second} one of {other!r}."
+        )
+
+
+def _by_name(coefficients: Mapping[str, float], ids: Sequence[str]) -> np.ndarray:
+    """[n] coefficients by member, scaled to sum 1."""
+    for name in coefficients:
+        if name not in ids:
+            raise PreferenceError(f"This front has no member {name!r}. It has {', '.join(ids)}.")
+    try:
+        weights = np.array([float(coefficients.get(name, 0.0)) for name in ids])
+    except (TypeError, ValueError) as error:
+        raise PreferenceError(f"Coefficients must be numbers. Found {dict(coefficients)!r:.200}.") from error
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise PreferenceError(
+            f"Coefficients must be finite, not negative, and one above 0. Found {dict(coefficients)!r:.200}."
+        )
+    return weights / weights.sum()
+
+
+def _shares(weights: np.ndarray | None, names: Sequence[str]) -> str:
+    assert weights is not None
+    return " / ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))

@@ -1,0 +1,153 @@
+"""Questions find a user's member: gold values, regret against random questions, calibration, users who slip."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from pareto_align.errors import ConfigError
+from pareto_align.front.elicitation import Users, utilities_of
+
+
+def front(n, m, rng):
+    """Members [n, m] on a sphere."""
+    values = np.abs(rng.normal(size=(n, m)))
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def frame(values):
+    m = values.shape[1]
+    return {"lower": np.zeros(m), "upper": np.ones(m), "ideal": values.max(0), "span": np.ptp(values, axis=0)}
+
+
+def play(kind, m, n, seed, *, questions=6, by="worth", slips=0.0, repeat=False, **more):
+    """True and stated regret after some questions of a synthetic user."""
+    rng = np.random.default_rng([seed, m])
+    values = front(n, m, rng)
+    truth = utilities_of(kind, values[None], rng.dirichlet(np.ones(m), size=1), **frame(values))[0]
+    users = Users(values, lower=np.zeros(m), upper=np.ones(m), seed=seed, **more)
+    askable = np.triu(np.ones((n, n), dtype=bool), 1)
+    for _ in range(questions):
+        pairs = np.argwhere(askable)
+        i, j = users.ask(askable) if by == "worth" else pairs[rng.integers(len(pairs))]
+        askable[i, j] = repeat
+        first = rng.random() < 1 / (1 + np.exp(-(truth[i] - truth[j]) / 0.05))
+        users.answer(int(i), int(j), "first" if first != (rng.random() < slips) else "second")
+    return 1 - truth[users.best], users.regret()
+
+
+@pytest.mark.parametrize(("m", "n"), [(3, 16), (5, 24)])
+def test_six_questions_leave_at_most_two_fifths_of_what_random_ones_leave(m, n):
+    kinds = [("linear", "chebyshev")[user % 2] for user in range(100)]
+    asked = np.array([play(kind, m, n, user) for user, kind in enumerate(kinds)])
+    random = np.array([play(kind, m, n, user, by="chance") for user, kind in enumerate(kinds)])
+    assert asked[:, 0].mean() <= 0.4 * random[:, 0].mean()
+    assert asked[:, 1].mean() >= asked[:, 0].mean()  # what is stated is not too good
+
+
+def test_a_user_who_slips_in_a_fifth_of_his_answers_is_still_served():
+    asked = {"questions": 12, "slips": 0.2, "repeat": True, "lapse": 0.2}
+    regret = [play(("linear", "chebyshev")[user % 2], 3, 16, user, **asked)[0] for user in range(200)]
+    assert np.mean(regret) <= 0.06
+
+
+def test_utilities_by_hand():
+    values = np.array([[[1.0, 0.0], [0.6, 0.5], [0.0, 1.0]]])
+    weights = np.array([[0.75, 0.25]])
+    linear = utilities_of("linear", values, weights, **frame(values[0]))
+    np.testing.assert_allclose(linear, [[1.0, (0.575 - 0.25) / 0.5, 0.0]])
+    chebyshev = utilities_of("chebyshev", values, weights, **frame(values[0]))
+    # shortfalls weighted: (0, .25), (.3, .125), (.75, 0); the worst and 1 % of the sum
+    raw = -np.array([0.2525, 0.30425, 0.7575])
+    np.testing.assert_allclose(chebyshev[0], (raw - raw[2]) / (raw[0] - raw[2]))
+    assert (utilities_of("linear", np.ones((1, 2, 2)), weights, **frame(values[0])) == 0).all()
+
+
+def test_an_answer_is_bayes_rule_over_the_particles():
+    users = Users([[1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1], particles=500, lapse=0.2, utilities=["linear"])
+    before, utility = users.probabilities.copy(), users.utility.copy()
+    ahead = (utility[:, 0] - utility[:, 1]) / 0.1
+    users._renew = lambda likely: None  # the particles themselves, not others near them
+    users.answer(0, 1, "first")
+    posterior = before * (0.8 / (1 + np.exp(-ahead)) + 0.1)
+    np.testing.assert_allclose(users.probabilities, posterior / posterior.sum(), rtol=1e-9)
+    assert users.preference[0][0] > 0.6
+    np.testing.assert_allclose(users.expected, users.probabilities @ utility)
+    assert users.regret() == pytest.approx(1 - users.expected.max())
+    assert users.probability_best.sum() == pytest.approx(1)
+
+
+def test_the_question_is_the_one_whose_better_answer_is_worth_most():
+    rng = np.random.default_rng(3)
+    values = front(9, 3, rng)
+    users = Users(values, lower=[0, 0, 0], upper=[1, 1, 1], particles=300, seed=1)
+    users.answer(0, 4, "second")
+    askable = np.triu(rng.random((9, 9)) < 0.7, 1)
+    worth = {
+        (i, j): float(users.probabilities @ np.maximum(users.utility[:, i], users.utility[:, j]))
+        for i, j in np.argwhere(askable)
+    }
+    assert users.ask(askable) == max(worth, key=worth.__getitem__)
+    assert users.ask(np.zeros((9, 9), dtype=bool)) is None
+
+
+def test_same_moves_two_alike_members_together_and_favours_nobody():
+    users = Users([[1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1], utilities=["linear"])
+    users.answer(0, 1, "same")
+    np.testing.assert_allclose(users.preference[0], [0.5, 0.5], atol=0.02)
+    assert users.preference[1][0] < 1 / np.sqrt(12)  # nearer to equal weights than the uniform it began with
+
+
+def test_many_members_are_asked_about_among_the_likely_ones():
+    values = front(60, 2, np.random.default_rng(0))
+    users = Users(values, lower=[0, 0], upper=[1, 1])
+    likely = set(np.argsort(-users.probability_best, kind="stable")[:20].tolist())
+    assert set(users.ask(np.triu(np.ones((60, 60), dtype=bool), 1))) <= likely
+
+
+def test_noise_leaves_regret_that_answers_about_weights_cannot_take():
+    values = np.array([[0.5, 0.5], [0.52, 0.5], [0.48, 0.52]])
+    errors = np.random.default_rng(0).normal(size=(4000, 3, 2)) * 0.2
+    exact = Users(values, lower=[0, 0], upper=[1, 1])
+    noisy = Users(values, lower=[0, 0], upper=[1, 1], errors=errors)
+    for users in (exact, noisy):
+        for _ in range(4):
+            users.answer(1, 2, "first")
+    assert exact.regret() < 0.02 < noisy.regret()
+
+
+def test_it_is_the_same_again_and_fast():
+    values = front(24, 5, np.random.default_rng(0))
+
+    def answered():
+        users = Users(values, lower=np.zeros(5), upper=np.ones(5), seed=4)
+        askable = np.triu(np.ones((24, 24), dtype=bool), 1)
+        asked, seconds = [], []
+        for _ in range(8):
+            start = time.perf_counter()
+            asked.append(users.ask(askable))
+            users.answer(*asked[-1], "first")
+            seconds.append(time.perf_counter() - start)
+        return asked, users.regret(), min(seconds)
+
+    first, second = answered(), answered()
+    assert first[:2] == second[:2]
+    assert first[2] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"utilities": ["liner"]}, r"some of linear, chebyshev, each once\. Found \['liner'\]"),
+        ({"temperature": 0}, r"`temperature` above 0"),
+        ({"lapse": 1.0}, r"`lapse` from 0 to below 1"),
+        ({"errors": np.zeros((3, 2, 2))}, r"must have shape \(4000, 2, 2\)\. Found \(3, 2, 2\)"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Users([[1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1], **change)
+    with pytest.raises(ConfigError, match="one of first, second, same"):
+        Users([[1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1]).answer(0, 1, "better")
