@@ -320,14 +320,14 @@ class ParetoAligner:
         from pareto_align.data.rows import read_rows
 
         if plan.learner.needs == "comparisons":
-            from pareto_align.data.comparisons import read_comparisons
+            from pareto_align.data.comparisons import comparisons_of_run
             from pareto_align.data.ordering import warn_of_sparse
 
-            given = read_comparisons(data, self._labels, plan.learner.name)
+            given = comparisons_of_run(data, self._labels, plan.learner.name)
             warn_of_sparse(given, self.settings.prompts_per_step)
             if not plan.measures_labels:
                 self.objectives.check_columns(given[0].columns)
-            kept = None if held_out is None else read_comparisons(held_out, self._labels, plan.learner.name)
+            kept = None if held_out is None else comparisons_of_run(held_out, self._labels, plan.learner.name)
             return given, kept
         if isinstance(data, Comparisons) or isinstance(held_out, Comparisons):
             raise ConfigError(

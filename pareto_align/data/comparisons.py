@@ -28,7 +28,7 @@ from pareto_align.spelling import hint
 __all__ = ["Comparison", "Comparisons", "Labels", "PairTable"]
 
 
-def read_comparisons(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
+def comparisons_of_run(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
     """Comparisons under the objectives of a run, from whatever they were given as.
 
     Args:
