@@ -61,6 +61,7 @@ class Reading:
         M: How many objectives there are.
         axes: Which of them are learned.
         found: `[K, m]` how much of the labels each policy explains; None before they were read.
+        logprobs: `[K, N, G, T]` as the policies of this step read them, where that was needed beforehand.
     """
 
     batch: ComparisonBatch
@@ -69,6 +70,7 @@ class Reading:
     M: int
     axes: Sequence[int]
     found: np.ndarray | None = None
+    logprobs: Tensor | None = None
     rewards: None = field(default=None, init=False)
 
     @property
@@ -258,7 +260,7 @@ class PreferenceLearner(Learner):
         batch, weights = self._read(seen), self._weights(seen)
         m = len(self.axes)
         if self.loss.couples_batch or trade is not None or self.loss.unit != "pair":
-            logprobs = self.engine.logprobs(batch)
+            logprobs = self.engine.logprobs(batch) if seen.logprobs is None else seen.logprobs
             more = {} if trade is None else self._traded(trade)
             slopes = -self.loss.coefficients(self._view(seen, self._summed(seen, logprobs), **more))[1].float()
             if trade is not None:
@@ -442,7 +444,8 @@ class Modpo(PreferenceLearner):
     def collect(self, step: int) -> Reading:
         """The step's comparisons, read by all policies: the weights are inside the loss, so they come first."""
         seen = super().collect(step)
-        self._note(seen, self._summed(seen, self._logprobs(seen)))
+        seen.logprobs = self._logprobs(seen)
+        self._note(seen, self._summed(seen, seen.logprobs))
         return seen
 
     def gradients(self, seen: Reading, *, halves: bool = False) -> ObjectiveGradients:
