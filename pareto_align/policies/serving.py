@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pareto_align.policies.base import Prompt
 
 __all__ = ["Server", "load_adapter", "recorded_base"]
+
+READ_AT_ONCE = 8  # completions whose logits are held at a time
 
 
 def recorded_base(
@@ -156,12 +158,7 @@ class Server:
             if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 1 << 63:
                 raise ConfigError(f"`{name}` must be a whole number of at least {least}. Found {value!r:.40}.")
         asked = _several(prompts)
-        if self.base is None:
-            self.base = recorded_base(
-                self._described,
-                instead="Set it: front.base = load_base(model, tokenizer=...), of pareto_align.policies.",
-            )
-        base = self.base
+        base = self.at_hand()
         encoded = [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
         # the adapters go on the one base model: first on it bare, then beside those it has
         model = load_adapter(self._described, folder, folder.name, self._model or base)
@@ -172,6 +169,54 @@ class Server:
             if not kw:
                 raise
             raise ConfigError(f"`generate` of transformers does not take {kw!r:.200}: {error}") from error
+
+    def at_hand(self) -> Base:
+        """The base model, loaded at the first call.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        if self.base is None:
+            self.base = recorded_base(
+                self._described,
+                instead="Set it: front.base = load_base(model, tokenizer=...), of pareto_align.policies.",
+            )
+        return self.base
+
+    def logprobs(
+        self, folder: Path | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Summed log-probabilities of n completions under an adapter, at temperature 1.
+
+        Args:
+            folder: A PEFT folder; None is the untrained model.
+            prompts: n prompts as token ids.
+            completions: n completions as token ids.
+
+        Raises:
+            ModelError: The base or the adapter cannot be loaded.
+        """
+        base = self.at_hand()
+        if folder is not None:
+            self._model = load_adapter(self._described, folder, folder.name, self._model or base)
+        model: Any = base.model if self._model is None else self._model
+        bare = folder is None and self._model is not None
+        found = [0.0] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(completions[n]))
+        with model.disable_adapter() if bare else nullcontext(), torch.inference_mode():
+            for start in range(0, len(order), READ_AT_ONCE):
+                places = order[start : start + READ_AT_ONCE]
+                rows = [[*prompts[n], *completions[n]] for n in places]
+                longest = len(rows[-1])
+                pad = base.tokenizer.pad_token_id
+                ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=base.device)
+                mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=base.device)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                for row, n in enumerate(places):
+                    begin, size = len(prompts[n]), len(completions[n])
+                    said = logits[row, begin - 1 : begin - 1 + size].float().log_softmax(-1)
+                    found[n] = float(said.gather(1, ids[row, begin : begin + size, None]).sum())
+        return found
 
     def _answers(
         self, base: Base, encoded: Sequence[list[int]], batch_size: int, seed: int | None, asked: Mapping[str, Any]
