@@ -211,12 +211,17 @@ def build_parser() -> argparse.ArgumentParser:
     select = command(
         "select",
         "choose the adapter that serves a preference",
-        "Choose the adapter that serves a preference, and say how sure that is.",
+        "Choose the adapter that serves a preference, and say how sure that is. Five to twenty comparisons can stand "
+        "in the place of a preference: --like loads the model, and takes the adapter that agrees with them best.",
         "print one JSON object",
     )
     _add_run(select)
     _add_preference(select)
     _add_limits(select)
+    select.add_argument("--like", type=_path, metavar="FILE", help="comparisons that say what is wanted")
+    select.add_argument(
+        "--column", metavar="COLUMN", help="with --like: the labels that count, where there are several"
+    )
 
     plot = command(
         "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
