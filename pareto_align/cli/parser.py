@@ -183,7 +183,8 @@ def build_parser() -> argparse.ArgumentParser:
         "data",
         "look at comparisons before anything is trained",
         "Look at comparisons before anything is trained: what is labelled, how objectives agree, whether the longer "
-        "answer wins, and the front that the labels allow. No model is needed.",
+        "answer wins, and the front that the labels allow. No model is needed; with --model also how hard they are for "
+        "that model.",
         "print one JSON object",
     )
     data.add_argument("file", type=_path, metavar="FILE", help="a .jsonl, .jsonl.gz, .json, .csv or .parquet file")
@@ -203,6 +204,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--pairs", choices=PAIRS, default="auto", help="which pairs are made of ratings (default: auto)")
     data.add_argument("--user", metavar="COLUMN", help="the column that says who judged")
+    data.add_argument(
+        "--model", metavar="MODEL", help="also how hard they are for this model: hub id, folder, pypi:<distribution>"
+    )
+    data.add_argument("--beta", type=float, default=0.1, help="with --model: DPO's (default 0.1)")
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)

@@ -1,4 +1,4 @@
-"""What a frozen model makes of an answer: its last state at the answer's last token, as numbers to learn from."""
+"""What a frozen model makes of answers: its last states as numbers, and how probable it finds them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from pareto_align.policies.base import Base
+from pareto_align.policies.head import Head
 
-__all__ = ["end_states"]
+__all__ = ["end_states", "read_answers"]
 
 
 @torch.no_grad()
@@ -47,3 +48,45 @@ def end_states(
         found[places] = hidden[torch.arange(len(places), device=base.device), last].float().cpu().numpy()
         start = end
     return found
+
+
+@torch.no_grad()
+def read_answers(
+    base: Base, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, batch_tokens: int = 1024
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Summed log-probabilities `[n]` of completions, and the sums `[n, d]` of the states that predict their tokens.
+
+    The states are those from the prompt's last token to the completion's last but one.
+
+    Args:
+        base: The model, at temperature 1.
+        prompts: n prompts as token ids.
+        completions: n completions as token ids, none of them empty; with its prompt none is longer than the context.
+        batch_tokens: Tokens that are read at a time, padding included: their logits are held at once.
+    """
+    order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(completions[n]))
+    decoder, pad = base.model.get_decoder(), int(base.tokenizer.pad_token_id)
+    head = Head(base)
+    logps = np.zeros(len(prompts))
+    states = np.zeros((len(prompts), base.model.get_output_embeddings().weight.shape[1]))
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order):
+            longest = len(prompts[order[end]]) + len(completions[order[end]])
+            if (end + 1 - start) * longest > batch_tokens:
+                break
+            end += 1
+        places = order[start:end]
+        rows = [[*prompts[n], *completions[n]] for n in places]
+        longest = len(rows[-1])
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=base.device)
+        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
+        for row, n in enumerate(places):
+            first, size = len(prompts[n]), len(completions[n])
+            seen = hidden[row, first - 1 : first - 1 + size]
+            said = head.logits(seen).log_softmax(-1).gather(1, ids[row, first : first + size, None])
+            logps[n] = float(said.sum())
+            states[n] = seen.float().sum(0).cpu().numpy()
+        start = end
+    return logps, states
