@@ -21,10 +21,10 @@ TOKENS = 28
 """Tokens of the longest answer, at which brevity is worth nothing."""
 
 SETTING: dict[str, Any] = {
-    "steps": 40,
+    "steps": 32,
     "prompts_per_step": 2,
-    "learning_rate": 1e-3,
-    "eval_prompts": 40,
+    "learning_rate": 2e-3,
+    "eval_prompts": 32,
     "temperature": 0.7,
     "beta": 0.1,
     "judge_rows": 400,
@@ -157,6 +157,7 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
             steps=steps,
             eval_every=steps,
             remeasure_rounds=0,
+            resolution=0.0,
             max_new_tokens=TOKENS,
             seed=case.seed,
             output_dir=Path(folder) / "run",
