@@ -17,10 +17,9 @@ from pareto_align.objectives.learned.heads import (
 )
 from pareto_align.objectives.learned.ideal_points import IdealPoints, fit_ideal_points
 from pareto_align.objectives.learned.mixture import Mixture, choose_groups, fit_mixture
-from pareto_align.objectives.learned.scores import KINDS, Scores, read_scores
+from pareto_align.objectives.learned.scores import Scores, read_scores
 
 __all__ = [
-    "KINDS",
     "Embeddings",
     "HeadReport",
     "Heads",
