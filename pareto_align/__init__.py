@@ -37,6 +37,8 @@ _HOMES = {
     "TrainingError": "errors",
     "TuningResult": "tuning",
     "Weighting": "weighting",
+    "fit_rewards": "learning.rewards",
+    "load_rewards": "learning.rewards",
     "tune": "tuning",
 }
 
@@ -67,6 +69,8 @@ __all__ = [
     "TrainingError",
     "TuningResult",
     "Weighting",
+    "fit_rewards",
+    "load_rewards",
     "tune",
 ]
 
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
     )
     from pareto_align.front import Estimate, ParetoArchive, Preference
     from pareto_align.learning import Credit
+    from pareto_align.learning.rewards import fit_rewards, load_rewards
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront
     from pareto_align.tuning import TuningResult, tune
