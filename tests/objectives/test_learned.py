@@ -322,6 +322,10 @@ def test_scores_of_every_kind_find_the_taste_behind_the_labels(kind, tmp_path):
         assert np.corrcoef(gaps[:, 0], odds)[0, 1] > 0.8
     else:  # two groups, or two prototypes, that want the opposite
         assert np.corrcoef(gaps.T)[0, 1] < -0.8
+    if kind == "mixture":  # the minority is served as well as the majority
+        assert [one.name for one in scores.report] == ["taste", "taste, group 1", "taste, group 2"]
+        assert scores.report[1].n + scores.report[2].n == scores.report[0].n
+        assert min(one.accuracy for one in scores.report) > 0.8
     scores.save(tmp_path)
     again = read_scores(tmp_path)
     np.testing.assert_array_equal(again.of(new.features), scores.of(new.features))

@@ -154,8 +154,13 @@ def fit_scores(
     truth = ready.labels[apart, 0]
     t = temperature(gaps, truth)
     model = warmed(model, max(t, 1e-6))  # what foresees nothing says next to nothing
-    report = (_report(name, t * gaps, truth, t),)
-    return Scores(kind, names, center, scale, model, report, pool)
+    report = [_report(name, t * gaps, truth, t)]
+    if isinstance(model, Mixture):  # how each group is served
+        of = np.array([model.groups[model.users.index(user)] if user in model.users else -1 for user in test_users])
+        report += [
+            _report(names[z], t * gaps[of == z], truth[of == z], t) for z in range(len(names)) if (of == z).any()
+        ]
+    return Scores(kind, names, center, scale, model, tuple(report), pool)
 
 
 def _heads(judged: Judged, penalty: float | None, seed: int) -> Heads:

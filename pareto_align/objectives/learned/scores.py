@@ -43,7 +43,7 @@ class Scores:
         center: `[d]` what is taken from features.
         scale: `[d]` what they are divided by then.
         model: What was fitted to such features.
-        report: How good it is on prompts that were held out.
+        report: How good it is on prompts that were held out; of "mixture" all users first, then those of each group.
         pool: `[p, 2k]` embeddings of the answers that "gpm" compares a new one with; None of other kinds.
         facts: More that is worth keeping, in JSON's own types: the model whose states the features are.
     """
