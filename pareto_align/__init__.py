@@ -39,6 +39,8 @@ _HOMES = {
     "TrainingError": "errors",
     "TuningResult": "tuning",
     "Weighting": "weighting",
+    "fit_rewards": "learning.rewards",
+    "load_rewards": "learning.rewards",
     "tune": "tuning",
 }
 
@@ -71,6 +73,8 @@ __all__ = [
     "TrainingError",
     "TuningResult",
     "Weighting",
+    "fit_rewards",
+    "load_rewards",
     "tune",
 ]
 
@@ -94,6 +98,7 @@ if TYPE_CHECKING:
     from pareto_align.front import Estimate, ParetoArchive, Preference
     from pareto_align.interview import Interview
     from pareto_align.learning import Credit
+    from pareto_align.learning.rewards import fit_rewards, load_rewards
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront
     from pareto_align.tuning import TuningResult, tune

@@ -169,8 +169,10 @@ class Choice:
             where one measurement, or a few all equal, say nothing of the noise.
         feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
             where one measurement, or a few all equal, say nothing of the noise.
-        rule: The rule that chose: "chebyshev", "linear", "knee", "lexicographic" or the name of a function, or
-            "elicited" by the answers of a user.
+        rule: The rule that chose: "chebyshev", "linear", "knee", "lexicographic" or the name of a function; "elicited"
+            by the answers of a user, "like" by comparisons.
+        posterior: Of `select_like`, how probable it is that each member, by its id, is the one that is wanted; else
+            None.
         reason: A few sentences saying why, and how the preference was read.
     """
 
@@ -181,6 +183,7 @@ class Choice:
         self.probability_best = answered.probability_best
         self.feasible = answered.feasible
         self.rule = answered.rule
+        self.posterior = None if answered.posterior is None else dict(answered.posterior)
         self._front, self._answered = front, answered
         self.reason = answered.reason
 
@@ -590,6 +593,34 @@ class ParetoFront:
             self.record, self.folder, preference, coefficients=coefficients, by="logits" if by == "auto" else by,
             server=self.server, scratch=self._scratch_folder,
         )  # fmt: skip
+
+    def select_like(self, comparisons: Any, *, column: str | None = None, beta: float | None = None) -> Choice:
+        """The member that agrees best with some comparisons: five to twenty pairs instead of a preference in numbers.
+
+        A member prefers an answer where it finds it likelier than the untrained model does, by more than the other one.
+        The base model is loaded as `generate` loads it, and every member reads the comparisons once.
+
+        Args:
+            comparisons: `Comparisons`, or rows that they can be read from.
+            column: The labels that count, where there are several; by default the only ones.
+            beta: What such a difference of log-probabilities is multiplied by to become log odds; by default what makes
+                the comparisons likeliest on the whole.
+
+        Returns:
+            The choice; its `posterior` says how probable each member is, `probability_best` how probable the chosen one
+            is, and `regret` what it is expected to explain less of other such comparisons than the best member, in bits
+            a comparison.
+
+        Raises:
+            PreferenceError: The front has no members.
+            ComparisonError: The comparisons cannot be read, or say nothing.
+            ConfigError: There are several columns of labels and none is named, or `beta` is not positive.
+            ModelError: The base or an adapter cannot be loaded.
+        """
+        from pareto_align.report.liking import answer_like
+
+        folders = [member.adapter_path for member in self._members]
+        return Choice(self, answer_like(self.record, folders, self.server(), comparisons, column=column, beta=beta))
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 

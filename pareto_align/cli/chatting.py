@@ -83,7 +83,7 @@ class _Conversation:
         self.json = arguments.json
         self.limits = {
             "rule": arguments.rule,
-            "criterion": arguments.criterion,
+            "criterion": arguments.criterion or "ser",
             "at_least": arguments.at_least,
             "at_most": arguments.at_most,
         }

@@ -19,8 +19,16 @@ def data(arguments: argparse.Namespace) -> None:
         options["labels"] = arguments.labels
     if arguments.kinds:
         options["kinds"] = dict(arguments.kinds)
-    report = examine(Comparisons.read(arguments.file, **options))
+    comparisons = Comparisons.read(arguments.file, **options)
+    report, lines = examine(comparisons), []
+    told: dict[str, Any] = {"file": arguments.file, **report.to_dict()}
+    if arguments.model is not None:
+        from pareto_align.policies.base import load_base
+        from pareto_align.report.model_report import examine_with, model_lines
+
+        found = examine_with(load_base(arguments.model), comparisons, beta=arguments.beta)
+        told["model"], lines = found.to_dict(), ["", *model_lines(found)]
     if arguments.json:
-        print_json({"file": arguments.file, **report.to_dict()})
+        print_json(told)
         return
-    say("\n".join(report_lines(report)))
+    say("\n".join([*report_lines(report), *lines]))

@@ -10,7 +10,7 @@ from pareto_align.cli.parser import KINDS
 from pareto_align.errors import ConfigError
 from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines
-from pareto_align.result import ParetoFront
+from pareto_align.result import Choice, ParetoFront
 
 __all__ = ["export", "front", "plot", "select"]
 
@@ -29,15 +29,13 @@ def front(arguments: argparse.Namespace) -> None:
 
 
 def select(arguments: argparse.Namespace) -> None:
-    """Print the member that serves a preference, and how sure that is."""
+    """Print the member that serves a preference, or agrees with comparisons, and how sure that is.
+
+    Raises:
+        ConfigError: There are a preference and comparisons, or a column and no comparisons.
+    """
     loaded = ParetoFront.load(arguments.run)
-    choice = loaded.select(
-        arguments.prefer,
-        rule=arguments.rule,
-        criterion=arguments.criterion,
-        at_least=arguments.at_least,
-        at_most=arguments.at_most,
-    )
+    choice = _chosen(loaded, arguments)
     second = None if choice.runner_up is None else choice.runner_up.id
     if arguments.json:
         found: dict[str, Any] = choice.member.to_dict()
@@ -51,6 +49,8 @@ def select(arguments: argparse.Namespace) -> None:
             "reason": choice.reason,
             "explanation": choice.explain(),
         }
+        if choice.posterior is not None:
+            found["posterior"] = choice.posterior
         print_json(found)
         return
     shown = repr(choice.member).removeprefix("<Member ").removesuffix(">")
@@ -58,11 +58,31 @@ def select(arguments: argparse.Namespace) -> None:
     say(choice.reason)
     say(choice.explain())
     known = choice.probability_best == choice.probability_best  # NaN where nothing is known of the noise
-    told = f"{choice.regret:.4f} of the objectives' range, expected from noise" if known else "not known"
+    unit = "bits a comparison" if choice.rule == "like" else "of the objectives' range"
+    told = f"{choice.regret:.4f} {unit}, expected from noise" if known else "not known"
     say(f"Regret:           {told}")
     say(f"Runner-up:        {second or 'none'}")
     say(f"Probability best: {choice.probability_best:.2f}" if known else "Probability best: not known")
     say(f"Adapter:          {choice.adapter_path}")
+
+
+def _chosen(loaded: ParetoFront, arguments: argparse.Namespace) -> Choice:
+    if arguments.like is None:
+        if arguments.column is not None:
+            raise ConfigError("--column says which labels of --like count. Give --like FILE as well.")
+        return loaded.select(
+            arguments.prefer,
+            rule=arguments.rule,
+            criterion=arguments.criterion or "ser",
+            at_least=arguments.at_least,
+            at_most=arguments.at_most,
+        )
+    for option in ("prefer", "rule", "criterion", "at_least", "at_most"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--like chooses by comparisons alone. Leave out --{option.replace('_', '-')}.")
+    from pareto_align.data.comparisons import Comparisons
+
+    return loaded.select_like(Comparisons.read(arguments.like), column=arguments.column)
 
 
 def plot(arguments: argparse.Namespace) -> None:

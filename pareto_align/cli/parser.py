@@ -184,7 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
         "data",
         "look at comparisons before anything is trained",
         "Look at comparisons before anything is trained: what is labelled, how objectives agree, whether the longer "
-        "answer wins, and the front that the labels allow. No model is needed.",
+        "answer wins, and the front that the labels allow. No model is needed; with --model also how hard they are for "
+        "that model.",
         "print one JSON object",
     )
     data.add_argument("file", type=_path, metavar="FILE", help="a .jsonl, .jsonl.gz, .json, .csv or .parquet file")
@@ -204,6 +205,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--pairs", choices=PAIRS, default="auto", help="which pairs are made of ratings (default: auto)")
     data.add_argument("--user", metavar="COLUMN", help="the column that says who judged")
+    data.add_argument(
+        "--model", metavar="MODEL", help="also how hard they are for this model: hub id, folder, pypi:<distribution>"
+    )
+    data.add_argument("--beta", type=float, default=0.1, help="with --model: DPO's (default 0.1)")
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)
@@ -212,12 +217,17 @@ def build_parser() -> argparse.ArgumentParser:
     select = command(
         "select",
         "choose the adapter that serves a preference",
-        "Choose the adapter that serves a preference, and say how sure that is.",
+        "Choose the adapter that serves a preference, and say how sure that is. Five to twenty comparisons can stand "
+        "in the place of a preference: --like loads the model, and takes the adapter that agrees with them best.",
         "print one JSON object",
     )
     _add_run(select)
     _add_preference(select)
     _add_limits(select)
+    select.add_argument("--like", type=_path, metavar="FILE", help="comparisons that say what is wanted")
+    select.add_argument(
+        "--column", metavar="COLUMN", help="with --like: the labels that count, where there are several"
+    )
 
     blend = command(
         "blend",
@@ -355,7 +365,7 @@ def _add_preference(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rule", choices=_RULES, help="what a preference means (default: what it meant to the run)")
     parser.add_argument(
-        "--criterion", choices=("ser", "esr"), default="ser",
+        "--criterion", choices=("ser", "esr"),
         help="apply the rule to the means (ser, default), or to each prompt and take the mean (esr)",
     )  # fmt: skip
 

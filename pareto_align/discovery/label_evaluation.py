@@ -13,7 +13,8 @@ from pareto_align.data.prompts import groups_of
 from pareto_align.discovery.evaluation import Measurement
 from pareto_align.front import Estimate
 from pareto_align.learning.comparisons import collate
-from pareto_align.learning.offline import as_completions, explained_rows, reference_logprobs
+from pareto_align.learning.explained import explained_rows
+from pareto_align.learning.offline import as_completions, reference_logprobs
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.sampling import SamplingParams
 

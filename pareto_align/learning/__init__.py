@@ -5,6 +5,7 @@ from __future__ import annotations
 from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.choice import available_learners, make_learner
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
+from pareto_align.learning.kto import KtoLearner
 from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.offline import Dpo, Modpo
@@ -17,6 +18,7 @@ __all__ = [
     "Credit",
     "Dpo",
     "Experience",
+    "KtoLearner",
     "Learner",
     "Modpo",
     "OnlineDpo",

@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -19,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pareto_align.arguments import Count, Positive, Share
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.ordering import ComparisonOrder
 from pareto_align.errors import ConfigError
 from pareto_align.learning.comparisons import ComparisonBatch, collate, token_weights
+from pareto_align.learning.explained import ranked, statements
 from pareto_align.learning.learner import Context, Learner, StepReport, register_learner
 from pareto_align.learning.preferences import PairView, PreferenceLoss, make_losses
 from pareto_align.objectives import RewardScale
@@ -40,8 +39,6 @@ __all__ = [
     "PreferenceLearner",
     "Reading",
     "as_completions",
-    "explained",
-    "explained_rows",
     "reference_logprobs",
 ]
 
@@ -61,6 +58,7 @@ class Reading:
         M: How many objectives there are.
         axes: Which of them are learned.
         found: `[K, m]` how much of the labels each policy explains; None before they were read.
+        logprobs: `[K, N, G, T]` as the policies of this step read them, where that was needed beforehand.
     """
 
     batch: ComparisonBatch
@@ -69,6 +67,7 @@ class Reading:
     M: int
     axes: Sequence[int]
     found: np.ndarray | None = None
+    logprobs: Tensor | None = None
     rewards: None = field(default=None, init=False)
 
     @property
@@ -97,53 +96,6 @@ def as_completions(batch: ComparisonBatch, policies: int) -> Completions:
     """The responses as completions `[K, N, G, T]`: one copy, seen by all K policies."""
     tokens, mask = (x.expand(policies, -1, -1, -1) for x in (batch.tokens, batch.mask))
     return Completions(batch.prompts, tokens, mask, torch.zeros(1).expand(tokens.shape))
-
-
-def explained(view: PairView, beta: float) -> Tensor:
-    """How much of the labels a policy explains, `[K, m]`: the mean of `explained_pairs`, NaN where nothing is said."""
-    counted = _counted(view)
-    total = counted.sum(0)
-    found = (explained_pairs(view, beta).nan_to_num() * counted).sum(1) / total.clamp(min=1e-12)
-    return torch.where(total > 0, found, torch.full_like(found, math.nan))
-
-
-def explained_rows(view: PairView, beta: float) -> Tensor:
-    """The same of each comparison, `[K, N, m]`."""
-    counted = _counted(view)
-    policies, rows, _ = view.logps.shape
-    values = (explained_pairs(view, beta).nan_to_num() * counted).to(view.logps.dtype)
-    place = view.pairs[:, 0]
-    total = torch.zeros(rows, view.m).index_add_(0, place, counted.float())
-    found = torch.zeros(policies, rows, view.m).index_add_(1, place, values.float())
-    return torch.where(total > 0, found / total.clamp(min=1e-12), torch.full_like(found, math.nan))
-
-
-def explained_pairs(view: PairView, beta: float) -> Tensor:
-    """1 - CE(s, sigmoid(beta D)) / ln 2 of each pair, `[K, pairs, m]`, NaN where there is no label.
-
-    D is how much more the policy prefers a to b than the untrained model does. So it is 0 for the untrained model,
-    exactly, 1 where a label is foreseen with certainty, and has no lower bound.
-    """
-    x = beta * view.gaps(view.ratios)[..., None]
-    s = view.known
-    entropy = -(s * functional.logsigmoid(x) + (1 - s) * functional.logsigmoid(-x))
-    return torch.where(torch.isfinite(view.labels), 1 - entropy / math.log(2), torch.full_like(entropy, math.nan))
-
-
-def ranked(view: PairView) -> Tensor:
-    """The share of the labels that a policy ranks right, `[K, m]`; a label of .7 is right to .7 or .3, a tie to .5."""
-    gap, s, counted = view.gaps(view.ratios)[..., None], view.known, _counted(view)
-    right = torch.where(gap > 0, s, torch.where(gap < 0, 1 - s, torch.full_like(gap * s, 0.5)))
-    total = counted.sum(0)
-    return torch.where(
-        total > 0, (right * counted).sum(1) / total.clamp(min=1e-12), torch.full_like(right[:, 0], math.nan)
-    )
-
-
-def _counted(view: PairView) -> Tensor:
-    """How many judgements each label stands for, `[pairs, m]`, 0 where there is none."""
-    said = torch.isfinite(view.labels)
-    return said * (torch.ones_like(view.known) if view.weights is None else view.weights.to(view.known))
 
 
 def reference_logprobs(engine: Engine, rows: Sequence[ComparisonRow]) -> list[Tensor]:
@@ -258,7 +210,7 @@ class PreferenceLearner(Learner):
         batch, weights = self._read(seen), self._weights(seen)
         m = len(self.axes)
         if self.loss.couples_batch or trade is not None or self.loss.unit != "pair":
-            logprobs = self.engine.logprobs(batch)
+            logprobs = self.engine.logprobs(batch) if seen.logprobs is None else seen.logprobs
             more = {} if trade is None else self._traded(trade)
             slopes = -self.loss.coefficients(self._view(seen, self._summed(seen, logprobs), **more))[1].float()
             if trade is not None:
@@ -306,17 +258,23 @@ class PreferenceLearner(Learner):
     def _note(self, seen: Reading, logps: Tensor) -> None:
         """What the policies explain, and what is told of a step."""
         view = self._view(seen, logps)
-        seen.found = explained(view, self.beta).double().numpy()
+        said = statements(view, self.beta)
+        seen.found = said.mean(said.values).double().numpy()
+        preferred, other = self._changes(view)
+        self._told = {
+            "accuracy": ranked(said).numpy(),
+            "preferred_change": preferred.numpy(),
+            "other_change": other.numpy(),
+        }
+        left = 2 * torch.sigmoid(-said.logits.abs())[:, said.counted.sum(1) > 0]
+        self._left = left.mean(1).numpy() if left.shape[1] else np.ones(len(logps))
+
+    def _changes(self, view: PairView) -> tuple[Tensor, Tensor]:
+        """`[K, m]` by how much the preferred responses became likelier than they were, and the others."""
         preferred, other = view.winners(view.ratios)
         decided = (view.sides != 0).to(preferred)
         count = decided.sum(0).clamp(min=1)
-        left = 2 * torch.sigmoid(-(self.beta * view.gaps(view.ratios)).abs())
-        self._told = {
-            "accuracy": ranked(view).numpy(),
-            "preferred_change": ((preferred * decided).sum(1) / count).numpy(),
-            "other_change": ((other * decided).sum(1) / count).numpy(),
-        }
-        self._left = left.mean(1).numpy() if left.shape[1] else np.ones(len(logps))
+        return (preferred * decided).sum(1) / count, (other * decided).sum(1) / count
 
     def step(
         self,
@@ -417,6 +375,8 @@ class Dpo(PreferenceLearner):
         self.loss = make_losses(loss_type, loss_weights, **settings)
         if self.loss.weights_inside:
             raise ConfigError(f"{self.loss.name!r} is a learner of its own: learner={self.loss.name!r}.")
+        if any(getattr(part, "needs_kl", False) for part in getattr(self.loss, "parts", (self.loss,))):
+            raise ConfigError("'kto' estimates a KL divergence and is a learner of its own: learner='kto'.")
         self.drop_ties, self.ld_alpha = ties == "drop", ld_alpha
         self.max_length, self.overflow = max_length, overflow
 
@@ -442,7 +402,8 @@ class Modpo(PreferenceLearner):
     def collect(self, step: int) -> Reading:
         """The step's comparisons, read by all policies: the weights are inside the loss, so they come first."""
         seen = super().collect(step)
-        self._note(seen, self._summed(seen, self._logprobs(seen)))
+        seen.logprobs = self._logprobs(seen)
+        self._note(seen, self._summed(seen, seen.logprobs))
         return seen
 
     def gradients(self, seen: Reading, *, halves: bool = False) -> ObjectiveGradients:

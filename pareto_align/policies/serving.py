@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pareto_align.policies.base import Prompt
 
 __all__ = ["BlendAnswers", "Server", "load_adapter", "recorded_base"]
+
+READ_AT_ONCE = 8  # completions whose logits are held at a time
 
 
 def recorded_base(
@@ -235,14 +237,19 @@ class Server:
 
     def save_soup(self, folders: Sequence[Path], coefficients: Sequence[float], target: Path) -> float:
         """Write the weighted sum of adapters as one of their rank; returns what the cut in rank lost, see `mix`."""
-        base = self._loaded()
+        base = self.at_hand()
         self.bare()
         with moved_in(base, folders) as (population, adapters):
             row, lost = mix(population, adapters, coefficients)
             population.save_adapter(row, target)
         return lost
 
-    def _loaded(self) -> Base:
+    def at_hand(self) -> Base:
+        """The base model, loaded at the first call.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
         if self.base is None:
             self.base = recorded_base(
                 self._described,
@@ -253,7 +260,7 @@ class Server:
     def _read(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Base, list[list[int]]]:
         """The base model, and prompts as tokens."""
         asked = _several(prompts)
-        base = self._loaded()
+        base = self.at_hand()
         return base, [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
 
     def bare(self) -> None:
@@ -261,6 +268,41 @@ class Server:
         if self._model is not None:
             self._model.unload()
         self._model = None
+
+    def logprobs(
+        self, folder: Path | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Summed log-probabilities of n completions under an adapter, at temperature 1.
+
+        Args:
+            folder: A PEFT folder; None is the untrained model.
+            prompts: n prompts as token ids.
+            completions: n completions as token ids.
+
+        Raises:
+            ModelError: The base or the adapter cannot be loaded.
+        """
+        base = self.at_hand()
+        if folder is not None:
+            self._model = load_adapter(self._described, folder, folder.name, self._model or base)
+        model: Any = base.model if self._model is None else self._model
+        bare = folder is None and self._model is not None
+        found = [0.0] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(completions[n]))
+        with model.disable_adapter() if bare else nullcontext(), torch.inference_mode():
+            for start in range(0, len(order), READ_AT_ONCE):
+                places = order[start : start + READ_AT_ONCE]
+                rows = [[*prompts[n], *completions[n]] for n in places]
+                longest = len(rows[-1])
+                pad = base.tokenizer.pad_token_id
+                ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=base.device)
+                mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=base.device)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                for row, n in enumerate(places):
+                    begin, size = len(prompts[n]), len(completions[n])
+                    said = logits[row, begin - 1 : begin - 1 + size].float().log_softmax(-1)
+                    found[n] = float(said.gather(1, ids[row, begin : begin + size, None]).sum())
+        return found
 
     def _answers(
         self, base: Base, encoded: Sequence[list[int]], batch_size: int, seed: int | None, asked: Mapping[str, Any]

@@ -132,6 +132,8 @@ class Answer:
         feasible: Whether the whole 95 % intervals keep the limits, one by one; its means always do.
         rule: The rule that chose.
         reason: A few sentences saying why.
+        posterior: How probable it is that each member, by its id, is the one that is wanted; None where the question
+            was not asked so.
     """
 
     row: int
@@ -141,6 +143,7 @@ class Answer:
     feasible: bool
     rule: str
     reason: str
+    posterior: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,3 +72,16 @@ def test_no_torch_is_loaded(file):
     code = "import sys\nfrom pareto_align.cli import main\nmain(['data', sys.argv[1]])\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_model_says_how_hard_they_are(cli, project, tmp_path):
+    rows = [{"prompt": f"do you like {one}", "chosen": "I do", "rejected": "not very"} for one in ("tea", "rain")]
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    found = cli("data", file, "--model", project / "model", "--json")
+    assert found.code == 0, found.err
+    assert found.json()["model"]["objectives"][0]["pairs"] == 2
+    assert "off_policy" in found.json()["model"]
+    text = cli("data", file, "--model", project / "model")
+    assert "chosen: it ranks" in text.out
+    assert cli("data", file, "--model", project / "model", "--beta", "0").code != 0

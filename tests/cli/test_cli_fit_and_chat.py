@@ -208,3 +208,26 @@ def test_a_slip_in_piped_prompts_ends_with_an_error(cli, fitted, typed):
     found = cli("chat", fitted)
     assert found.code == 2
     assert found.out == ""
+
+
+# ---- select --like ---------------------------------------------------------------------------------------------------
+
+
+def test_comparisons_choose_a_member(cli, fitted, tmp_path):
+    answers = {"chosen": "tea", "rejected": "I do not like snow and rain"}
+    rows = [{"prompt": f"do you like {thing}", **answers} for thing in ("tea", "cats")]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = cli("select", fitted, "--like", file, "--json")
+    assert found.code == 0, found.err
+    assert found.json()["rule"] == "like"
+    assert set(found.json()["posterior"]) == set(members(fitted))
+    assert found.json()["member"] == max(found.json()["posterior"].items(), key=lambda one: one[1])[0]
+    assert "bits a comparison" in cli("select", fitted, "--like", file).out
+    for arguments, words in (
+        (["--like", file, "--prefer", "short=1"], "Leave out --prefer"),
+        (["--column", "chosen"], "--like"),
+    ):
+        refused = cli("select", fitted, *arguments)
+        assert refused.code != 0
+        assert words in refused.err

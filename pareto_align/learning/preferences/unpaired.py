@@ -8,6 +8,8 @@ References:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ class Kto(PreferenceLoss):
 
     unit: Unit = "response"
     couples_batch = True
+    needs_kl: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class ApoZeroUnpaired(Kto):
     """
 
     couples_batch = False
+    needs_kl: ClassVar[bool] = False
 
     def _zero(self, view: PairView) -> Tensor:
         return torch.zeros_like(view.logps[:, :1, :1])

@@ -29,6 +29,7 @@ __all__ = [
     "cross_entropy",
     "fit_comparisons",
     "fit_ratings",
+    "held_out",
     "ridge",
     "temperature",
 ]
@@ -204,7 +205,7 @@ def fit_comparisons(
     s = np.asarray(labels, dtype=np.float64)
     if s.shape != (len(which), len(names)):
         raise ConfigError(f"`labels` must have shape {[len(which), len(names)]}. Found {list(s.shape)}.")
-    apart = _held_out(np.arange(len(which)) if units is None else np.asarray(units), seed)
+    apart = held_out(np.arange(len(which)) if units is None else np.asarray(units), seed)
     x, both = h[which[:, 0]] - h[which[:, 1]], h[which[:, 0]] + h[which[:, 1]]
     vectors, reports = [], []
     for j, name in enumerate(names):
@@ -261,7 +262,7 @@ def fit_ratings(
     h, y = np.asarray(features, dtype=np.float64), np.asarray(ratings, dtype=np.float64)
     if y.shape != (len(h), len(names)):
         raise ConfigError(f"`ratings` must have shape {[len(h), len(names)]}. Found {list(y.shape)}.")
-    apart = _held_out(np.arange(len(h)) if units is None else np.asarray(units), seed)
+    apart = held_out(np.arange(len(h)) if units is None else np.asarray(units), seed)
     vectors, reports = [], []
     for j, name in enumerate(names):
         known = np.isfinite(y[:, j])
@@ -283,8 +284,13 @@ def fit_ratings(
     return Heads(tuple(names), np.stack(vectors), np.zeros(len(names)), tuple(reports))
 
 
-def _held_out(units: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Which rows are of the prompts that are held out."""
+def held_out(units: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """`[n]` which rows are of the prompts that are held out: a fifth of those, drawn.
+
+    Args:
+        units: `[n]` which prompt each row is of.
+        seed: Of the draw.
+    """
     found, place = np.unique(units, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(found))[: max(1, round(HELD_OUT * len(found)))]
     mask = np.zeros(len(found), dtype=bool)

@@ -1,0 +1,127 @@
+"""README.md: every number in its tables comes from results.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE.parent))  # for `runs`
+
+from cases import JUDGE, JUDGES, METHODS, POLICIES, SEEDS, TOKENS  # noqa: E402
+from runs import spread  # noqa: E402
+
+SINGLE = [method for method, settings in METHODS.items() if "alone" in settings]
+FRONTS = [method for method in METHODS if method not in SINGLE]
+
+
+def number(value: float, digits: int = 3, sign: bool = False) -> str:
+    """`.123`, with a sign if asked for."""
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("0.", ".", 1)
+
+
+def volumes(results: dict[str, Any], method: str, judge: str) -> dict[int, list[float]]:
+    """By seed, where it was run: hypervolume with the ends of its interval over prompts."""
+    keys = {seed: f"{method}/{seed}" for seed in SEEDS}
+    return {seed: results["runs"][key][judge] for seed, key in keys.items() if key in results["runs"]}
+
+
+def best_single(results: dict[str, Any], judge: str) -> dict[int, float]:
+    """By seed, where all of them were run: the largest hypervolume of a policy that had the whole budget."""
+    found = [volumes(results, method, judge) for method in SINGLE]
+    seeds = set.intersection(*(set(one) for one in found))
+    return {seed: max(one[seed][0] for one in found) for seed in sorted(seeds)}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Hypervolume of every method by both judges, seed by seed."""
+    lines = ["| method | seed | by the head | by the audit |", "|---|---|---|---|"]
+    for method in METHODS:
+        by_judge = {judge: volumes(results, method, judge) for judge in JUDGES}
+        for seed in by_judge["head"]:
+            cells = []
+            for judge in JUDGES:
+                value, low, high = by_judge[judge][seed]
+                cells.append(f"{number(value)} ({number(low)} to {number(high)})")
+            lines.append(f"| {method} | {seed} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(results: dict[str, Any]) -> str:
+    """What each front has more than the best single policy of its seed, with Student's 95 % interval over the seeds."""
+    lines = ["| front | by the head | by the audit |", "|---|---|---|"]
+    for method in FRONTS:
+        cells = []
+        for judge in JUDGES:
+            ours, theirs = volumes(results, method, judge), best_single(results, judge)
+            seeds = sorted(ours.keys() & theirs.keys())
+            if not seeds:
+                cells.append("—")
+                continue
+            found = spread([ours[seed][0] - theirs[seed] for seed in seeds])
+            if len(seeds) == 1:
+                cells.append(f"{number(found.mean, sign=True)} (one seed)")
+                continue
+            low, high = found.mean - found.wide, found.mean + found.wide
+            cells.append(f"{number(found.mean, sign=True)} ({number(low, sign=True)} to {number(high, sign=True)})")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def members(results: dict[str, Any], seed: int = 0) -> str:
+    """What the members of a seed's runs are worth, and what they say."""
+    lines = ["| method | preference for warm | warm | brief | tone | an answer |", "|---|---|---|---|---|---|"]
+    for method in METHODS:
+        run = results["runs"].get(f"{method}/{seed}")
+        if run is None:
+            continue
+        if method == next(iter(METHODS)) and run["untrained"] is not None:
+            cells = " | ".join(number(value, 2) for value in run["untrained"])
+            lines.append(f"| untrained | — | {cells} | |")
+        for place in np.argsort([-values[0] for values in run["values"]]):
+            preference = run["preferences"][place]
+            weight = "—" if preference is None else number(preference[0], 2)
+            cells = " | ".join(number(value, 2) for value in run["values"][place])
+            said = run["samples"][place][0] if run["samples"][place] else ""
+            lines.append(f"| {method} | {weight} | {cells} | {said} |".replace("\n", " "))
+    return "\n".join(lines)
+
+
+def judge_line() -> str:
+    """How good the head is on sentences that it was not fitted to."""
+    (report,) = json.loads((JUDGE / "rewards.json").read_text(encoding="utf-8"))["report"]
+    return (
+        f"accuracy {number(report['accuracy'], 2)}, cross-entropy {number(report['cross_entropy'])} nats (ln 2 knows "
+        f"nothing), calibration error {number(report['error'])} on {report['n']} pairs of sentences"
+    )
+
+
+def report(results: dict[str, Any]) -> str:
+    """The page."""
+    text = Template((HERE / "report.md").read_text(encoding="utf-8"))
+    setting = results["setting"]
+    spent = [run["seconds"] for run in results["runs"].values()]
+    return text.substitute(
+        done=len(results["runs"]),
+        planned=len(SEEDS) * len(METHODS),
+        policies=POLICIES,
+        steps=setting["steps"],
+        single_steps=setting["steps"] * POLICIES,
+        prompts=setting["prompts_per_step"],
+        rate=number(setting["learning_rate"]),
+        beta=number(setting["beta"], 1),
+        measured=setting["eval_prompts"],
+        temperature=number(setting["temperature"], 1),
+        tokens=TOKENS,
+        judge_sentences=f"{setting['judge_rows'] * 4:,}",
+        judge=judge_line(),
+        seconds=f"{min(spent):.0f} to {max(spent):.0f}" if spent else "—",
+        table=table(results),
+        differences=differences(results),
+        members=members(results),
+    )
