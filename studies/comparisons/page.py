@@ -38,9 +38,15 @@ def best_single(results: dict[str, Any], judge: str) -> dict[int, float]:
     return {seed: max(one[seed][0] for one in found) for seed in sorted(seeds)}
 
 
+def best_member(run: dict[str, Any]) -> list[float]:
+    """The largest hypervolume that one member of a run has by itself, by each judge."""
+    values = np.array(run["values"])
+    return [float(values[:, list(axes)].prod(1).max()) for axes in JUDGES.values()]
+
+
 def table(results: dict[str, Any]) -> str:
     """Hypervolume of every method by both judges, seed by seed."""
-    lines = ["| method | seed | by the head | by the audit |", "|---|---|---|---|"]
+    lines = ["| method | seed | by the head | by the audit | its best member alone |", "|---|---|---|---|---|"]
     for method in METHODS:
         by_judge = {judge: volumes(results, method, judge) for judge in JUDGES}
         for seed in by_judge["head"]:
@@ -48,6 +54,7 @@ def table(results: dict[str, Any]) -> str:
             for judge in JUDGES:
                 value, low, high = by_judge[judge][seed]
                 cells.append(f"{number(value)} ({number(low)} to {number(high)})")
+            cells.append(" / ".join(number(value) for value in best_member(results["runs"][f"{method}/{seed}"])))
             lines.append(f"| {method} | {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
