@@ -11,7 +11,6 @@ from pareto_align.learning.preferences.base import (
     register_preference,
 )
 from pareto_align.learning.preferences.margins import DivergenceLoss, MarginLoss, Side, SidedLoss
-from pareto_align.learning.preferences.measures import PairMeasures, measure_pairs
 from pareto_align.learning.preferences.mixtures import random_assignment, responsibilities, updated_shares
 from pareto_align.learning.preferences.pairs import (
     ConservativeSigmoid,
@@ -58,7 +57,6 @@ __all__ = [
     "Nca",
     "OffsetSigmoid",
     "Orpo",
-    "PairMeasures",
     "PairView",
     "PlackettLuce",
     "PreferenceLoss",
@@ -77,7 +75,6 @@ __all__ = [
     "losses_of_trl",
     "make_losses",
     "make_preference",
-    "measure_pairs",
     "mismatched_kl",
     "random_assignment",
     "register_preference",
