@@ -49,7 +49,7 @@ def coefficients_for(anchors: ArrayLike, preference: ArrayLike, worth: ArrayLike
     Raises:
         PreferenceError: No adapter has an anchor.
     """
-    from scipy.optimize import linprog, nnls
+    from scipy.optimize import lsq_linear
 
     places, asked = np.asarray(anchors, dtype=float), np.asarray(preference, dtype=float)
     known = np.flatnonzero(np.isfinite(places).all(axis=1))
@@ -60,19 +60,33 @@ def coefficients_for(anchors: ArrayLike, preference: ArrayLike, worth: ArrayLike
     _, first = np.unique(places[known].round(9), axis=0, return_index=True)
     known = known[np.sort(first)]
     corners = places[known]
-    ones = np.full((1, len(corners)), 1e3)  # stiff: the coefficients sum to 1
-    found, _ = nnls(np.vstack([corners.T, ones]), np.append(asked, 1e3))
-    served = found / found.sum() @ corners
-    distance = float(np.linalg.norm(served - asked))
-    if distance <= OUTSIDE:
+    cell = _cell(corners, asked)
+    if cell is not None:
         served, distance = asked, 0.0
+    else:
+        # stiff: the coefficients sum to 1
+        stiff = np.vstack([corners.T, np.full(len(corners), 1e3)])
+        inner = lsq_linear(stiff, np.append(asked, 1e3), bounds=(0, np.inf), method="bvls").x
+        served = inner / inner.sum() @ corners
+        distance = float(np.linalg.norm(served - asked))
+        cell = _cell(corners, served)
+        cell = inner if cell is None else cell
+        if distance <= OUTSIDE:
+            served, distance = asked, 0.0
+    kept = np.where(cell > OUTSIDE, cell, 0.0)
+    weights = np.zeros(len(places))
+    weights[known] = kept / kept.sum()
+    return Coefficients(weights, np.asarray(served, dtype=float), distance)
+
+
+def _cell(corners: Floats, asked: Floats) -> Floats | None:
+    """[n] coordinates in the cell that holds a point; None where none does."""
+    from scipy.optimize import linprog
+
     held = linprog(
-        ((corners - served) ** 2).sum(axis=1),
+        ((corners - asked) ** 2).sum(axis=1),
         A_eq=np.vstack([corners.T, np.ones((1, len(corners)))]),
-        b_eq=np.append(found / found.sum() @ corners, 1.0),
+        b_eq=np.append(asked, 1.0),
         bounds=(0, None),
     )
-    inner = np.where(held.x > OUTSIDE, held.x, 0.0) if held.status == 0 else np.where(found > OUTSIDE, found, 0.0)
-    weights = np.zeros(len(places))
-    weights[known] = inner / inner.sum()
-    return Coefficients(weights, np.asarray(served, dtype=float), distance)
+    return held.x if held.status == 0 else None
