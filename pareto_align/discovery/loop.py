@@ -108,19 +108,21 @@ class FrontDiscovery:
         """
         assert self.journal.path is not None, "a run has a folder; `ask` and `tell` need none"
         folder = self.journal.path.parent
-        checkpoints = CheckpointWriter(folder)
         try:
-            with StopRequest() as stop:
-                if self.step == 0:
-                    self.keeper.publish_selected(0)
-                    checkpoints.write(self.state())
-                while not self.trained:
-                    self.tell(self.ask())
-                    if self._measured_now() or stop.signal is not None:
+            with CheckpointWriter(folder) as checkpoints:
+                with StopRequest() as stop:
+                    if self.step == 0:
+                        self.keeper.publish_selected(0)
                         checkpoints.write(self.state())
-                    stop.leave()
-            announce(self.journal.callbacks, "measuring the front on the report prompts")
-            self.keeper.report(self.step, self.report())
+                    while not self.trained:
+                        self.tell(self.ask())
+                        if self._measured_now() or stop.signal is not None:
+                            checkpoints.write(self.state())
+                        if stop.signal is not None:
+                            checkpoints.finish()
+                        stop.leave()
+                announce(self.journal.callbacks, "measuring the front on the report prompts")
+                self.keeper.report(self.step, self.report())
         except BaseException as error:
             found = len(self.keeper.archive.members())
             error.add_note(

@@ -14,9 +14,10 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pareto_align.errors import FrontFileError
 from pareto_align.front.files import sync, write_synced, write_whole
@@ -48,7 +49,8 @@ class Checkpoint:
 class CheckpointWriter:
     """Takes down the states of one run, each whole before the one before it goes.
 
-    An archived adapter never changes, so each is saved and hashed once.
+    Hashing and writing cost seconds where adapters are large, so a thread does them while the run goes on. Leaving the
+    context waits for it. An archived adapter never changes, so each is saved and hashed once.
 
     Args:
         run: The run folder.
@@ -57,32 +59,51 @@ class CheckpointWriter:
     def __init__(self, run: Path) -> None:
         self.run = run
         self._digests: dict[str, tuple[Tensor, str]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._underway: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:  # else what stopped the run is to be seen, not what stopped its checkpoint
+            self.finish()
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Take down a state; the state before stays until this one is whole.
+        """Take down a state as it is now; the state before stays until this one is whole.
+
+        Raises:
+            FrontFileError: As `finish`, of the state before.
+        """
+        self.finish()
+        # the run goes on to change what the state is made of, except for archived adapters
+        state, tensors = json.dumps(checkpoint.record), _serialized(checkpoint.tensors)
+        adapters = dict(checkpoint.adapters)
+        self._underway = self._thread.submit(self._write, self.run / "checkpoint", state, tensors, adapters)
+
+    def finish(self) -> None:
+        """Wait until the last state is whole.
 
         Raises:
             FrontFileError: The disk is full, or the folder cannot be written.
         """
+        underway, self._underway = self._underway, None
         try:
-            self._write(self.run / "checkpoint", checkpoint)
+            if underway is not None:
+                underway.result()
         except OSError as error:
             raise FrontFileError(
                 f"The checkpoint in {self.run} cannot be written: {error}. The one before is intact."
             ) from error
 
-    def _write(self, root: Path, checkpoint: Checkpoint) -> None:
+    def _write(self, root: Path, state: str, tensors: bytes, adapters: Mapping[str, Tensor]) -> None:
         (root / "adapters").mkdir(parents=True, exist_ok=True)
         for left in root.glob("*.new"):  # what a kill left half written
             shutil.rmtree(left, ignore_errors=True)
-        digests = self._write_adapters(root / "adapters", checkpoint.adapters)
-        tensors = _serialized(checkpoint.tensors)
-        record = {
-            "state": checkpoint.record,
-            "tensors": hashlib.sha256(tensors).hexdigest(),
-            "adapters": digests,
-        }
-        text = json.dumps(record)  # NaN comes back as NaN
+        digests = self._write_adapters(root / "adapters", adapters)
+        rest = {"tensors": hashlib.sha256(tensors).hexdigest(), "adapters": digests}
+        text = f'{{"state": {state}, {json.dumps(rest)[1:]}'  # JSON's NaN comes back as NaN
         sealed = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text}
         states = _states(root)
         folder = root / f"state-{1 + max(states, default=0):06d}"

@@ -265,10 +265,10 @@ def test_a_run_of_an_older_release_that_took_less_down_is_resumed(tmp_path):
         for objective in record["objectives"]:
             del objective["tolerance"]
         (run / "run.json").write_text(json.dumps(record))
-        old = CheckpointWriter(run)
         kept = read_checkpoint(run)
         added = ("nan_rewards", "repeated_calls", "blind", "plateau")
-        old.write(Checkpoint({k: v for k, v in kept.record.items() if k not in added}, kept.tensors, kept.adapters))
+        with CheckpointWriter(run) as old:
+            old.write(Checkpoint({k: v for k, v in kept.record.items() if k not in added}, kept.tensors, kept.adapters))
         make().resume(run)
     assert contents(run) == contents(whole)
 
