@@ -9,21 +9,20 @@ import torch
 from torch import Tensor
 
 from pareto_align.arguments import Count, arguments_of
-from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.errors import ConfigError
 from pareto_align.learning.credit import Credit
-from pareto_align.learning.learner import Context, Learner, StepReport
+from pareto_align.learning.learner import StepReport
 from pareto_align.learning.losses import PolicyLoss
-from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
+from pareto_align.learning.on_policy import OnPolicyLearner
+from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.batches import Batch
 from pareto_align.policies.gradients import ObjectiveGradients, halves_of, inner_products
 from pareto_align.policies.logprobs import TokenLoss
-from pareto_align.seeds import seed_for
 
 __all__ = ["OnlineLearner"]
 
 
-class OnlineLearner(Learner):
+class OnlineLearner(OnPolicyLearner):
     """Policy gradients: completions are sampled, rewarded, and compared with their peers.
 
     Args:
@@ -39,22 +38,9 @@ class OnlineLearner(Learner):
         self.name = credit.name  # type: ignore[misc]
         self.needs_group = credit.needs_group
 
-    def setup(self, context: Context) -> None:
-        """Begin a run."""
-        super().setup(context)
-        self.prompts = [row.row if isinstance(row, ComparisonRow) else row for row in context.prompts]
-
     def facts(self) -> dict[str, Any]:
         """What its credit was built with; the loss is told among the run's settings."""
         return arguments_of(self.credit)
-
-    def collect(self, step: int) -> Rollouts:
-        """Let every policy answer the step's prompts, each from a seed of its own, and score the answers."""
-        context = self.context
-        assert context.objectives is not None
-        seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
-        rows = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
-        return roll_out(self.engine, context.objectives, rows, context.group_size, context.params, seeds)
 
     def coefficients(self, seen: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""
@@ -95,17 +81,7 @@ class OnlineLearner(Learner):
             else:
                 old = self._descend(batch, advantages, reference, old)
             norms = self.optimizer.step(self.population.grad, learning_rate)
-        counts = done.mask.sum((1, 2, 3)).clamp(min=1)
-        unmeasured = torch.full(counts.shape, torch.nan)
-        kl = unmeasured if reference is None else (done.logprobs - reference).sum(-1).mean((1, 2))
-        entropy = (-done.logprobs.sum((1, 2, 3)) / counts).numpy()
-        return StepReport(
-            grad_norm=norms.cpu().numpy(),
-            kl=kl.numpy(),
-            entropy=entropy,
-            spread=spread.numpy(),
-            sound=np.isfinite(entropy),
-        )
+        return self._reported(seen, norms, spread.numpy(), reference)
 
     def gradients(self, seen: Rollouts, *, halves: bool = False) -> ObjectiveGradients:
         """The gradient of every objective for every policy, from one backward pass.

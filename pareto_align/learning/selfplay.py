@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from pareto_align.arguments import Positive
-from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.errors import ConfigError
-from pareto_align.learning.learner import Context, Learner, StepReport, register_learner
+from pareto_align.learning.learner import StepReport, register_learner
+from pareto_align.learning.on_policy import OnPolicyLearner
 from pareto_align.learning.preferences import PairView, make_losses
-from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
+from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.gradients import ObjectiveGradients
-from pareto_align.seeds import seed_for
+from pareto_align.weighting.evidence import FROM_REWARDS
 
 __all__ = ["OnlineDpo"]
 
 
 @register_learner("online-dpo")
-class OnlineDpo(Learner):
+class OnlineDpo(OnPolicyLearner):
     """DPO on what the policies say themselves, labelled by the rewards.
 
     The label of a pair under an objective is whether the first answer has the larger reward, or with `labels="soft"`
@@ -45,7 +45,7 @@ class OnlineDpo(Learner):
     """
 
     needs_group = True
-    provides = frozenset({"measured", "gramians", "slack", "spread", "covariances", "audits"})
+    provides = FROM_REWARDS | {"measured", "gramians"}
 
     def __init__(
         self,
@@ -60,19 +60,6 @@ class OnlineDpo(Learner):
         if self.loss.weights_inside or (self.loss.unit != "pair" and self.loss.name != "sppo"):
             raise ConfigError(f"The learner 'online-dpo' compares pairs of answers. Found loss_type={loss_type!r}.")
         self.labels, self.pairs = labels, pairs
-
-    def setup(self, context: Context) -> None:
-        """Begin a run."""
-        super().setup(context)
-        self.prompts = [row.row if isinstance(row, ComparisonRow) else row for row in context.prompts]
-
-    def collect(self, step: int) -> Rollouts:
-        """Let every policy answer the step's prompts, each from a seed of its own, and score the answers."""
-        context = self.context
-        assert context.objectives is not None
-        seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
-        prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
-        return roll_out(self.engine, context.objectives, prompts, context.group_size, context.params, seeds)
 
     def coefficients(self, seen: Rollouts) -> Tensor:
         """How steeply the likelihood of each objective's labels rises in each answer's log-probability."""
@@ -149,11 +136,6 @@ class OnlineDpo(Learner):
             raise ConfigError("The learner 'online-dpo' compares rewards before anything weighs them.")
         found = self.gradients(seen) if gradients is None else gradients
         self.population.grad.copy_(-found.combine(torch.from_numpy(weights).float()))
-        norms = self.optimizer.step(self.population.grad, learning_rate).cpu().numpy()
-        done = seen.completions
-        assert found.reference is not None
-        counts = done.mask.sum((1, 2, 3)).clamp(min=1)
-        entropy = (-done.logprobs.sum((1, 2, 3)) / counts).numpy()
-        kl = (done.logprobs - found.reference).sum(-1).mean((1, 2)).numpy()
+        norms = self.optimizer.step(self.population.grad, learning_rate)
         varied = np.nanstd(self.context.scale.normalize(seen.rewards)[..., self.axes], axis=2).mean((1, 2))
-        return StepReport(norms, kl, entropy, np.nan_to_num(varied), np.isfinite(entropy))
+        return self._reported(seen, norms, np.nan_to_num(varied), found.reference)

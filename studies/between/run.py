@@ -1,7 +1,8 @@
-"""What lies between adapters: how fast three of them answer together, and how good what they say is.
+"""What lies between adapters: how fast three answer together, how good that is, and how many questions find one.
 
 python studies/between/run.py speed      # SmolLM2-135M-Instruct; adds to results.json
 python studies/between/run.py quality    # known fronts, trained here; adds to results.json
+python studies/between/run.py questions  # synthetic users, a few minutes; adds to results.json
 python studies/between/run.py speed --smoke   # a tiny random model: whether it runs, in seconds; writes nothing
 """
 
@@ -22,6 +23,7 @@ from peft import LoraConfig
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "speed"))  # the model, and taking turns at the clock
 
+from questions import questions  # noqa: E402
 from subject import Subject  # noqa: E402
 from timing import alternate, compare, environment, spread  # noqa: E402
 
@@ -189,13 +191,14 @@ def quality(smoke: bool, seeds: int = 3) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run one part, and keep the other's results."""
+    """Run one part, and keep the others' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "quality"))
+    parser.add_argument("part", choices=("speed", "quality", "questions"))
     parser.add_argument("--smoke", action="store_true", help="small and short; writes nothing")
     parser.add_argument("--seeds", type=int, default=3, help="fronts a problem, for quality")
     arguments = parser.parse_args()
-    found = speed(arguments.smoke) if arguments.part == "speed" else quality(arguments.smoke, arguments.seeds)
+    parts = {"speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds), "questions": questions}
+    found = parts[arguments.part](arguments.smoke)
     if arguments.smoke:
         return
     file = HERE / "results.json"

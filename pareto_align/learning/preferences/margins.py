@@ -6,13 +6,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pareto_align.arguments import Positive
+from pareto_align.arguments import Positive, Within
 from pareto_align.learning.preferences.base import PreferenceLoss, Slopes, column_slopes
 from pareto_align.learning.preferences.view import PairView
 
@@ -20,6 +20,8 @@ __all__ = ["Divergence", "DivergenceLoss", "MarginLoss", "Side", "SidedLoss", "d
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 """The divergence from the reference that is penalised; "reverse_kl" is DPO."""
+
+Flips = Annotated[float, Within(least=0, below=0.5)]  # a share of labels that are taken to be flipped
 
 EXPONENT = 20.0  # of e: what is clamped before exp, so that float32 stays finite
 SQUARED = 1e4  # log-ratios are clamped to it before they are squared

@@ -22,7 +22,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from torch.nn import functional
 from pareto_align.arguments import NotNegative, Positive, Within
 from pareto_align.errors import ConfigError
 from pareto_align.learning.preferences.base import register_preference
-from pareto_align.learning.preferences.margins import EXPONENT, SQUARED, Divergence, DivergenceLoss, MarginLoss
+from pareto_align.learning.preferences.margins import EXPONENT, SQUARED, DivergenceLoss, Flips, MarginLoss
 from pareto_align.learning.preferences.view import PairView
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
     "SigmoidNorm",
 ]
 
-Flips = Annotated[float, Within(least=0, below=0.5)]
 SomeFlips = Annotated[float, Within(above=0, below=0.5)]
 Reference = Literal["plain", "conditional"]
 
@@ -75,16 +74,13 @@ class Sigmoid(DivergenceLoss):
         *,
         beta: Positive = 0.1,
         label_smoothing: Flips = 0.0,
-        f_divergence_type: Divergence = "reverse_kl",
-        f_alpha_divergence_coef: float = 0.5,
         reference: Reference = "plain",
+        **divergence: Any,
     ) -> None:
-        super().__init__(
-            beta=beta, f_divergence_type=f_divergence_type, f_alpha_divergence_coef=f_alpha_divergence_coef
-        )
+        super().__init__(beta=beta, **divergence)
         self.label_smoothing, self.reference = float(label_smoothing), reference
-        if reference == "conditional" and f_divergence_type != "reverse_kl":
-            raise ConfigError(f"reference='conditional' is defined for reverse_kl only. Found {f_divergence_type!r}.")
+        if reference == "conditional" and (found := self.f_divergence_type) != "reverse_kl":
+            raise ConfigError(f"reference='conditional' is defined for reverse_kl only. Found {found!r}.")
 
     def of_margin(self, x: Tensor) -> Tensor:
         """`-log sigmoid(x)`."""
@@ -142,12 +138,9 @@ class Ipo(DivergenceLoss):
         *,
         beta: Positive = 0.1,
         normalize: Literal["tokens", "none"] = "tokens",
-        f_divergence_type: Divergence = "reverse_kl",
-        f_alpha_divergence_coef: float = 0.5,
+        **divergence: Any,
     ) -> None:
-        super().__init__(
-            beta=beta, f_divergence_type=f_divergence_type, f_alpha_divergence_coef=f_alpha_divergence_coef
-        )
+        super().__init__(beta=beta, **divergence)
         self.per_token = normalize == "tokens"
 
     def of_margin(self, x: Tensor) -> Tensor:
@@ -178,12 +171,9 @@ class Robust(DivergenceLoss):
         *,
         beta: Positive = 0.1,
         label_smoothing: Flips = 0.1,
-        f_divergence_type: Divergence = "reverse_kl",
-        f_alpha_divergence_coef: float = 0.5,
+        **divergence: Any,
     ) -> None:
-        super().__init__(
-            beta=beta, f_divergence_type=f_divergence_type, f_alpha_divergence_coef=f_alpha_divergence_coef
-        )
+        super().__init__(beta=beta, **divergence)
         self.label_smoothing = float(label_smoothing)
 
     def of_margin(self, x: Tensor) -> Tensor:
@@ -210,12 +200,9 @@ class Exo(DivergenceLoss):
         *,
         beta: Positive = 0.1,
         label_smoothing: SomeFlips = 1e-3,
-        f_divergence_type: Divergence = "reverse_kl",
-        f_alpha_divergence_coef: float = 0.5,
+        **divergence: Any,
     ) -> None:
-        super().__init__(
-            beta=beta, f_divergence_type=f_divergence_type, f_alpha_divergence_coef=f_alpha_divergence_coef
-        )
+        super().__init__(beta=beta, **divergence)
         self.label_smoothing = float(label_smoothing)
 
     def of_margin(self, x: Tensor) -> Tensor:
@@ -250,12 +237,9 @@ class DiscoPop(DivergenceLoss):
         *,
         beta: Positive = 0.1,
         discopop_tau: Positive = 0.05,
-        f_divergence_type: Divergence = "reverse_kl",
-        f_alpha_divergence_coef: float = 0.5,
+        **divergence: Any,
     ) -> None:
-        super().__init__(
-            beta=beta, f_divergence_type=f_divergence_type, f_alpha_divergence_coef=f_alpha_divergence_coef
-        )
+        super().__init__(beta=beta, **divergence)
         self.discopop_tau = float(discopop_tau)
 
     def of_margin(self, x: Tensor) -> Tensor:

@@ -13,21 +13,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pareto_align.arguments import NotNegative, Positive, Share, Within
+from pareto_align.arguments import NotNegative, Positive, Share
 from pareto_align.errors import ConfigError
 from pareto_align.learning.preferences.base import register_preference
-from pareto_align.learning.preferences.margins import EXPONENT, MarginLoss, Side, SidedLoss, token_nll
+from pareto_align.learning.preferences.margins import EXPONENT, Flips, MarginLoss, Side, SidedLoss, token_nll
 from pareto_align.learning.preferences.view import PairView
 
 __all__ = ["Cpo", "Orpo", "SimPo", "Tpo", "TpoLength"]
 
-Flips = Annotated[float, Within(least=0, below=0.5)]
 LARGEST = -1e-6  # a mean log-probability: the odds of a certain response are infinite
 
 

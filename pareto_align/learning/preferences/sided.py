@@ -13,20 +13,16 @@ References:
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pareto_align.arguments import Positive, Within
+from pareto_align.arguments import Positive
 from pareto_align.learning.preferences.base import PreferenceLoss, register_preference
-from pareto_align.learning.preferences.margins import SQUARED, MarginLoss, Side, SidedLoss, token_nll
+from pareto_align.learning.preferences.margins import SQUARED, Flips, MarginLoss, Side, SidedLoss, token_nll
 from pareto_align.learning.preferences.view import PairView
 
 __all__ = ["Aot", "AotUnpaired", "ApoDown", "ApoZero", "Bco", "Nca", "Sft", "SppoHard"]
-
-Flips = Annotated[float, Within(least=0, below=0.5)]
 
 
 class _Anchored(SidedLoss):
