@@ -16,7 +16,7 @@ from pareto_align.arguments import path_of
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.distributions import is_asked_of_hub
-from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, FrontFileError, ObjectiveError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import Objective, ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
@@ -564,11 +564,21 @@ def as_measured(objectives: Sequence[Objective]) -> list[Objective]:
     """The objectives of a run that learns from comparisons, as they are measured.
 
     Where one has no reward to judge answers by, all are measured by how much of their labels a policy explains. More of
-    that is better also where less of the thing itself is: what `prefers` says is turned round when it is read.
+    that is better also where less of the thing itself is: what `prefers` says is turned round when it is read. Bounds
+    are those of rewards, which then nobody asks.
+
+    Raises:
+        ObjectiveError: One has an upper limit, which more of what is explained cannot be held to.
     """
     if all(objective.reward is not None for objective in objectives):
         return list(objectives)
-    return [dataclasses.replace(objective, maximize=True) for objective in objectives]
+    for objective in objectives:
+        if objective.at_most is not None:
+            raise ObjectiveError(
+                f"Objective {objective.name!r}: a run without all rewards measures how much of the labels is "
+                "explained, and more of that is better. Limit it with at_least, or give every objective a reward."
+            )
+    return [dataclasses.replace(objective, maximize=True, bounds=None) for objective in objectives]
 
 
 def usual_parts(family: Any) -> tuple[str, str]:

@@ -131,7 +131,8 @@ class Blend:
         else:
             self.preference, distance = None, 0.0
             weights = _by_name(coefficients, ids)
-            self.served = weights @ np.nan_to_num(preferences_of(record), nan=np.nan)
+            taking_part = np.flatnonzero(weights)
+            self.served = weights[taking_part] @ preferences_of(record)[taking_part]
         self._rows = [int(row) for row in np.flatnonzero(weights)]
         self.coefficients = weights[self._rows]
         self.experts = [ids[row] for row in self._rows]
@@ -166,9 +167,9 @@ class Blend:
         rows = np.flatnonzero(np.isfinite(places).all(axis=1))
         stderr = np.stack([member.estimate.stderr for member in self._record.members])
         n = min(self._table.n[row] for row in rows)
-        value, half = predict(places[rows], self._table.values[rows], stderr[rows], n, self.served)
-        plain = np.asarray(weights[self._rows] @ self._table.values[self._rows])
-        return np.where(np.isfinite(value), value, plain), np.where(np.isfinite(value), half, np.nan)
+        # of members at one place `predict` takes the mean, and the mixture the better one: the value is the mixture's
+        _, half = predict(places[rows], self._table.values[rows], stderr[rows], n, self.served)
+        return np.asarray(weights[self._rows] @ self._table.values[self._rows]), half
 
     @property
     def _outside(self) -> str:
@@ -346,13 +347,13 @@ class Blend:
             for name, folder in zip(names, self._folders, strict=True):
                 copy_adapter(folder, target / name)
             config = self._record.config
-            told = {
+            told: dict[str, Any] = {
                 "format": 1,
                 "base": self._record.base.get("name"),
                 "experts": names,
                 "members": self.experts,
                 "coefficients": self.coefficients.tolist(),
-                "temperature": config.get("temperature", 1.0),
+                **{name: config[name] for name in ("temperature", "top_k", "top_p") if name in config},
                 "preference": None if self.preference is None else self.preference.tolist(),
             }
             (target / "mixture.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

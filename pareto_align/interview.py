@@ -124,6 +124,7 @@ class Interview(Generic[ChoiceT]):
         at_most: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
+        utilities = (utilities,) if isinstance(utilities, str) else tuple(utilities)
         if isinstance(questions, bool) or not isinstance(questions, int) or questions < 1:
             raise ConfigError(f"`questions` must be a whole number of at least 1. Found {questions!r:.40}.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

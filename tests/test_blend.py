@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent / "report"))  # the builders that t
 from front_records import estimate, objective, record
 
 from pareto_align import Objective
+from pareto_align.blend import Blend
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning, PreferenceError
 from pareto_align.front.storage import write_front
 from pareto_align.policies import load_base
@@ -70,6 +71,31 @@ def front(folders, tmp_path):
     loaded.close()
 
 
+def test_of_two_members_at_one_place_the_prediction_is_that_of_the_one_that_answers(front):
+    members = list(front.record.members)
+    members[2] = replace(members[2], preference=members[1].preference)
+    blend = Blend(
+        replace(front.record, members=members),
+        front.folder,
+        [0.75, 0.25],
+        server=front.server,
+        scratch=lambda: Path("x"),
+    )
+    assert len(blend.experts) == 1
+    row = "abcde".index(blend.experts[0])
+    np.testing.assert_allclose(blend.predicted, [WEIGHTS[row][0], 10 * WEIGHTS[row][0]])
+
+
+def test_coefficients_serve_the_mean_of_the_preferences_of_those_that_take_part(front):
+    members = list(front.record.members)
+    members[4] = replace(members[4], preference=None)
+    blend = Blend(
+        replace(front.record, members=members), front.folder, coefficients={"a": 1, "b": 1}, server=front.server,
+        scratch=lambda: Path("x"),
+    )  # fmt: skip
+    np.testing.assert_allclose(blend.served, [0.875, 0.125])
+
+
 def test_neighbours_take_part_and_their_values_are_interpolated(front):
     blend = front.mixture({"tone": 0.6, "length": 0.4})
     assert (blend.by, blend.experts) == ("logits", ["b", "c"])
@@ -102,6 +128,8 @@ def test_answers_are_those_of_the_mixture(front):
 
     better = blend.generate(prompts, batch_size=1500, candidates=16)
     assert distance(better) <= distance(answers) + 0.02
+    alone = min(np.abs(table - exact).sum() / 2 for table in tables)
+    assert distance(answers) < 0.75 * alone  # no member answers by itself
     assert blend.last["kl"] <= blend.last["disagreement"]
     assert 0 < blend.last["acceptance"] < 1
 
@@ -143,7 +171,6 @@ def test_a_soup_is_the_sum_of_the_updates_and_a_stock_adapter(front, tmp_path):
 
 
 def test_distributions_are_saved_for_plain_transformers(front, tmp_path):
-
     from pareto_align.integrations.mixing import load_mixture
 
     blend = front.mixture([0.6, 0.4])
@@ -164,6 +191,18 @@ def test_distributions_are_saved_for_plain_transformers(front, tmp_path):
         blend.load_model()
     with pytest.raises(FrontFileError, match="holds no mixture"):
         load_mixture(tmp_path, model)
+    (saved / "mixture.json").write_text(json.dumps({**told, "top_k": 1}))
+    model, processor = load_mixture(saved, PROBLEM.model(), seed=1)
+    out = model.generate(**processor.arguments(one.repeat(9, 1)), max_new_tokens=PROBLEM.T, pad_token_id=PROBLEM.V)
+    assert len(torch.unique(out, dim=0)) == 1  # the likeliest token, always
+    (saved / "mixture.json").write_text(json.dumps({**told, "experts": ["..", "expert-1"]}))
+    with pytest.raises(FrontFileError, match="leaves the front folder"):
+        load_mixture(saved, PROBLEM.model())
+    (saved / "mixture.json").write_text(json.dumps(told))
+    config = json.loads((saved / "expert-1" / "adapter_config.json").read_text())
+    (saved / "expert-1" / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "XLORA"}))
+    with pytest.raises(FrontFileError, match="XLORA"):
+        load_mixture(saved, PROBLEM.model())
 
 
 def test_what_is_measured_is_compared_with_the_prediction(front):

@@ -118,7 +118,7 @@ def test_they_fit_a_front_together_and_are_told_in_its_record(theirs, tmp_path):
         make(output_dir=run, learner=learner, **given).resume(run)  # a run that has ended is loaded, and knows them
 
 
-def test_one_of_ours_stands_where_contributing_says(theirs):
+def test_one_of_ours_stands_where_contributing_says():
     """A weighting's name is in its file, in no other module, in its page and in the index, and nowhere in a study."""
     from pathlib import Path
 
@@ -126,5 +126,8 @@ def test_one_of_ours_stands_where_contributing_says(theirs):
     name = '"softmin"'
     told = [p for p in (root / "pareto_align").rglob("*.py") if name in p.read_text(encoding="utf-8")]
     assert [p.name for p in told] == ["scalarizations.py"]
-    studies = [p for p in (root / "studies").rglob("*.py") if name in p.read_text(encoding="utf-8")]
-    assert studies == []
+    studies = list((root / "studies").rglob("*.py"))
+    assert studies
+    assert [p for p in studies if name in p.read_text(encoding="utf-8")] == []
+    for page in ("weightings/tchebycheff.md", "configuration.md"):
+        assert "`softmin`" in (root / "docs" / page).read_text(encoding="utf-8"), page

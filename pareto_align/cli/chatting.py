@@ -35,8 +35,11 @@ def chat(arguments: argparse.Namespace) -> None:
     """
     if arguments.member is not None and (arguments.prefer or arguments.at_least or arguments.at_most):
         raise PreferenceError("Give --member or a preference with its limits, not both.")
-    if arguments.by is not None and (arguments.member or arguments.rule or arguments.at_least or arguments.at_most):
-        raise PreferenceError("--by mixes members for a preference: give it without --member, --rule and limits.")
+    others = ("member", "rule", "criterion", "at_least", "at_most")
+    if arguments.by is not None and any(getattr(arguments, other) for other in others):
+        raise PreferenceError(
+            "--by mixes members for a preference: give it without --member, --rule, --criterion and limits."
+        )
     front = ParetoFront.load(arguments.run)
     talk = _Conversation(front, arguments)
     if arguments.member is not None:

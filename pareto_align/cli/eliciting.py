@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["elicit"]
 
+_SETTINGS = ("questions", "show", "seed", "at_least", "at_most")
 _REPLIES = {"1": "first", "2": "second", "=": "same", "first": "first", "second": "second", "same": "same"}
 
 
@@ -24,17 +25,18 @@ def elicit(arguments: argparse.Namespace) -> None:
     Replies are read line by line, so that they can be piped; an end of the input ends the questions.
 
     Raises:
-        ConfigError: A reply that was piped in is none.
+        ConfigError: A reply that was piped in is none, or a session that exists is to be gone on with in another way.
     """
     front = ParetoFront.load(arguments.run)
     kept = arguments.session
+    given = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) not in (None, {})}
     if kept is not None and kept.exists():
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"The session in {kept} goes on with its own settings. Leave out {options}.")
         session = front.elicit(resume=kept)
     else:
-        session = front.elicit(
-            questions=arguments.questions, show=arguments.show, seed=arguments.seed, at_least=arguments.at_least,
-            at_most=arguments.at_most,
-        )  # fmt: skip
+        session = front.elicit(**given)
     while (pair := session.next()) is not None:
         verdict = _asked(pair, session, json=arguments.json)
         if verdict is None:

@@ -253,12 +253,12 @@ def build_parser() -> argparse.ArgumentParser:
         "print the questions and the choice as JSON objects, one a line",
     )
     _add_run(elicit)
-    elicit.add_argument("--questions", type=_count, default=6, metavar="N", help="most questions (default 6)")
+    elicit.add_argument("--questions", type=_count, metavar="N", help="most questions (default 6)")
     elicit.add_argument(
-        "--show", choices=("answers", "values", "both"), default="answers",
+        "--show", choices=("answers", "values", "both"),
         help="what is compared: answers, measured values, or both (default: answers)",
     )  # fmt: skip
-    elicit.add_argument("--seed", type=int, default=0, help="seeds what is drawn (default 0)")
+    elicit.add_argument("--seed", type=int, help="seeds what is drawn (default 0)")
     elicit.add_argument(
         "--session", type=_path, metavar="FILE", help="go on with the session in this JSON file, and keep it there"
     )

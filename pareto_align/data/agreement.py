@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +43,7 @@ class PooledPairs:
         values: `[pairs, m]` mean labels, 1 where a is better; NaN where there is none.
         counts: `[pairs, m]` judgements.
         lengths: `[pairs, 2]` characters of both responses.
+        decided: `[2, pairs, m]` judgements that prefer one of the two, and those that prefer a.
     """
 
     rows: IntArray
@@ -50,6 +51,7 @@ class PooledPairs:
     values: FloatArray
     counts: FloatArray
     lengths: IntArray
+    decided: FloatArray
 
     @property
     def sides(self) -> FloatArray:
@@ -111,7 +113,12 @@ def pooled_pairs(comparisons: Comparisons) -> PooledPairs:
     lengths = np.where(turned[:, None], table.lengths[:, ::-1], table.lengths)[first]
     with np.errstate(invalid="ignore"):
         means = sums / counts
-    return PooledPairs(unique[:, 0], unique[:, 1:], means, counts, lengths)
+    # one judge's tie is for neither; a mean of several nameless judges stays as it is
+    sure = table.weights * (np.isin(values, (0.0, 1.0)) | (table.weights > 1))
+    decided = np.zeros((2, *means.shape))
+    np.add.at(decided[0], place, sure)
+    np.add.at(decided[1], place, np.nan_to_num(values) * sure)
+    return PooledPairs(unique[:, 0], unique[:, 1:], means, counts, lengths, decided)
 
 
 def length_bias(pooled: PooledPairs) -> list[LengthBias]:
@@ -193,11 +200,11 @@ def cycle_share(pooled: PooledPairs, sizes: Sequence[int]) -> list[tuple[int, in
 
 
 def disagreement(pooled: PooledPairs) -> list[float]:
-    """By objective, how often two judges of one pair disagree; NaN where no pair was judged twice."""
+    """By objective, how often two judges who decide disagree about a pair; NaN where no pair has two of them."""
     found = []
-    for value, n in zip(pooled.values.T, pooled.counts.T, strict=True):
+    for n, ahead in zip(pooled.decided[0].T, pooled.decided[1].T, strict=True):
         several = n >= 2
-        wins, count = value[several] * n[several], n[several]
+        wins, count = ahead[several], n[several]
         found.append(float((2 * wins * (count - wins) / (count * (count - 1))).mean()) if several.any() else math.nan)
     return found
 
@@ -291,7 +298,7 @@ def ceiling_hypervolume(pooled: PooledPairs, first: int, second: int) -> float:
         return math.nan
     if np.isin(values, (0.0, 1.0)).all() and (counts == counts[0]).all():
         return conflict_hypervolume(float((values[:, 0] != values[:, 1]).mean()))
-    two = PooledPairs(pooled.rows, pooled.pairs, values, counts, pooled.lengths)
+    two = replace(pooled, values=values, counts=counts)
     different = len(np.unique(np.nan_to_num(values, nan=-1), axis=0))
     logits = np.linspace(-40, 40, FINE if different < 100 else COARSE)
     w = 1 / (1 + np.exp(-logits))

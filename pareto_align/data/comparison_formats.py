@@ -121,6 +121,8 @@ def read_source(
     columns = tuple(dict.fromkeys(str(name) for row in given for name in row))
     if user is not None and user not in columns:
         raise ComparisonError(f"There is no column {user!r} that says who judged.{hint(user, columns)}")
+    if absent := [name for name in kinds or () if name not in columns]:
+        raise ComparisonError(f"There is no column {absent[0]!r} of labels.{hint(absent[0], columns)}")
     judge = user or next((name for name in USERS if name in columns), None)
     source = Source([], columns=columns)
     used = _USED.get(format, set()) | ({judge} if judge else set())
@@ -136,6 +138,7 @@ def read_source(
             if read is None:
                 source.counts["dialogues that differ before the last answer"] += 1
             else:
+                _keep(read, labels)
                 check_text(read)
                 source.rows.append(read)
         return source
@@ -154,12 +157,20 @@ def read_source(
         else:
             read = read_marked(row, where, "completion", "label")
         if judge is not None:
-            read.user = read.columns.pop(judge, None)
-        if labels is not None:
-            read.scores = {name: column for name, column in read.scores.items() if name in labels}
+            said = read.columns.pop(judge, None)
+            read.user = None if is_missing(said) else said
+        _keep(read, labels)
         check_text(read)
         source.rows.append(read)
     return source
+
+
+def _keep(read: SourceRow, labels: Sequence[str] | None) -> None:
+    """Leave out what is said under other names than these."""
+    if labels is not None:
+        for part in (read.labels, read.margins, read.scores, read.marks):
+            for name in part.keys() - set(labels):
+                del part[name]
 
 
 def _label_columns(

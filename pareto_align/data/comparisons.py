@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -19,7 +20,7 @@ from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparison_files import read_rows_of_file
 from pareto_align.data.comparison_reading import Read, ReadOptions, read_comparisons
 from pareto_align.data.pair_table import PairTable, marked, softened, table_of
-from pareto_align.data.ratings import PairRule, choose_pairs, hierarchy_labels
+from pareto_align.data.ratings import PairRule, hierarchy_labels
 from pareto_align.data.source_rows import list_rows
 from pareto_align.errors import ComparisonError
 from pareto_align.objectives.objective import Objective
@@ -231,7 +232,7 @@ class Comparisons(Sequence[Comparison]):
         found, counts = [], Counter[str]()
         for row in rated:
             assert row.scores is not None
-            pairs = choose_pairs(row.scores, "all")
+            pairs = np.array(list(combinations(range(row.G), 2)), dtype=np.int64).reshape(-1, 2)
             labels = hierarchy_labels(row.scores, limits, pairs)
             decided = labels != 0.5
             counts["pairs that no level tells apart"] += int((~decided).sum())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pareto_align.data.labels import Kind, read_label
+from pareto_align.data.labels import Kind, is_missing, read_label
 from pareto_align.data.source_rows import (
     Response,
     SourceRow,
@@ -154,7 +154,8 @@ def _with_labels(
         read.scores[name] = [*ratings, *[float("nan")] * (len(read.responses) - 2)]
         used |= set(pair)
     if columns.user is not None:
-        read.user = row.get(columns.user)
+        user = row.get(columns.user)
+        read.user = None if is_missing(user) else user
         used |= {columns.user}
     read.columns = {str(name): value for name, value in row.items() if name not in used | columns.kinds.keys()}
     return read

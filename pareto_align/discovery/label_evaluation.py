@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.prompts import groups_of
@@ -66,7 +67,7 @@ class LabelEvaluator:
             check: Unused; comparisons were checked when they were read.
         """
         base = torch.zeros(1, self.engine.population.parameter_count)  # B is zero: the model itself
-        return self._measure(base)[0]
+        return self._measure(base, untrained=True)[0]
 
     def measure(self, policies: Tensor, *, repeat: int = 0) -> list[Measurement]:
         """Measure any policies `[k, P]`; `repeat` changes nothing."""
@@ -76,7 +77,7 @@ class LabelEvaluator:
         """Tokens that measuring a policy reads."""
         return float(sum(len(row.ids) + sum(map(len, row.tokens)) for row in self.prompts))
 
-    def _measure(self, policies: Tensor) -> list[Measurement]:
+    def _measure(self, policies: Tensor, *, untrained: bool = False) -> list[Measurement]:
         if self._references is None:
             self._references = reference_logprobs(self.engine, self.prompts)
         engine, count = self.engine, len(policies)
@@ -86,12 +87,12 @@ class LabelEvaluator:
         for start in range(0, len(self.prompts), ROWS_AT_ONCE):
             part = self.prompts[start : start + ROWS_AT_ONCE]
             batch = collate(part, pad)
-            done = as_completions(batch, count)
-            logps = engine.logprobs(engine.prepare(batch.prompts, done), policies).sum(-1)
-            reference = torch.zeros(1, *batch.lengths.shape)
-            for n in range(len(part)):
-                sums = self._references[start + n]
-                reference[0, n, : len(sums)] = sums
+            reference = pad_sequence(self._references[start : start + len(part)], batch_first=True)[None]
+            if untrained:  # read once more, in passes of another shape, it would differ from itself by rounding
+                logps = reference
+            else:
+                read = engine.prepare(batch.prompts, as_completions(batch, count))
+                logps = engine.logprobs(read, policies).sum(-1)
             found.append(explained_rows(batch.view(logps, reference), self.beta).double().numpy())
         scores = np.concatenate(found, 1)[:, :, None]  # [k, n, 1, M]
         self.tokens += int(self.tokens_for(None)) * count

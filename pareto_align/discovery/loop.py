@@ -116,11 +116,15 @@ class FrontDiscovery:
                         checkpoints.write(self.state())
                     while not self.trained:
                         self.tell(self.ask())
-                        if self._measured_now() or stop.signal is not None:
+                        asked = stop.signal is not None  # asked once: what comes now is for the next step to see
+                        if self._measured_now() or asked:
                             checkpoints.write(self.state())
-                        if stop.signal is not None:
+                        if asked:
                             checkpoints.finish()
-                        stop.leave()
+                            stop.leave()
+                    if stop.signal is not None:
+                        checkpoints.finish()
+                    stop.leave()
                 announce(self.journal.callbacks, "measuring the front on the report prompts")
                 self.keeper.report(self.step, self.report())
         except BaseException as error:

@@ -183,8 +183,8 @@ class Users:
         return mean, np.sqrt(np.maximum(self.probabilities @ (self.weights - mean) ** 2, 0.0))
 
     def likelihood_of(self, kind: str) -> float:
-        """How likely the user is one of this kind."""
-        return float(self.probabilities[self._kind == self.kinds.index(kind)].sum()) if kind in self.kinds else 0.0
+        """How likely the user is one of this kind, of those there may be."""
+        return float(self.probabilities[self._kind == self.kinds.index(kind)].sum())
 
     def ask(self, askable: NDArray[np.bool_]) -> tuple[int, int] | None:
         """The pair of members, first the lower row, whose comparison is worth most; None where there is none to ask.

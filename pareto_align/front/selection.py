@@ -8,7 +8,6 @@ the truly best member would add. Where the noise is not known, nothing is said o
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from pareto_align.front.estimates import mean_residuals, student_quantile
 from pareto_align.front.intervals import beyond_alike
 from pareto_align.front.lexicographic import first_in_order, tolerances
 from pareto_align.front.preferences import Preference
-from pareto_align.front.utility import ROUNDING, RULES, Rule, rule_name, utility_of
+from pareto_align.front.utility import ROUNDING, RULES, Rule, check_rule, rule_name, utility_of
 
 __all__ = ["RULES", "Limit", "Selection", "drawn_errors", "keeping", "select"]
 
@@ -151,10 +150,7 @@ def select(
     w = (preference if isinstance(preference, Preference) else Preference(np.asarray(preference))).weights
     low, high = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
     noise = np.asarray(stderr, dtype=float)
-    if not callable(rule) and rule not in RULES:
-        near = difflib.get_close_matches(str(rule), RULES, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known rules: {', '.join(RULES)}."
-        raise ConfigError(f"Unknown selection rule {rule!r}. {hint}")
+    check_rule(rule)
     if rows and (w.shape != (m,) or low.shape != (m,) or high.shape != (m,) or noise.shape != (rows, m)):
         raise ConfigError(
             f"For values of shape {(rows, m)} found {w.size} preference weights, {low.size} lower and {high.size} "

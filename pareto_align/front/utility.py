@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
+from pareto_align.spelling import hint
 
-__all__ = ["ROUNDING", "RULES", "Rule", "rule_name", "utility_of"]
+__all__ = ["ROUNDING", "RULES", "Rule", "check_rule", "rule_name", "utility_of"]
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +19,16 @@ Rule = str | Callable[[Floats], float]
 RULES = ("linear", "chebyshev", "knee", "lexicographic")
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 """Values that differ by less than this share of their size are equal: one mean, summed in two orders."""
+
+
+def check_rule(rule: Rule) -> None:
+    """Refuse what is no rule.
+
+    Raises:
+        ConfigError: It is neither one of `RULES` nor a function.
+    """
+    if not callable(rule) and rule not in RULES:
+        raise ConfigError(f"Unknown selection rule {rule!r}.{hint(rule, RULES)}")
 
 
 def rule_name(rule: Rule) -> str:

@@ -56,7 +56,6 @@ class BatchWeights:
         group_size: int,
         scale_batches: int = 1,
     ) -> None:
-        self.audits = [i for i, objective in enumerate(objectives) if objective.role == "audit"]
         constrained = [objectives.names[column] for column, _ in objectives.constraints]
         steers = "slack" in weighting.requires
         if steers and not constrained:
@@ -68,7 +67,7 @@ class BatchWeights:
                 f"Weighting '{weighting.name}' does not heed the thresholds of {', '.join(constrained)}: use a "
                 "Lagrangian one, or leave the thresholds out."
             )
-        if "audits" in weighting.requires and not self.audits:
+        if "audits" in weighting.requires and all(objective.role != "audit" for objective in objectives):
             raise ConfigError(f"Weighting '{weighting.name}' goes by an audited reward function: name one. Found none.")
         if isinstance(scale_batches, bool) or not isinstance(scale_batches, int) or scale_batches < 1:
             raise ConfigError(f"`scale_batches` must be a whole number of at least 1. Found {scale_batches!r}.")

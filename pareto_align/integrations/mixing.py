@@ -19,9 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.reading import inside
+from pareto_align.policies.adapters import put_on
+from pareto_align.policies.blending import mixed_logits
 
 __all__ = ["MixtureProcessor", "load_mixture"]
 
@@ -33,6 +36,8 @@ class MixtureProcessor(LogitsProcessor):  # type: ignore[misc]
         coefficients: k weights.
         adapters: Names of the adapters on the model, for `arguments`.
         temperature: At which each adapter's distribution is taken: that of training. 0 takes the likeliest token.
+        top_k: How many of the likeliest tokens of the mixture may be drawn; None: all.
+        top_p: The probability that the tokens which may be drawn have together, the likeliest first; None: all.
         seed: Of what is drawn.
 
     Attributes:
@@ -41,12 +46,21 @@ class MixtureProcessor(LogitsProcessor):  # type: ignore[misc]
     """
 
     def __init__(
-        self, coefficients: Sequence[float], adapters: Sequence[str] = (), *, temperature: float = 1.0, seed: int = 0
+        self,
+        coefficients: Sequence[float],
+        adapters: Sequence[str] = (),
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> None:
         if not coefficients or (adapters and len(adapters) != len(coefficients)):
             raise ConfigError(f"Found {len(coefficients)} coefficients for {len(adapters)} adapters.")
-        self.coefficients = torch.tensor([float(c) for c in coefficients])
+        self.coefficients = [float(c) for c in coefficients]
         self.adapters, self.temperature = list(adapters), float(temperature)
+        self.warpers: list[Any] = [] if top_k is None else [TopKLogitsWarper(top_k)]
+        self.warpers += [] if top_p is None else [TopPLogitsWarper(top_p)]
         self.generator = torch.Generator().manual_seed(seed)
         self.disagreement: Tensor | None = None
 
@@ -62,11 +76,11 @@ class MixtureProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores `[k * B, V]` in which one token a prompt is left."""
-        k, size = len(self.coefficients), scores.shape[1]
-        each = (scores.float() / (self.temperature or 1.0)).log_softmax(-1).clamp(min=-1e4).view(k, -1, size)
-        mixed = torch.einsum("k,knv->nv", self.coefficients.to(each.device), each)
-        normaliser = mixed.logsumexp(-1).cpu()
-        self.disagreement = -normaliser if self.disagreement is None else self.disagreement - normaliser
+        k = len(self.coefficients)
+        mixed, log_z = mixed_logits(scores, self.coefficients, self.temperature or 1.0)
+        self.disagreement = -log_z.cpu() if self.disagreement is None else self.disagreement - log_z.cpu()
+        for warper in self.warpers:
+            mixed = warper(input_ids, mixed)
         if self.temperature:
             token = torch.multinomial(mixed.softmax(-1).cpu(), 1, generator=self.generator).to(mixed.device)
         else:
@@ -83,20 +97,19 @@ def load_mixture(folder: str | Path, model: Any, *, seed: int = 0) -> tuple[Any,
         seed: Of what is drawn.
 
     Raises:
-        FrontFileError: The folder holds no mixture.
+        FrontFileError: The folder holds no mixture, or an adapter that stock PEFT must not be handed.
+        ModelError: An adapter does not fit the model.
     """
-    from peft import PeftModel
-
     path = Path(folder)
     try:
         told = json.loads((path / "mixture.json").read_text(encoding="utf-8"))
         names, weights = [str(name) for name in told["experts"]], [float(c) for c in told["coefficients"]]
-        if not names or len(names) != len(weights) or any(Path(name).name != name for name in names):
+        if not names or len(names) != len(weights):
             raise ValueError(f"{len(names)} experts, {len(weights)} coefficients")
-        temperature = float(told.get("temperature", 1.0))
+        drawing = {name: told[name] for name in ("temperature", "top_k", "top_p") if told.get(name) is not None}
+        processor = MixtureProcessor(weights, names, seed=seed, **drawing)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise FrontFileError(f"{path} holds no mixture: {error}") from error
-    mixed: Any = PeftModel.from_pretrained(model, str(path / names[0]), adapter_name=names[0])
-    for name in names[1:]:
-        mixed.load_adapter(str(path / name), adapter_name=name)
-    return mixed.eval(), MixtureProcessor(weights, names, temperature=temperature, seed=seed)
+    for name in names:
+        model = put_on(model, inside(path, name), name)
+    return model, processor

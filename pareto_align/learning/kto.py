@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,7 @@ from pareto_align.learning.offline import Overflow, PreferenceLearner, Reading, 
 from pareto_align.learning.preferences import Kto, PairView, mismatched_kl
 from pareto_align.seeds import seed_for
 
-__all__ = ["KtoLearner", "MarkedReading"]
-
-
-@dataclass(eq=False)
-class MarkedReading(Reading):
-    """Marked responses, as K policies read them.
-
-    Attributes:
-        kl: `[K]` how far each policy is from the untrained model, on responses behind prompts that are not theirs.
-    """
-
-    kl: Tensor | None = None
+__all__ = ["KtoLearner"]
 
 
 @register_learner("kto")
@@ -104,14 +93,14 @@ class KtoLearner(PreferenceLearner):
             found[place] = ComparisonRow(own.row, (foreign,), comparison)
         return [row for row in found if row is not None]
 
-    def collect(self, step: int) -> MarkedReading:
+    def collect(self, step: int) -> Reading:
         """The step's marked responses, and how far the policies are from the untrained model."""
         seen = super().collect(step)
         if self.mismatched_references is None:
             self.mismatched_references = reference_logprobs(self.engine, self.mismatched)
         places = self.order.batch(step, self.context.prompts_per_step).tolist()
-        kl = self._kl(places, self.mismatched_references)
-        return MarkedReading(seen.batch, seen.completions, seen.reference, seen.M, seen.axes, kl=kl)
+        seen.kl = self._kl(places, self.mismatched_references)
+        return seen
 
     def _kl(self, places: Sequence[int], references: Sequence[Tensor]) -> Tensor:
         batch = collate([self.mismatched[place] for place in places], int(self.population.base.tokenizer.pad_token_id))
@@ -120,8 +109,7 @@ class KtoLearner(PreferenceLearner):
         return mismatched_kl(sums, torch.stack([references[place][0] for place in places])[None])
 
     def _view(self, seen: Reading, logps: Tensor, **more: Any) -> PairView:
-        kl = seen.kl if isinstance(seen, MarkedReading) else None
-        return super()._view(seen, logps, kl=kl, **more)
+        return super()._view(seen, logps, kl=seen.kl, **more)
 
     def _changes(self, view: PairView) -> tuple[Tensor, Tensor]:
         assert view.marks is not None

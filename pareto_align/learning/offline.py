@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pareto_align.arguments import Count, Positive, Share
 from pareto_align.data.comparison_rows import ComparisonRow
@@ -59,6 +60,8 @@ class Reading:
         axes: Which of them are learned.
         found: `[K, m]` how much of the labels each policy explains; None before they were read.
         logprobs: `[K, N, G, T]` as the policies of this step read them, where that was needed beforehand.
+        kl: `[K]` how far each policy is from the untrained model on responses behind prompts that are not theirs, where
+            the loss needs it.
     """
 
     batch: ComparisonBatch
@@ -68,6 +71,7 @@ class Reading:
     axes: Sequence[int]
     found: np.ndarray | None = None
     logprobs: Tensor | None = None
+    kl: Tensor | None = None
     rewards: None = field(default=None, init=False)
 
     @property
@@ -135,7 +139,8 @@ class PreferenceLearner(Learner):
     @property
     def beta(self) -> float:
         """What a log-ratio is multiplied by to become the logit of a preference."""
-        return float(getattr(self.loss, "beta", None) or 0.1)
+        parts = getattr(self.loss, "parts", (self.loss,))
+        return float(next((beta for part in parts if (beta := getattr(part, "beta", None))), 0.1))
 
     @property
     def scale(self) -> RewardScale:
@@ -167,10 +172,7 @@ class PreferenceLearner(Learner):
             self.references = reference_logprobs(self.engine, self.data)
         places = self.order.batch(step, self.context.prompts_per_step).tolist()
         batch = collate([self.data[place] for place in places], int(self.population.base.tokenizer.pad_token_id))
-        reference = torch.zeros(1, *batch.lengths.shape)
-        for n, place in enumerate(places):
-            sums = self.references[place]
-            reference[0, n, : len(sums)] = sums
+        reference = pad_sequence([self.references[place] for place in places], batch_first=True)[None]
         done = as_completions(batch, self.population.size)
         return Reading(batch, done, reference, len(self.context.scale.scale), self.axes)
 
@@ -219,7 +221,8 @@ class PreferenceLearner(Learner):
             gradients = found[0]
         else:
             gradients, logprobs = self.engine.respond(batch, m, self._slopes(seen), weights, rank_one=self.rank_one)
-        self._note(seen, self._summed(seen, logprobs))
+        if seen.found is None:
+            self._note(seen, self._summed(seen, logprobs))
         return ObjectiveGradients(gradients, None, None, logprobs, batch, True)
 
     def _slopes(self, seen: Reading) -> Slopes:
@@ -393,6 +396,7 @@ class Modpo(PreferenceLearner):
         max_length, overflow: As of `Dpo`.
     """
 
+    provides = frozenset({"measured", "audits"})
     values_with_gradients = False
 
     def __init__(self, *, beta: Positive = 0.1, max_length: Count | None = None, overflow: Overflow = "error") -> None:

@@ -126,16 +126,20 @@ class LearnedRewards:
             seed: Of the starts.
 
         Raises:
-            ConfigError: The rewards are of another kind.
+            ConfigError: The rewards are of another kind, or the comparisons are not labelled by the objective.
         """
         if not isinstance(self.scores.model, IdealPoints):
             raise ConfigError(
                 f"Only rewards of kind 'pal' know users as preferences; these are of kind {self.scores.kind!r}."
             )
+        learned = self.scores.report[0].name
+        if learned not in comparisons.names:
+            raise ConfigError(f"These rewards learned {learned!r}; labelled are {', '.join(comparisons.names)}.")
         judged = judged_rows(self.base, encode_comparisons(comparisons, self.base)[0], comparisons.names)
-        known = np.isfinite(judged.labels[:, 0])
+        labels = judged.labels[:, comparisons.names.index(learned)]
+        known = np.isfinite(labels)
         first, second = (self.scores.standardised(side) for side in judged.sides(known))
-        return self.scores.model.preference_of(first, second, judged.labels[known, 0], seed=seed)
+        return self.scores.model.preference_of(first, second, labels[known], seed=seed)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the rewards to a folder, plain JSON and safetensors; `load_rewards` reads it."""

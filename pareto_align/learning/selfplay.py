@@ -25,7 +25,7 @@ from pareto_align.learning.on_policy import OnPolicyLearner
 from pareto_align.learning.preferences import PairView, make_losses
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.gradients import ObjectiveGradients
-from pareto_align.weighting.evidence import FROM_REWARDS
+from pareto_align.weighting.evidence import FROM_REWARDS, spread_of
 
 __all__ = ["OnlineDpo"]
 
@@ -81,7 +81,6 @@ class OnlineDpo(OnPolicyLearner):
         batch = self.engine.prepare(seen.prompt_ids, seen.completions)
         reference = self.engine.reference_logprobs(batch)
         slopes = self._slopes(seen, reference)
-        batch = batch.carrying(slopes.shape[-1])
         found, logprobs = self.engine.ascend(batch, slopes, seen.completions.mask.float())
         return ObjectiveGradients(found[0], None, reference, logprobs, batch, True)
 
@@ -137,5 +136,6 @@ class OnlineDpo(OnPolicyLearner):
         found = self.gradients(seen) if gradients is None else gradients
         self.population.grad.copy_(-found.combine(torch.from_numpy(weights).float()))
         norms = self.optimizer.step(self.population.grad, learning_rate)
-        varied = np.nanstd(self.context.scale.normalize(seen.rewards)[..., self.axes], axis=2).mean((1, 2))
-        return self._reported(seen, norms, np.nan_to_num(varied), found.reference)
+        scaled = self.context.scale.normalize(seen.rewards)[..., self.axes]
+        varied = np.nan_to_num(spread_of(scaled.reshape(-1, *scaled.shape[2:]))).reshape(len(scaled), -1).mean(1)
+        return self._reported(seen, norms, varied, found.reference)

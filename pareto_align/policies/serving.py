@@ -230,7 +230,8 @@ class Server:
                 batch = encoded[start : start + batch_size]
                 number = seed_for(root, "blend", start)
                 found = sample_blend(population, adapters, coefficients, batch, candidates, params, number)
-                lists, kept = found.completions.token_lists(), found.kept(number).tolist()
+                lists = found.completions.token_lists()
+                kept = found.kept(seed_for(number, "kept")).tolist()  # of draws of its own
                 texts += [base.decode(lists[i * candidates + which]) for i, which in enumerate(kept)]
                 drawn.append(found.disagreement)
         return BlendAnswers(texts, *summary(torch.cat(drawn))) if drawn else BlendAnswers([], *[math.nan] * 3)

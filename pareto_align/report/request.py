@@ -19,7 +19,7 @@ from pareto_align.front import selection
 from pareto_align.front.estimates import Estimate
 from pareto_align.front.preferences import Preference
 from pareto_align.front.selection import MANY, keeping, select
-from pareto_align.front.utility import ROUNDING, Rule, rule_name, utility_of
+from pareto_align.front.utility import ROUNDING, Rule, check_rule, rule_name, utility_of
 from pareto_align.printable import one_line
 from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bounds_of, measured, optimized
 from pareto_align.weighting.base import reading_of
@@ -270,6 +270,7 @@ def _by_each_answer(
     record: FrontRecord, rows: Sequence[int], rule: Rule, weights: np.ndarray, means: np.ndarray, known: dict[str, Any]
 ) -> Selection:
     """The member with the largest mean of the utility of each prompt's rewards."""
+    check_rule(rule)
     if rule == "lexicographic":
         raise ConfigError("An order is one of means: rule='lexicographic' goes with criterion='ser' only.")
     place = (known.get("ideal"), known.get("span"))
@@ -282,7 +283,9 @@ def _by_each_answer(
                 f"{record.members[row].id} has no rewards of single prompts, which criterion='esr' needs: it was "
                 "measured before they were kept. criterion='ser' reads the means."
             )
-        found.append(Estimate.from_samples(utility(seen.samples)[:, None], seen.prompt_ids, seen.groups))
+        # what counts nothing may well not be known of a prompt
+        rewards = seen.samples if callable(rule) else np.where(weights > 0, seen.samples, known["lower"])
+        found.append(Estimate.from_samples(utility(rewards)[:, None], seen.prompt_ids, seen.groups))
     return select(
         np.stack([one.mean for one in found]),
         np.stack([one.noise() for one in found]),

@@ -10,7 +10,7 @@ Two right answers are kept apart. Weighing *rewards* (MODPO) ends at `exact.opti
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,16 +124,7 @@ def loss_weighted_policy(reference: ArrayLike, rewards: ArrayLike, weights: Arra
 
     A convex problem in the log-ratios: the cross-entropy with the weighted mean of the labels' probabilities.
     """
-    p0, r, w = np.asarray(reference, float), np.asarray(rewards, float), np.asarray(weights, float)
-    pairs = all_pairs(p0.shape[1])
-    x = np.zeros((len(pairs), p0.shape[1]))
-    x[np.arange(len(pairs)), pairs[:, 0]], x[np.arange(len(pairs)), pairs[:, 1]] = 1, -1
-    found = []
-    for reference_row, rewards_row in zip(p0, r, strict=True):
-        mean = label_probabilities(rewards_row, pairs) @ (w / w.sum())
-        ratios = bradley_terry(x, mean, penalty=1e-9) / beta
-        found.append(_tilted(reference_row, ratios))
-    return np.array(found)
+    return _fitted(reference, rewards, weights, lambda x, labels: bradley_terry(x, labels, penalty=1e-9) / beta)
 
 
 def ipo_policy(reference: ArrayLike, rewards: ArrayLike, weights: ArrayLike, tau: float) -> Array:
@@ -141,15 +132,33 @@ def ipo_policy(reference: ArrayLike, rewards: ArrayLike, weights: ArrayLike, tau
 
     Least squares: differences of log-ratios as near as can be to `(p - 1/2) / tau`.
     """
+
+    def ratios(x: Array, labels: Array) -> Array:
+        return np.asarray(np.linalg.lstsq(x, (labels - 0.5) / tau, rcond=None)[0], dtype=float)
+
+    return _fitted(reference, rewards, weights, ratios)
+
+
+def _fitted(
+    reference: ArrayLike, rewards: ArrayLike, weights: ArrayLike, ratios: Callable[[Array, Array], Array]
+) -> Array:
+    """The policy `[n_prompts, S]` whose log-ratios `[S]` are fitted to the weighted mean of the labels of all pairs.
+
+    Args:
+        reference: `[n_prompts, S]` the untrained policy.
+        rewards: `[n_prompts, S, m]` behind the labels.
+        weights: `[m]`.
+        ratios: Of which string is compared with which, `[pairs, S]`, and the mean labels, `[pairs]`.
+    """
     p0, r, w = np.asarray(reference, float), np.asarray(rewards, float), np.asarray(weights, float)
     pairs = all_pairs(p0.shape[1])
     x = np.zeros((len(pairs), p0.shape[1]))
     x[np.arange(len(pairs)), pairs[:, 0]], x[np.arange(len(pairs)), pairs[:, 1]] = 1, -1
-    found = []
-    for reference_row, rewards_row in zip(p0, r, strict=True):
-        target = (label_probabilities(rewards_row, pairs) @ (w / w.sum()) - 0.5) / tau
-        found.append(_tilted(reference_row, np.linalg.lstsq(x, target, rcond=None)[0]))
-    return np.array(found)
+    shares = w / w.sum()
+    return np.array([
+        _tilted(before, ratios(x, label_probabilities(of_prompt, pairs) @ shares))
+        for before, of_prompt in zip(p0, r, strict=True)
+    ])  # fmt: skip
 
 
 def regularized_equilibrium(preferences: ArrayLike, reference: ArrayLike, tau: float, steps: int = 20_000) -> Array:

@@ -18,7 +18,15 @@ from pareto_align.errors import ConfigError
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.weighting.base import FloatArray, Signal, Weighting
 
-__all__ = ["FROM_GRADIENTS", "FROM_REWARDS", "make_signal", "mean_rewards", "reward_covariances", "steered_axes"]
+__all__ = [
+    "FROM_GRADIENTS",
+    "FROM_REWARDS",
+    "make_signal",
+    "mean_rewards",
+    "reward_covariances",
+    "spread_of",
+    "steered_axes",
+]
 
 FROM_REWARDS = frozenset({"audits", "covariances", "slack", "spread"})
 """The optional fields of a `Signal` that rewards are enough for."""
@@ -81,7 +89,7 @@ def make_signal(
         if rewards is None:
             raise ConfigError(f"The weighting {weighting.name!r} goes by rewards, and there are none to go by.")
         each = scale.normalize(rewards)[..., axes]
-        spread = _spread(each.reshape(len(each), -1, m)) if "spread" in requires else None
+        spread = spread_of(each.reshape(len(each), -1, m)) if "spread" in requires else None
         covariances = reward_covariances(each) if "covariances" in requires else None
     return Signal(
         step=step,
@@ -107,7 +115,7 @@ def mean_rewards(rewards: FloatArray) -> FloatArray:
     return found
 
 
-def _spread(rewards: FloatArray) -> FloatArray:
+def spread_of(rewards: FloatArray) -> FloatArray:
     """Standard deviation `[K, m]` of rewards `[K, n, m]` over what was seen, NaN where nothing was."""
     seen = np.isfinite(rewards)
     count = seen.sum(1)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from subject import LEARNING_RATE, WORDS, Subject
-from timing import Reading, alternate, compare, once
+from timing import Reading, alternate, clocked, compare, once
 
 from pareto_align.data.comparison_rows import ComparisonRow, encode_comparisons
 from pareto_align.data.comparisons import Comparisons
@@ -85,21 +83,10 @@ def trl_steps(
     """Optimizer steps of a stock DPOTrainer by the clock, the untrained model's log-probabilities found beforehand."""
     import transformers
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
     transformers.logging.set_verbosity_error()
     base = subject.base("float32")
-    readings: list[Reading] = []
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            readings.append({"seconds": time.perf_counter() - self.start})
-            between(len(readings) - 1)
-            self.start = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,13 +100,7 @@ def trl_steps(
             model=base.model, args=config, processing_class=base.tokenizer, train_dataset=Dataset.from_list(list(rows)),
             peft_config=subject.lora(),
         )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Clock())
-        threads = torch.get_num_threads()
-        trainer.train()
-        if torch.get_num_threads() != threads:
-            raise RuntimeError(f"The trainer changed torch's threads from {threads} to {torch.get_num_threads()}.")
-    return readings
+        return clocked(trainer, between)
 
 
 def against_dpo(subject: Subject, *, prompt: int, answer: int) -> dict[str, Any]:

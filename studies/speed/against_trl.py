@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from subject import LEARNING_RATE, PopulationTrainer, Subject, length_reward
-from timing import Reading, compare
+from timing import Reading, clocked, compare
 
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.policies import Base
@@ -60,31 +59,22 @@ def trl_steps(
     """
     import transformers
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     transformers.logging.set_verbosity_error()
     settings = dict(settings)
     batch, parts = len(prompts) // steps * group, settings.pop("parts", 1)
-    readings: list[Reading] = []
-    counted = [0, 0]
+    seen = [0, 0]
 
     def reward(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_: Any) -> Any:
-        counted[0] += sum(len(ids) for ids in completion_ids)
-        counted[1] += len(completion_ids)
+        seen[0] += sum(len(ids) for ids in completion_ids)
+        seen[1] += len(completion_ids)
         return length_reward(completions)
 
-    class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds = time.perf_counter() - self.start
-            tokens, completions = counted
-            counted[:] = [0, 0]
-            readings.append({"seconds": seconds, "tokens": tokens, "mean_length": tokens / completions})
-            between(len(readings) - 1)
-            self.start = time.perf_counter()
+    def counted() -> Reading:
+        tokens, completions = seen
+        seen[:] = [0, 0]
+        return {"tokens": tokens, "mean_length": tokens / completions}
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,13 +90,7 @@ def trl_steps(
             model=base.model, reward_funcs=reward, args=config, processing_class=base.tokenizer,
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]), peft_config=subject.lora(),
         )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Clock())
-        threads = torch.get_num_threads()
-        trainer.train()
-        if torch.get_num_threads() != threads:
-            raise RuntimeError(f"The trainer changed torch's threads from {threads} to {torch.get_num_threads()}.")
-    return readings
+        return clocked(trainer, between, counted)
 
 
 def against_trl(subject: Subject, *, prompts: int, group: int, length: int, policies: int) -> dict[str, Any]:

@@ -152,3 +152,34 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def clocked(trainer: Any, between: Callable[[int], object], more: Callable[[], Reading] = dict) -> list[Reading]:
+    """The optimizer steps of one of transformers' trainers by the clock.
+
+    Args:
+        trainer: About to train.
+        between: Called with the step's number while the clock is stopped.
+        more: What else is read of a step.
+    """
+    from transformers import PrinterCallback, TrainerCallback
+
+    readings: list[Reading] = []
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds = time.perf_counter() - self.start
+            readings.append({"seconds": seconds, **more()})
+            between(len(readings) - 1)
+            self.start = time.perf_counter()
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Clock())
+    threads = torch.get_num_threads()
+    trainer.train()
+    if torch.get_num_threads() != threads:
+        raise RuntimeError(f"The trainer changed torch's threads from {threads} to {torch.get_num_threads()}.")
+    return readings

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from pareto_align.front.storage import content_digest
+
 
 @pytest.fixture
 def replies(monkeypatch):
@@ -43,6 +45,9 @@ def test_a_session_is_kept_and_gone_on_with(cli, run, replies, tmp_path):
     replies("2\n")
     assert "Question 2 of" in cli("elicit", run, "--session", kept).err
     assert len(json.loads(kept.read_text())["history"]) == 2
+    refused = cli("elicit", run, "--session", kept, "--questions", "9", "--at-most", "length=40")
+    assert refused.code == 2
+    assert "goes on with its own settings. Leave out --questions, --at-most." in refused.err
 
 
 def test_what_is_no_reply_is_refused(cli, run, replies):
@@ -53,13 +58,24 @@ def test_what_is_no_reply_is_refused(cli, run, replies):
 
 
 def test_the_same_answers_of_all_leave_nothing_to_ask(cli, run, replies):
+    file = run / "front" / "front.json"
+    record = json.loads(file.read_text())
+    record.pop("sha256")
+    for member in record["members"]:
+        for said in member["sample"]:
+            said["completion"] = "Hello."
+    file.write_text(json.dumps({**record, "sha256": content_digest(record)}))
     replies("")
-    record = json.loads((run / "front" / "front.json").read_text())
-    assert len({m["sample"][0]["prompt"] for m in record["members"]}) == 1
-    assert cli("elicit", run).code == 0
+    found = cli("elicit", run)
+    assert found.code == 0
+    assert "Question" not in found.err
 
 
 def test_limits_hold(cli, run, replies):
     replies("1\n1\n")
     found = cli("elicit", run, "--show", "values", "--at-most", "length=40", "--json")
-    assert json.loads(found.out.splitlines()[-1])["member"] in "bc"
+    lines = [json.loads(line) for line in found.out.splitlines()]
+    assert lines[-1]["member"] in "bc"
+    shown = [line[side]["length"] for line in lines[:-1] for side in ("first_values", "second_values")]
+    assert shown
+    assert all(float(value) <= 40 for value in shown)

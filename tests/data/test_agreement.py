@@ -161,6 +161,8 @@ def test_judges_of_one_pair():
     nameless = Comparisons.from_rows([{k: v for k, v in row.items() if k != "user"} for row in rows])
     assert disagreement(pooled_pairs(nameless)) == [pytest.approx(2 / 3)]
     assert math.isnan(disagreement(pooled_pairs(pairs([1])))[0])
+    alike = Comparison("p", ("a", "b"), Labels([[0, 1], [0, 1]], [[0.5], [0.5]], users=(1, 2)))
+    assert math.isnan(disagreement(pooled_pairs(Comparisons([alike], ["x"])))[0])  # both say it
 
 
 # ------------------------------------------------------------------------------------------------ the report
@@ -209,4 +211,5 @@ def test_independent_values_conflict_in_half_of_the_pairs():
     ]  # fmt: skip
     found = examine(Comparisons.from_rows(rows))
     assert found.pairs == 60_000
+    assert len(found.conflicts) == 6
     assert all(two.agreement.conflict == pytest.approx(0.5, abs=0.02) for two in found.conflicts)

@@ -681,3 +681,28 @@ def test_mappings_of_any_kind_are_rows():
             return len(self.found)
 
     assert Comparisons.from_rows([Row(row) for row in TRL]).to_rows() == Comparisons.from_rows(TRL).to_rows()
+
+
+@pytest.mark.parametrize("nobody", ["", None, math.nan])
+def test_where_nobody_is_named_nobody_judged(nobody):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    found = Comparisons.from_rows([{**row, "user": "ann"}, {**row, "prompt": "q", "user": nobody}])
+    assert found.users == ("ann",)
+    rated = Comparisons.from_rows(
+        [{"prompt": "p", "responses": ["a", "b"], "helpful": [1, 2], "user": user} for user in ("ann", nobody)]
+    )
+    assert rated.users == ("ann",)
+
+
+def test_only_the_labels_that_are_asked_for_are_read():
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "helpful": 1}
+    assert set(Comparisons.from_rows([row]).names) == {"chosen", "helpful"}
+    assert Comparisons.from_rows([row], labels=["helpful"]).names == ("helpful",)
+    with pytest.raises(ComparisonError, match=r"There is no column 'helpfull' of labels\. Did you mean 'helpful'"):
+        Comparisons.from_rows([row], kinds={"helpfull": "which"})
+
+
+def test_pairs_that_no_level_of_a_hierarchy_tells_apart_are_counted():
+    found = Comparisons.from_hierarchy(["p", "q"], [["a", "b", "c"], ["a", "b", "c"]], {"x": [[1, 1, 2], [0, 1, 2]]})
+    assert [len(row.labels) for row in found] == [2, 3]
+    assert found.counts["pairs that no level tells apart"] == 1

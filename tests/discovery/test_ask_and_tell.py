@@ -26,6 +26,7 @@ def test_the_steps_are_those_of_fit(tmp_path, monkeypatch, settings):
         assert torch.equal(discovery.population.parameters.cpu(), aligner.policies_)
         archive = discovery.keeper.archive
         assert discovery.step == 4
+        assert len(front)
         assert {entry.id for entry in archive.members()} >= {member.id for member in front}
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
@@ -58,4 +59,5 @@ def test_the_ten_lines_of_the_contributing_page_run(capsys):
     found = {"aligner": make(), "prompts": list(PROBLEM.prompts)}
     exec(compile(block, "contributing.md", "exec"), found)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()] == list("1234")
+    assert found["members"]
     assert all(entry.origin.step in (2, 4) for entry in found["members"])

@@ -129,7 +129,7 @@ def test_trl_takes_the_asked_steps_with_its_clock_stopped_in_between(study):
     def between(step):
         calls.append(step)
         torch.empty(0).new_zeros(1)
-        study.against_trl.time.sleep(0.5)
+        study.timing.time.sleep(0.5)
 
     found = study.against_trl.trl_steps(
         base, subject, subject.prompts(base, 6, 4), 2, group=4, length=3, settings={}, between=between

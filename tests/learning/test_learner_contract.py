@@ -147,5 +147,6 @@ def test_learning_knows_no_layers():
     """Learners say coefficients; what turns them into gradients is the engine's."""
     root = Path(__file__).parents[2] / "pareto_align" / "learning"
     told = {path.name: path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
+    assert told
     for name, text in told.items():
         assert "policies.layers" not in text, f"{name} imports the model's layers"

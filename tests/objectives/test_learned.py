@@ -128,6 +128,10 @@ def test_ratings_are_regressed_attribute_by_attribute():
     np.testing.assert_allclose(heads.weights, truth, atol=0.05)
     assert [report.accuracy > 0.95 for report in heads.report] == [True, True]
     assert heads.report[1].n < heads.report[0].n
+    stars = fit_ratings(features + 2, 3 + ratings, ["a", "b"])  # neither ratings nor features are about 0
+    np.testing.assert_allclose(stars.weights, truth, atol=0.05)
+    np.testing.assert_allclose(stars.bias, 3 - 2 * truth.sum(1), atol=0.1)
+    assert [report.accuracy > 0.95 for report in stars.report] == [True, True]
 
 
 def test_too_few_labels_are_refused():

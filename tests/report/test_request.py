@@ -183,6 +183,8 @@ def test_what_goes_with_no_criterion():
         answer(alternating(), [1, 1], rule=min)
     with pytest.raises(ConfigError, match=r"`criterion` must be one of ser, esr\. Found 'each'"):
         answer(alternating(), None, criterion="each")
+    with pytest.raises(ConfigError, match=r"Unknown selection rule 'chebychev'\. Did you mean 'chebyshev'"):
+        answer(alternating(), [1, 1], rule="chebychev", criterion="esr")
     with pytest.raises(ConfigError, match="criterion='ser' only"):
         answer(alternating(), None, rule="lexicographic", criterion="esr")
     with pytest.raises(PreferenceError, match="a has no rewards of single prompts"):

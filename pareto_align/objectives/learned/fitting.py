@@ -122,6 +122,8 @@ def fit_scores(
     if kind in ("mixture", "pal") and ready.users is None:
         raise ConfigError(f"kind={kind!r} needs to know who judged. Read with user='COLUMN', the column of annotators.")
     known = np.isfinite(ready.labels[:, 0])
+    if kind in ("mixture", "pal"):  # what nobody is named for is nobody's
+        known &= np.array([user is not None for user in ready.users or ()])
     apart = held_out(ready.pair_units, seed) & known
     fit = known & ~apart
     if not fit.any() or not apart.any():
@@ -133,19 +135,20 @@ def fit_scores(
     model: Model
     pool = None
     if kind == "mixture":
-        count = groups or choose_groups(first - second, labels, own, seed=seed)[0]
-        model = fit_mixture(first - second, labels, own, count, penalty=10.0 if penalty is None else penalty, seed=seed)
+        held = 10.0 if penalty is None else penalty
+        count = choose_groups(first - second, labels, own, penalty=held, seed=seed)[0] if groups is None else groups
+        model = fit_mixture(first - second, labels, own, count, penalty=held, seed=seed)
         names = tuple(f"{name}, group {z + 1}" for z in range(count))
     elif kind == "pal":
-        count = groups or 2
+        count = 2 if groups is None else groups
         model = fit_ideal_points(
-            first, second, labels, own, count, dimension=dimension, steps=steps or 1500, penalty=penalty or 1e-3,
-            seed=seed,
+            first, second, labels, own, count, dimension=dimension, steps=1500 if steps is None else steps,
+            penalty=1e-3 if penalty is None else penalty, seed=seed,
         )  # fmt: skip
         names = tuple(f"{name}, prototype {z + 1}" for z in range(count))
     else:
         first, second = with_one(first), with_one(second)
-        model = fit_embeddings(first, second, labels, planes=planes, steps=steps or 500, seed=seed)
+        model = fit_embeddings(first, second, labels, planes=planes, steps=500 if steps is None else steps, seed=seed)
         chosen = np.random.default_rng(seed).permutation(len(ready.features))[:POOL]
         pool = model.embed(with_one(ready.features[chosen]))
         names = (name,)

@@ -247,7 +247,7 @@ def fit_comparisons(
 def fit_ratings(
     features: ArrayLike, ratings: ArrayLike, names: Sequence[str], *, units: ArrayLike | None = None, seed: int = 0
 ) -> Heads:
-    """One ridge regression an attribute, without intercept; its strength is chosen on a fifth of the prompts.
+    """One ridge regression an attribute, about its mean rating; its strength is chosen on a fifth of the prompts.
 
     Args:
         features: `[n, d]`.
@@ -263,7 +263,7 @@ def fit_ratings(
     if y.shape != (len(h), len(names)):
         raise ConfigError(f"`ratings` must have shape {[len(h), len(names)]}. Found {list(y.shape)}.")
     apart = held_out(np.arange(len(h)) if units is None else np.asarray(units), seed)
-    vectors, reports = [], []
+    vectors, biases, reports = [], [], []
     for j, name in enumerate(names):
         known = np.isfinite(y[:, j])
         fit, test = known & ~apart, known & apart
@@ -271,8 +271,9 @@ def fit_ratings(
             raise ConfigError(
                 f"Attribute {name!r} has {int(known.sum())} ratings: too few to fit it and to hold some out."
             )
-        tried = [ridge(h[fit], y[fit, j], alpha) for alpha in ALPHAS]
-        errors = [float(np.square(h[test] @ v - y[test, j]).mean()) for v in tried]
+        middle, level = h[fit].mean(0), float(y[fit, j].mean())
+        tried = [ridge(h[fit] - middle, y[fit, j] - level, alpha) for alpha in ALPHAS]
+        errors = [float(np.square((h[test] - middle) @ v + level - y[test, j]).mean()) for v in tried]
         best = int(np.argmin(errors))
         spread = float(y[test, j].var())
         reports.append(
@@ -281,7 +282,8 @@ def fit_ratings(
             )
         )
         vectors.append(tried[best])
-    return Heads(tuple(names), np.stack(vectors), np.zeros(len(names)), tuple(reports))
+        biases.append(level - middle @ tried[best])
+    return Heads(tuple(names), np.stack(vectors), np.array(biases), tuple(reports))
 
 
 def held_out(units: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

@@ -122,6 +122,7 @@ def choose_groups(
     users: Sequence[Hashable],
     most: int = 4,
     *,
+    penalty: float = 1e-2,
     held_out: float = 0.25,
     seed: int = 0,
 ) -> tuple[int, list[float]]:
@@ -132,6 +133,7 @@ def choose_groups(
         labels: `[n]`.
         users: n, who judged each.
         most: Groups that are tried, from 1.
+        penalty: As in `fit_mixture`.
         held_out: Share of the comparisons that is held out.
         seed: Of what is held out and of the starts.
     """
@@ -140,7 +142,7 @@ def choose_groups(
     kept = [user for user, out in zip(users, test, strict=True) if not out]
     values = []
     for groups in range(1, min(most, len(set(kept))) + 1):
-        found = fit_mixture(x[~test], s[~test], kept, groups, seed=seed)
+        found = fit_mixture(x[~test], s[~test], kept, groups, penalty=penalty, seed=seed)
         place = {user: position for position, user in enumerate(found.users)}
         total = 0.0
         for user in found.users:
