@@ -1,4 +1,4 @@
-"""The command line: `pareto-align demo | fit | data | front | select | plot | chat | export | env`."""
+"""The command line, `pareto-align`; the commands are those of `parser`."""
 
 from __future__ import annotations
 

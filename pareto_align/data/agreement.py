@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import spence, xlogy
+from scipy.special import expit, spence, xlogy
 
 from pareto_align.data.comparison import FloatArray, IntArray
 from pareto_align.data.comparisons import Comparisons
@@ -301,7 +301,7 @@ def ceiling_hypervolume(pooled: PooledPairs, first: int, second: int) -> float:
     two = replace(pooled, values=values, counts=counts)
     different = len(np.unique(np.nan_to_num(values, nan=-1), axis=0))
     logits = np.linspace(-40, 40, FINE if different < 100 else COARSE)
-    w = 1 / (1 + np.exp(-logits))
+    w = expit(logits)
     front = np.maximum(ceiling(two, np.column_stack([w, 1 - w])), 0)
     # from the corner of the second objective to that of the first, and the strip that lies left of the front
     return float(np.trapezoid(front[:, 1], front[:, 0]) + front[0, 0] * front[0, 1])

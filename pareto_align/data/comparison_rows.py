@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparisons import Comparisons
@@ -24,7 +25,7 @@ from pareto_align.messages import template_variables
 from pareto_align.policies.base import Base, Prompt
 from pareto_align.policies.encoding import encode_messages, encode_text
 
-__all__ = ["OVERFLOWS", "ComparisonRow", "encode_comparisons", "encode_response"]
+__all__ = ["OVERFLOWS", "ComparisonRow", "encode_comparisons", "encode_response", "laid_out"]
 
 OVERFLOWS = ("error", "drop", "truncate")
 """What may be done with a comparison that is too long."""
@@ -273,3 +274,14 @@ def _warn(counts: Counter[str], pairs: int) -> None:
             ParetoAlignWarning,
             stacklevel=3,
         )
+
+
+def laid_out(rows: Sequence[ComparisonRow]) -> tuple[list[list[int]], list[list[int]], NDArray[np.int64]]:
+    """All responses one after the other: the prompt of each, its tokens, and the pairs `[pairs, 2]` by number."""
+    begins = np.cumsum([0, *(len(row.tokens) for row in rows)])[:-1]
+    pairs = [row.comparison.labels.pairs + begin for row, begin in zip(rows, begins, strict=True)]
+    return (
+        [list(row.ids) for row in rows for _ in row.tokens],
+        [list(tokens) for row in rows for tokens in row.tokens],
+        np.concatenate(pairs).reshape(-1, 2).astype(np.int64),
+    )

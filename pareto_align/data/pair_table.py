@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import expit
 
 from pareto_align.data.comparison import Comparison, FloatArray, IntArray, Labels, text_length
 
@@ -68,7 +69,7 @@ def softened(rows: Sequence[Comparison], table: PairTable, tau: float | None) ->
         old = row.labels
         values = old.values
         if old.margins is not None:
-            soft = 1 / (1 + np.exp(-old.margins * np.sign(values - 0.5) / scale))
+            soft = expit(old.margins * np.sign(values - 0.5) / scale)
             values = np.where(np.isnan(old.margins), values, soft)
         found.append(replace(row, labels=Labels(old.pairs, values, old.margins, old.weights, old.users)))
     return found

@@ -30,6 +30,7 @@ from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
 from pareto_align.policies.parity import compare_with_peft
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.serving import described
 
 __all__ = ["Publisher", "confirm", "shortcoming"]
 
@@ -188,14 +189,7 @@ class Publisher:
                 )
                 for entry in members
             ],
-            base={
-                "name": base.name,
-                "gguf_file": base.gguf_file,
-                "dtype": str(base.dtype).removeprefix("torch."),
-                "use_chat_template": base.use_chat_template,
-                "quantization": base.quantization,
-                "chat_template_kwargs": dict(base.chat_template_kwargs),
-            },
+            base=described(base),
             split=split,
             reference=[0.0] * len(self.objectives.axes),
             reference_policy=reference,

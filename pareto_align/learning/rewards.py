@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from pareto_align.arguments import path_of
 from pareto_align.data.comparison import Comparison, Labels
-from pareto_align.data.comparison_rows import ComparisonRow, encode_comparisons, encode_response
+from pareto_align.data.comparison_rows import ComparisonRow, encode_comparisons, encode_response, laid_out
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.pair_table import table_of
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.objectives import Objective
 from pareto_align.objectives.learned import HeadReport, IdealPoints, Judged, Scores, fit_scores, read_scores
 from pareto_align.policies.base import Base, load_base
-from pareto_align.policies.serving import recorded_base
+from pareto_align.policies.serving import described, recorded_base
 from pareto_align.policies.states import end_states
 
 __all__ = ["LearnedReward", "LearnedRewards", "fit_rewards", "judged_rows", "load_rewards"]
@@ -241,12 +241,10 @@ def judged_rows(base: Base, rows: Sequence[ComparisonRow], names: Sequence[str])
         names: Of the objectives.
     """
     counts = [len(row.tokens) for row in rows]
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    asked = [row.ids for row in rows for _ in row.tokens]
-    features = end_states(base, asked, [one for row in rows for one in row.tokens])
+    prompts, said, pairs = laid_out(rows)
+    features = end_states(base, prompts, said)
     comparisons = [row.comparison for row in rows]
     table = table_of(comparisons)
-    pairs = [one.labels.pairs + begin for one, begin in zip(comparisons, first, strict=True)]
     rated = any(one.scores is not None for one in comparisons)
     ratings = [
         np.full((count, len(names)), np.nan) if one.scores is None else one.scores
@@ -256,25 +254,13 @@ def judged_rows(base: Base, rows: Sequence[ComparisonRow], names: Sequence[str])
     return Judged(
         features.astype(np.float64),
         np.repeat(np.arange(len(rows)), counts),
-        np.concatenate(pairs).reshape(-1, 2),
+        pairs,
         table.values,
         tuple(names),
         table.weights,
         table.users if named else None,
         np.concatenate(ratings) if rated else None,
     )
-
-
-def described(base: Base) -> dict[str, Any]:
-    """What is needed to load a model again, as `recorded_base` takes it."""
-    return {
-        "name": base.name,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "use_chat_template": base.use_chat_template,
-        "gguf_file": base.gguf_file,
-        "quantization": base.quantization,
-        "chat_template_kwargs": dict(base.chat_template_kwargs),
-    }
 
 
 NOTHING = Labels(np.empty((0, 2), dtype=np.int64), np.empty((0, 1)))

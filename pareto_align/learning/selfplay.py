@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from pareto_align.arguments import Positive
@@ -100,7 +101,7 @@ class OnlineDpo(OnPolicyLearner):
         of_group = np.array(list(combinations(range(group), 2)))
         first, second = rewards[:, of_group[:, 0]], rewards[:, of_group[:, 1]]  # [N, pairs, m]
         gap = first - second
-        said = 1 / (1 + np.exp(-np.clip(gap, -50, 50))) if self.labels == "soft" else 0.5 + 0.5 * np.sign(gap)
+        said = expit(gap) if self.labels == "soft" else 0.5 + 0.5 * np.sign(gap)
         if self.pairs == "extremes":
             # NaN where a reward is missing is neither the largest nor the smallest
             with np.errstate(invalid="ignore"):

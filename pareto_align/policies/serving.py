@@ -33,9 +33,21 @@ if TYPE_CHECKING:
 
     from pareto_align.policies.base import Prompt
 
-__all__ = ["BlendAnswers", "Server", "load_adapter", "recorded_base"]
+__all__ = ["BlendAnswers", "Server", "described", "load_adapter", "recorded_base"]
 
 READ_AT_ONCE = 8  # completions whose logits are held at a time
+
+
+def described(base: Base) -> dict[str, Any]:
+    """What is needed to load a model again, as `recorded_base` takes it."""
+    return {
+        "name": base.name,
+        "gguf_file": base.gguf_file,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "use_chat_template": base.use_chat_template,
+        "quantization": base.quantization,
+        "chat_template_kwargs": dict(base.chat_template_kwargs),
+    }
 
 
 def recorded_base(

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from pareto_align.data.comparison_rows import encode_comparisons
+from pareto_align.data.comparison_rows import encode_comparisons, laid_out
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.pair_table import table_of
 from pareto_align.errors import ComparisonError, ConfigError, PreferenceError
+from pareto_align.objectives.learned.heads import cross_entropy
 from pareto_align.printable import one_line
 from pareto_align.report.request import Answer
 
@@ -73,7 +74,7 @@ def liked(gaps: ArrayLike, labels: ArrayLike, *, beta: float | None = None, seed
         raise ConfigError(f"`beta` must be positive. Found {beta!r}.")
 
     def losses(b: float) -> FloatArray:
-        return np.asarray(s * np.logaddexp(0, -b * d) + (1 - s) * np.logaddexp(0, b * d))
+        return cross_entropy(b * d, s)
 
     chosen = max(BETAS, key=lambda b: float(logsumexp(-losses(b).sum(1)))) if beta is None else float(beta)
     loss = losses(chosen)
@@ -116,14 +117,11 @@ def answer_like(
         raise ConfigError(f"`column` must be one of {', '.join(data.names)}. Found {column!r}.")
     place = 0 if column is None else data.names.index(column)
     rows, _ = encode_comparisons(data, server.at_hand())
-    first = np.concatenate([[0], np.cumsum([len(row.tokens) for row in rows])[:-1]]).astype(np.int64)
-    pairs = np.concatenate([row.comparison.labels.pairs + begin for row, begin in zip(rows, first, strict=True)])
+    prompts, said, pairs = laid_out(rows)
     labels = table_of([row.comparison for row in rows]).values[:, place]
     known = np.isfinite(labels)
     if not (labels[known] != 0.5).any():
         raise ComparisonError(f"None of the {len(labels)} pairs prefers an answer, so nothing can be chosen by them.")
-    prompts = [list(row.ids) for row in rows for _ in row.tokens]
-    said = [list(one) for row in rows for one in row.tokens]
     untrained = np.array(server.logprobs(None, prompts, said))
     ratios = np.array([server.logprobs(folder, prompts, said) for folder in folders]) - untrained
     gaps = (ratios[:, pairs[:, 0]] - ratios[:, pairs[:, 1]])[:, known]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pareto_align.data.comparison_rows import encode_comparisons
+from pareto_align.data.comparison_rows import encode_comparisons, laid_out
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.difficulty import flip_losses, idealised_accuracy, ranking_accuracy
 from pareto_align.data.pair_table import table_of
@@ -106,12 +106,9 @@ def examine_with(base: Base, comparisons: Comparisons, *, beta: float = 0.1, see
     if not beta > 0:
         raise ConfigError(f"`beta` must be positive. Found {beta!r}.")
     rows, _ = encode_comparisons(comparisons, base)
-    counts = [len(row.tokens) for row in rows]
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    said = [list(one) for row in rows for one in row.tokens]
-    logps, states = read_answers(base, [list(row.ids) for row in rows for _ in row.tokens], said)
+    prompts, said, pairs = laid_out(rows)
+    logps, states = read_answers(base, prompts, said)
     lengths = np.array([len(one) for one in said])
-    pairs = np.concatenate([row.comparison.labels.pairs + begin for row, begin in zip(rows, first, strict=True)])
     labels = table_of([row.comparison for row in rows]).values
     means = states / lengths[:, None]
     objectives = [

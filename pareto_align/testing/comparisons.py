@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.special import expit
 
 from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparisons import Comparisons
@@ -46,7 +47,7 @@ def label_probabilities(rewards: ArrayLike, pairs: ArrayLike) -> Array:
     """How probable it is that the first of each pair is preferred: `[..., S, m]` to `[..., pairs, m]`."""
     r, which = np.asarray(rewards, float), np.asarray(pairs)
     gaps = r[..., which[:, 0], :] - r[..., which[:, 1], :]
-    return np.asarray(np.exp(-np.logaddexp(0, -gaps)))
+    return np.asarray(expit(gaps))
 
 
 def problem_comparisons(

@@ -1,6 +1,6 @@
 """The speed study: `python studies/speed/run.py` measures, writes results.json beside it and docs/benchmarks.md.
 
-Each measure compares variants that take turns in one process; an hour or more in all on 2 cores. `--only NAME ...`
+Each measure compares variants that take turns in one process; half an hour or more in all on 2 cores. `--only NAME ...`
 measures some again and keeps the others, `--page` only writes the page from results.json, `--smoke` tries everything
 on a tiny random model in seconds and writes nothing unless it is told where.
 """

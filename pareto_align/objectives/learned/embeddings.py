@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from pareto_align.errors import ConfigError
 
@@ -54,13 +55,13 @@ class Embeddings:
     def probability(self, first: ArrayLike, second: ArrayLike) -> FloatArray:
         """`[n]` how probable it is that the first response is preferred, of features `[n, d]`."""
         score = skew(self.embed(first), self.embed(second)) / self.tau
-        return np.asarray(np.exp(-np.logaddexp(0, -score)))
+        return np.asarray(expit(score))
 
     def table(self, features: ArrayLike) -> FloatArray:
         """`[G, G]` how probable it is that response i is preferred to j: G embeddings judge all pairs."""
         v = self.embed(features)
         score = skew(v[:, None], v[None]) / self.tau
-        return np.asarray(np.exp(-np.logaddexp(0, -score)))
+        return np.asarray(expit(score))
 
 
 def fit_embeddings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,13 +11,11 @@ from numpy.typing import NDArray
 from pareto_align.errors import ConfigError
 from pareto_align.objectives.learned.embeddings import Embeddings, fit_embeddings, skew
 from pareto_align.objectives.learned.heads import (
-    HeadReport,
     Heads,
-    calibration_error,
-    cross_entropy,
     fit_comparisons,
     fit_ratings,
     held_out,
+    report_of,
     temperature,
 )
 from pareto_align.objectives.learned.ideal_points import IdealPoints, fit_ideal_points
@@ -157,11 +154,11 @@ def fit_scores(
     truth = ready.labels[apart, 0]
     t = temperature(gaps, truth)
     model = warmed(model, max(t, 1e-6))  # what foresees nothing says next to nothing
-    report = [_report(name, t * gaps, truth, t)]
+    report = [report_of(name, t * gaps, truth, t)]
     if isinstance(model, Mixture):  # how each group is served
         of = np.array([model.groups[model.users.index(user)] if user in model.users else -1 for user in test_users])
         report += [
-            _report(names[z], t * gaps[of == z], truth[of == z], t) for z in range(len(names)) if (of == z).any()
+            report_of(names[z], t * gaps[of == z], truth[of == z], t) for z in range(len(names)) if (of == z).any()
         ]
     return Scores(kind, names, center, scale, model, tuple(report), pool)
 
@@ -207,16 +204,3 @@ def _gaps(model: Model, first: FloatArray, second: FloatArray, users: Sequence[H
     ideals = mixtures @ model.prototypes
     a, b = first @ model.map.T, second @ model.map.T
     return np.asarray(((b - ideals) ** 2).sum(1) - ((a - ideals) ** 2).sum(1))
-
-
-def _report(name: str, logits: FloatArray, truth: FloatArray, t: float) -> HeadReport:
-    decided = truth != 0.5
-    right = np.where(logits[decided] == 0, 0.5, (logits[decided] > 0) == (truth[decided] > 0.5))
-    return HeadReport(
-        name,
-        len(truth),
-        float(right.mean()) if len(right) else math.nan,
-        float(cross_entropy(logits, truth).mean()),
-        t,
-        calibration_error(np.exp(-np.logaddexp(0, -logits)), truth),
-    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from pareto_align.errors import ConfigError
 
@@ -139,7 +140,7 @@ def bradley_terry(
     v = np.zeros(d)
     for _ in range(steps):
         score = x @ v
-        first, second = _sigmoid(score - gap), _sigmoid(score + gap)
+        first, second = expit(score - gap), expit(score + gap)
         slope = w * (s * (first - 1) + (1 - s) * second)
         bend = w * (s * first * (1 - first) + (1 - s) * second * (1 - second))
         step = np.linalg.solve((x * bend[:, None]).T @ x + held + 1e-10 * np.eye(d), x.T @ slope + held @ v)
@@ -168,6 +169,20 @@ def calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 1
     parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
     return (
         float(sum(len(part) * abs(s[part].mean() - p[part].mean()) for part in parts) / len(p)) if len(p) else math.nan
+    )
+
+
+def report_of(name: str, logits: FloatArray, truth: FloatArray, t: float) -> HeadReport:
+    """How well held-out comparisons are foreseen, `[n]` log odds that t has calibrated against `[n]` labels."""
+    decided = truth != 0.5
+    right = np.where(logits[decided] == 0, 0.5, (logits[decided] > 0) == (truth[decided] > 0.5))
+    return HeadReport(
+        name,
+        len(truth),
+        float(right.mean()) if len(right) else math.nan,
+        float(cross_entropy(logits, truth).mean()),
+        t,
+        calibration_error(expit(logits), truth),
     )
 
 
@@ -228,18 +243,7 @@ def fit_comparisons(
         )
         raw, truth = x[test] @ v, s[test, j]
         t = temperature(raw, truth, None if count is None else count[test])
-        decided = truth != 0.5
-        right = np.where(raw[decided] == 0, 0.5, (raw[decided] > 0) == (truth[decided] > 0.5))
-        reports.append(
-            HeadReport(
-                name,
-                int(test.sum()),
-                float(right.mean()) if len(right) else math.nan,
-                float(cross_entropy(t * raw, truth).mean()),
-                t,
-                calibration_error(_sigmoid(t * raw), truth),
-            )
-        )
+        reports.append(report_of(name, t * raw, truth, t))
         vectors.append(t * v)
     return Heads(tuple(names), np.stack(vectors), np.zeros(len(names)), tuple(reports))
 
@@ -298,7 +302,3 @@ def held_out(units: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     mask = np.zeros(len(found), dtype=bool)
     mask[chosen] = True
     return np.asarray(mask[place.reshape(-1)])
-
-
-def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.asarray(np.exp(-np.logaddexp(0, -x)))
