@@ -7,7 +7,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from aligner_runs import PROBLEM, make
 
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
 from pareto_align.errors import ParetoAlignWarning
+from pareto_align.runs.checkpoint import CheckpointWriter
 from pareto_align.runs.journal import read_journal
 
 
@@ -102,19 +106,24 @@ def kill_all(folder, count):
 
 
 def kill_writes(folder):
-    """Kill before each call that makes something last, within the second checkpoint and the front written with it."""
+    """Kill before each call that makes something last, within the second checkpoint and the front written with it.
+
+    The loop and the checkpoint's thread make their calls side by side, so each counts its own: whose call comes first
+    differs from run to run, and the promise holds for every order.
+    """
 
     def traced(run, stop_at, log):
-        seen = {"writes": 0, "on": False}
+        counts, on = Counter(), {"loop": False, "checkpoint": False}
 
         def before(name, original):
             def call(*args, **kwargs):
-                if seen["on"]:
-                    if seen["writes"] == stop_at:
+                who = "checkpoint" if threading.current_thread().name.startswith("checkpoint") else "loop"
+                if on[who]:
+                    if (who, counts[who]) == stop_at:
                         os.kill(os.getpid(), signal.SIGKILL)
-                    seen["writes"] += 1
                     if log is not None:
-                        log.append(name)
+                        log.append((who, counts[who], name))
+                    counts[who] += 1
                 return original(*args, **kwargs)
 
             return call
@@ -122,22 +131,30 @@ def kill_writes(folder):
         for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
             setattr(os, name, before(name, getattr(os, name)))
 
+        write, states = CheckpointWriter._write, count(1)
+
+        def write_state(*what):
+            on["checkpoint"] = next(states) == 2
+            write(*what)
+
+        CheckpointWriter._write = write_state
+
         def switch(event):
             # from the end of the second step until the next one is under way: front, journal and checkpoint
-            seen["on"] = event["event"] in ("step", "evaluation", "task", "mixtures") and 2 <= event["step"] < 3
+            on["loop"] = event["event"] in ("step", "evaluation", "task", "mixtures") and 2 <= event["step"] < 3
 
         fit(run, [switch])
         if log is not None:
             (folder / "calls.json").write_text(json.dumps(log))
 
-    in_a_child(lambda: traced(folder / "all", -1, []))
+    in_a_child(lambda: traced(folder / "all", None, []))
     calls = json.loads((folder / "calls.json").read_text())
-    for number, _ in enumerate(calls):
+    for number, (who, nth, name) in enumerate(calls):
         run = folder / str(number)
-        if in_a_child(lambda run=run, n=number: traced(run, n, None)) != signal.SIGKILL:
-            raise SystemExit(f"write {number} was not reached")
+        if in_a_child(lambda run=run, at=(who, nth): traced(run, at, None)) != signal.SIGKILL:
+            raise SystemExit(f"{name} {nth} of the {who} was not reached")
         in_a_child(lambda run=run: resume(run))
-    (folder / "kills.json").write_text(json.dumps(calls))
+    (folder / "kills.json").write_text(json.dumps([f"{name} {nth} of the {who}" for who, nth, name in calls]))
 
 
 def main():
