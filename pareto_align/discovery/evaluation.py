@@ -156,10 +156,12 @@ class Evaluator:
                 prompts_a_seed=PROMPTS_A_SEED,
             )
             lengths += drawn.lengths.sum((1, 2)).numpy()
-            for position, tokens in enumerate(drawn.token_lists()):
-                policy = position // (len(part) * group)
-                ids[policy].append(tokens)
-                texts[policy].append(self.population.base.decode(tokens))
+            lists, share = drawn.token_lists(), len(part) * group
+            said = self.population.base.decode_all(lists)
+            for policy in range(count):
+                own = slice(policy * share, (policy + 1) * share)
+                ids[policy] += lists[own]
+                texts[policy] += said[own]
         self.tokens += int(lengths.sum())
         # one reward call an objective for everything that was said
         everything, all_ids = list(chain.from_iterable(texts)), list(chain.from_iterable(ids))

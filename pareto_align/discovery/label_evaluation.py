@@ -116,5 +116,5 @@ class LabelEvaluator:
         drawn = self.engine.sample(prompts, 1, self.params, [self.seed] * len(policies), policies=policies)
         lists = drawn.token_lists()
         self.tokens += sum(map(len, lists))
-        texts = [self.engine.population.base.decode(ids) for ids in lists]
+        texts = self.engine.population.base.decode_all(lists)
         return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(policies))]

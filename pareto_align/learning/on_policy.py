@@ -9,6 +9,7 @@ from torch import Tensor
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.learning.learner import Context, Learner, StepReport
 from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
+from pareto_align.policies.batches import Batch
 from pareto_align.seeds import seed_for
 
 __all__ = ["OnPolicyLearner"]
@@ -22,13 +23,34 @@ class OnPolicyLearner(Learner):
         super().setup(context)
         self.prompts = [row.row if isinstance(row, ComparisonRow) else row for row in context.prompts]
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether its steps need the log-probabilities of the answers under the frozen base."""
+        return True
+
     def collect(self, step: int) -> Rollouts:
         """Let every policy answer the step's prompts, each from a seed of its own, and score the answers."""
         context = self.context
         assert context.objectives is not None
         seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
         prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
-        return roll_out(self.engine, context.objectives, prompts, context.group_size, context.params, seeds)
+        return roll_out(
+            self.engine,
+            context.objectives,
+            prompts,
+            context.group_size,
+            context.params,
+            seeds,
+            reference=self.reads_reference,
+        )
+
+    def _prepared(self, seen: Rollouts) -> Batch:
+        """The completions ready to be read."""
+        return self.engine.prepare(seen.prompt_ids, seen.completions) if seen.batch is None else seen.batch
+
+    def _reference(self, seen: Rollouts, batch: Batch) -> Tensor:
+        """Log-probabilities `[K, N, G, T]` under the frozen base."""
+        return self.engine.reference_logprobs(batch) if seen.reference is None else seen.reference
 
     def _reported(self, seen: Rollouts, norms: Tensor, spread: np.ndarray, reference: Tensor | None) -> StepReport:
         """What a step did, told by the answers it was made from; without a reference the KL divergence is not known."""

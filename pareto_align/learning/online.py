@@ -38,6 +38,11 @@ class OnlineLearner(OnPolicyLearner):
         self.name = credit.name  # type: ignore[misc]
         self.needs_group = credit.needs_group
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether leaving the frozen base has a price."""
+        return self.loss.kl_coef != 0
+
     def facts(self) -> dict[str, Any]:
         """What its credit was built with; the loss is told among the run's settings."""
         return arguments_of(self.credit)
@@ -62,14 +67,14 @@ class OnlineLearner(OnPolicyLearner):
     ) -> StepReport:
         """Update every policy on its own completions: see `Learner.step`."""
         done = seen.completions
-        batch = self.engine.prepare(seen.prompt_ids, done) if gradients is None else gradients.batch
+        batch = self._prepared(seen) if gradients is None else gradients.batch
         vector = self.coefficients(seen)
         trade = torch.from_numpy(weights).float()
         advantages = self.credit.combine(vector, trade, applies_to=applies_to)
         # a group of one has no spread of its own: its peers are the policy's other prompts
         peers = advantages if advantages.shape[2] > 1 else advantages.transpose(1, 2)
         spread = peers.std(2, correction=0).mean(1)
-        reference = self._reference(batch) if gradients is None else gradients.reference
+        reference = self._charged(seen, batch) if gradients is None else gradients.reference
         if reference is not None:
             advantages = self.loss.charge_kl(advantages, done.logprobs, reference, self.credit.against_peers)
         old = None if gradients is None else gradients.logprobs
@@ -100,12 +105,12 @@ class OnlineLearner(OnPolicyLearner):
             ConfigError: The batch is too small to be halved.
         """
         done = seen.completions
-        batch = self.engine.prepare(seen.prompt_ids, done)
+        batch = self._prepared(seen)
         whole = self.coefficients(seen)
         _, prompts, group, objectives = whole.shape
         members = halves_of(prompts, group) if halves else None
         vector = whole if members is None else self._halved_credit(seen)
-        reference = self._reference(batch)
+        reference = self._charged(seen, batch)
         charge = self.loss.kl == "k1" and reference is not None
         factors = vector
         if charge:
@@ -143,9 +148,9 @@ class OnlineLearner(OnPolicyLearner):
             found[part] = self.credit.vector(scaled[part])
         return found
 
-    def _reference(self, batch: Batch) -> Tensor | None:
+    def _charged(self, seen: Rollouts, batch: Batch) -> Tensor | None:
         """Log-probabilities `[K, N, G, T]` under the frozen base; None where nothing is charged for leaving it."""
-        return None if self.loss.kl_coef == 0 else self.engine.reference_logprobs(batch)
+        return self._reference(seen, batch) if self.reads_reference else None
 
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor | None, old: Tensor | None) -> Tensor:
         """Put the loss's gradient into the population's buffer; returns the log-probabilities before the first update.

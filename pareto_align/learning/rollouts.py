@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.batches import Batch
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.sampling import Completions, SamplingParams
 from pareto_align.seeds import seed_for
@@ -29,12 +32,16 @@ class Rollouts:
         completions: Tokens, mask and log-probabilities `[K, N, G, T]`.
         texts: The K*N*G completions as text, policy-major.
         rewards: `[K, N, G, M]` scores of all M objectives, maximised; NaN where an objective does not apply.
+        batch: The completions ready to be read again, where the frozen base read them while texts were made.
+        reference: What it read: log-probabilities `[K, N, G, T]`.
     """
 
     prompts: list[PromptRow]
     completions: Completions
     texts: list[str]
     rewards: np.ndarray
+    batch: Batch | None = None
+    reference: Tensor | None = None
 
     @property
     def prompt_ids(self) -> list[tuple[int, ...]]:
@@ -92,6 +99,7 @@ def roll_out(
     seeds: Sequence[int],
     *,
     policies: Any = None,
+    reference: bool = False,
 ) -> Rollouts:
     """Sample and score.
 
@@ -103,16 +111,21 @@ def roll_out(
         params: How to sample.
         seeds: One a policy.
         policies: `[K, P]` parameters to run instead of the population's own slots; `[0, P]` runs the reference policy.
+        reference: Also read the completions under the frozen base, while a thread makes text of them.
 
     Raises:
         ObjectiveError: A reward function misbehaved.
     """
-    completions = engine.sample([list(prompt.ids) for prompt in prompts], group_size, params, seeds, policies=policies)
-    count = completions.tokens.shape[0]
+    ids = [list(prompt.ids) for prompt in prompts]
+    completions = engine.sample(ids, group_size, params, seeds, policies=policies)
     token_lists = completions.token_lists()
-    texts = [engine.population.base.decode(ids) for ids in token_lists]
-    rewards = score(objectives, prompts, group_size, count, texts, token_lists)
-    return Rollouts(list(prompts), completions, texts, rewards)
+    with ThreadPoolExecutor(1, thread_name_prefix="texts") as thread:
+        decoding = thread.submit(engine.population.base.decode_all, token_lists)
+        batch = engine.prepare(ids, completions) if reference else None
+        before = None if batch is None else engine.reference_logprobs(batch)
+        texts = decoding.result()
+    rewards = score(objectives, prompts, group_size, completions.tokens.shape[0], texts, token_lists)
+    return Rollouts(list(prompts), completions, texts, rewards, batch, before)
 
 
 def score(

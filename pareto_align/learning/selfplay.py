@@ -64,8 +64,8 @@ class OnlineDpo(OnPolicyLearner):
 
     def coefficients(self, seen: Rollouts) -> Tensor:
         """How steeply the likelihood of each objective's labels rises in each answer's log-probability."""
-        batch = self.engine.prepare(seen.prompt_ids, seen.completions)
-        return self._slopes(seen, self.engine.reference_logprobs(batch))
+        batch = self._prepared(seen)
+        return self._slopes(seen, self._reference(seen, batch))
 
     def gradients(self, seen: Rollouts, *, halves: bool = False) -> ObjectiveGradients:
         """The gradient of every objective for every policy, from one backward pass.
@@ -79,8 +79,8 @@ class OnlineDpo(OnPolicyLearner):
         """
         if halves:
             raise ConfigError("The learner 'online-dpo' does not halve its batch.")
-        batch = self.engine.prepare(seen.prompt_ids, seen.completions)
-        reference = self.engine.reference_logprobs(batch)
+        batch = self._prepared(seen)
+        reference = self._reference(seen, batch)
         slopes = self._slopes(seen, reference)
         found, logprobs = self.engine.ascend(batch, slopes, seen.completions.mask.float())
         return ObjectiveGradients(found[0], None, reference, logprobs, batch, True)

@@ -140,7 +140,7 @@ def test_the_gradients_of_a_bfloat16_model_point_the_same_way():
     population, rollouts, learner = setting(2)
     expected = learner.gradients(rollouts).gradients
     population.base.model.to(torch.bfloat16)
-    half = type(population.base)(**{**vars(population.base), "dtype": torch.bfloat16})
+    half = dataclasses.replace(population.base, dtype=torch.bfloat16)
     rows = population.parameters.clone()
     population.close()
     rough = random_population(half, 3, config=lora())

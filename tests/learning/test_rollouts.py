@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from tiny_models import random_population, tiny_base, tiny_model
@@ -105,3 +107,29 @@ def test_given_policies_are_run_instead_of_the_slots():
     one = roll_out(Engine(population), objectives, rows, 4, SamplingParams(6), [3], policies=population.parameters[2:])
     assert torch.equal(one.completions.tokens[0], every.completions.tokens[2])
     assert one.rewards.shape == (1, 1, 4, 1)
+
+
+def test_texts_are_made_while_the_frozen_base_reads():
+    """Each waits for the other to have begun, so one after the other would end in a timeout."""
+    base = tiny_base()
+    engine = Engine(random_population(base, 2))
+    reading, decoding = threading.Event(), threading.Event()
+
+    def meet(mine, other, work):
+        def call(*args):
+            mine.set()
+            assert other.wait(60)
+            return work(*args)
+
+        return call
+
+    base.decode_all = meet(decoding, reading, base.decode_all)
+    engine.reference_logprobs = meet(reading, decoding, engine.reference_logprobs)
+    rows, params = rows_of(base, "<0>", "<1>ab"), SamplingParams(6)
+    objectives = ObjectiveSet([Objective("n", Recorder())])
+    done = roll_out(engine, objectives, rows, 3, params, [1, 2], reference=True)
+    alone = Engine(engine.population)
+    assert torch.equal(done.reference, alone.reference_logprobs(alone.prepare(done.prompt_ids, done.completions)))
+    plain = roll_out(alone, objectives, rows, 3, params, [1, 2])
+    assert plain.texts == done.texts
+    assert plain.reference is None

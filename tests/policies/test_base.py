@@ -209,6 +209,34 @@ def test_decoding_leaves_special_tokens_out():
     assert tiny_base().decode([0, 1, EOS, PAD]) == "ab"
 
 
+def own_decoding(made):
+    class Shouting(type(made)):
+        def _decode(self, *args, **kwargs):
+            return super()._decode(*args, **kwargs).upper()
+
+    made.__class__ = Shouting
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda made: None, ["a ,", "", "ba"]),
+        (lambda made: setattr(made, "clean_up_tokenization_spaces", True), ["a,", "", "ba"]),
+        (own_decoding, ["A ,", "", "BA"]),
+    ],
+    ids=["plain", "cleaning", "own"],
+)
+def test_many_completions_are_decoded_as_one_is(change, said):
+    """Whatever the tokenizer does with the text after its library."""
+    made = symbol_tokenizer(12, 4)
+    made.add_tokens([" ,"])
+    change(made)
+    base = load_base(tiny_model(), tokenizer=made)
+    rows = [[0, made.convert_tokens_to_ids(" ,"), EOS], [EOS, PAD], (1, 0)]
+    assert base.decode_all(rows) == [base.decode(ids) for ids in rows] == said
+    assert base.decode_all([]) == []
+
+
 def test_a_soft_cap_is_kept_where_transformers_would_take_an_attention_without_it(tmp_path):
     tiny_model("gemma2", attn_implementation=None).save_pretrained(tmp_path)
     loaded = load_base(str(tmp_path), tokenizer=tokenizer())
