@@ -11,7 +11,7 @@ from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.offline import Dpo, Modpo
 from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
-from pareto_align.learning.selfplay import OnlineDpo
+from pareto_align.learning.selfplay import Egpo, Inpo, OnlineDpo, Sppo
 
 __all__ = [
     "Context",

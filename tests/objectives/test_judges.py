@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
@@ -18,8 +19,7 @@ def referee(prompts, completions, opponents, **_):
     """1 for who wins; 0.7 for the longer of two that are not in the game."""
     texts = [(completion_text(a), completion_text(b)) for a, b in zip(completions, opponents, strict=True)]
     return [
-        1.0 if BEATS.get(a) == b else 0.0 if BEATS.get(b) == a else 0.7 if len(a) > len(b) else 0.3
-        for a, b in texts
+        1.0 if BEATS.get(a) == b else 0.0 if BEATS.get(b) == a else 0.7 if len(a) > len(b) else 0.3 for a, b in texts
     ]
 
 
@@ -125,7 +125,7 @@ def test_what_it_cannot_be_made_of_is_refused():
 
 
 class TestWinRateContract(RewardContract):
-    columns = {"gold": ["an answer"] * len(RewardContract.answers)}
+    columns: ClassVar = {"gold": ["an answer"] * len(RewardContract.answers)}
     alone = False
 
     def make(self):
