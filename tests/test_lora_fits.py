@@ -12,8 +12,8 @@ from aligner_runs import PROBLEM, fit, lora, make
 from peft import PeftModel
 
 from pareto_align import ModelError, ParetoAlignWarning, ParetoFront
-from pareto_align.discovery import publishing
 from pareto_align.policies import PolicyPopulation, load_base
+from pareto_align.runs import publishing
 
 SHAPES = {
     "rslora": {"use_rslora": True},

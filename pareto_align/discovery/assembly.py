@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from pareto_align.data.prompts import Splits
-from pareto_align.discovery.evaluation import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.discovery.explorers import Explorer
-from pareto_align.discovery.label_evaluation import LabelEvaluator
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.discovery.publishing import Publisher
 from pareto_align.errors import ConfigError
+from pareto_align.evaluation.answers import ROWS_AT_ONCE, Evaluator, Measures
+from pareto_align.evaluation.labels import LabelEvaluator
 from pareto_align.front import Estimate
 from pareto_align.learning.learner import Context, Learner
 from pareto_align.learning.offline import PreferenceLearner
@@ -35,6 +34,7 @@ from pareto_align.runs.budget import Spending
 from pareto_align.runs.checkpoint import Checkpoint
 from pareto_align.runs.folder import write_run_record, write_splits
 from pareto_align.runs.journal import Callback, Journal, announce
+from pareto_align.runs.publishing import Publisher
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting

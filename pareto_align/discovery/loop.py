@@ -10,13 +10,13 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Measures
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.slots import Slots
 from pareto_align.discovery.stalls import choose_parent
 from pareto_align.errors import FrontFileError
+from pareto_align.evaluation.answers import Measures
 from pareto_align.front import Origin
 from pareto_align.learning.learner import Experience, Learner, StepReport
 from pareto_align.objectives import ObjectiveSet, RewardScale

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Measurement, Measures
 from pareto_align.discovery.explorers import Mixture
-from pareto_align.discovery.publishing import Publisher, shortcoming
-from pareto_align.discovery.racing import race
 from pareto_align.errors import ParetoAlignWarning
+from pareto_align.evaluation.answers import Measurement, Measures
+from pareto_align.evaluation.racing import race
 from pareto_align.front import Estimate, Origin, ParetoArchive, Status
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.mixing import AdapterMixture, mix_all
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import PlateauMonitor, Spending
 from pareto_align.runs.journal import Journal
+from pareto_align.runs.publishing import Publisher, shortcoming
 from pareto_align.runs.settings import Settings
 
 __all__ = ["FrontKeeper"]

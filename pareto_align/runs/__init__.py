@@ -1,4 +1,4 @@
-"""What survives a kill: settings, budget, folder, journal, checkpoint, stopping, progress. It knows no loop."""
+"""What survives a kill: settings, budget, folder, journal, checkpoint, front, stopping, progress. It knows no loop."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def judge(task: Task, adapters: Tensor | Sequence[str | Path] | None, *, samples
     import torch
 
     from pareto_align.data.prompts import read_prompts
-    from pareto_align.discovery.evaluation import Evaluator
+    from pareto_align.evaluation.answers import Evaluator
     from pareto_align.objectives import ObjectiveSet
     from pareto_align.policies import PolicyPopulation, load_base
     from pareto_align.policies.sampling import SamplingParams

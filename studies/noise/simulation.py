@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_align.discovery.evaluation import Measurement
-from pareto_align.discovery.publishing import confirm
-from pareto_align.discovery.racing import race
+from pareto_align.evaluation.answers import Measurement
+from pareto_align.evaluation.racing import race
 from pareto_align.front import Entry, Estimate, ParetoArchive, bootstrap_hypervolume, dominates, hypervolume
+from pareto_align.runs.publishing import confirm
 
 NOISE = 0.3  # of each scored reward, as in the problem `noisy`
 K, EVALUATIONS = 8, 10

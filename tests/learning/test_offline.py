@@ -18,8 +18,8 @@ from pareto_align.data.comparison import Comparison, Labels
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.prompts import PromptRow
-from pareto_align.discovery.label_evaluation import LabelEvaluator
 from pareto_align.errors import ComparisonError, ConfigError, ObjectiveError
+from pareto_align.evaluation.labels import LabelEvaluator
 from pareto_align.learning import Context, make_learner
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import PolicyPopulation, load_base

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pareto_align.discovery.publishing import confirm
 from pareto_align.front import Estimate, Origin, ParetoArchive, Status, hypervolume
+from pareto_align.runs.publishing import confirm
 
 
 def archive(means: dict[str, tuple[float, ...]], **settings) -> ParetoArchive:

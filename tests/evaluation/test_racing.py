@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pareto_align.discovery.evaluation import Measurement
-from pareto_align.discovery.racing import open_verdicts, race
+from pareto_align.evaluation.answers import Measurement
+from pareto_align.evaluation.racing import open_verdicts, race
 from pareto_align.front import Estimate, ParetoArchive, Status
 
 PROMPTS = 24
@@ -51,7 +51,7 @@ def raced(means: list[tuple[float, ...]], evaluator: Simulated, **settings) -> P
 
 
 def test_what_gave_its_adapter_up_is_not_priced(monkeypatch) -> None:
-    from pareto_align.discovery import racing
+    from pareto_align.evaluation import racing
 
     archive = raced([(0.5, 0.5)] * 12, Simulated(seed=1))
     contested = [e for e in archive.entries.values() if e.status in (Status.CONTESTED, Status.DUPLICATE)]

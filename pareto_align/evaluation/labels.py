@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.prompts import groups_of
-from pareto_align.discovery.evaluation import Measurement
+from pareto_align.evaluation.answers import Measurement
 from pareto_align.front import Estimate
 from pareto_align.learning.comparisons import collate
 from pareto_align.learning.explained import explained_rows

@@ -8,8 +8,8 @@ import torch
 from tiny_models import random_population, tiny_base
 
 from pareto_align.data.prompts import read_prompts
-from pareto_align.discovery.evaluation import Evaluator
 from pareto_align.errors import ParetoAlignWarning
+from pareto_align.evaluation.answers import Evaluator
 from pareto_align.front import pool
 from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.policies import SamplingParams

@@ -25,7 +25,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
-from pareto_align.discovery.evaluation import Measures
+from pareto_align.evaluation.answers import Measures
 from pareto_align.front import Entry, ParetoArchive, Status, difference, hypervolume
 
 __all__ = ["WORTH", "Race", "open_verdicts", "race"]
