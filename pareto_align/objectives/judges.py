@@ -45,6 +45,8 @@ class WinRate(ComposedReward):
         self._opponents = opponents
         self._both_orders = both_orders
 
+    gives = ("opponents",)
+
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns it reads itself."""
@@ -52,6 +54,8 @@ class WinRate(ComposedReward):
 
     def calls(self, batch: RewardCall) -> list[tuple[RewardFunction, RewardCall]]:
         """The judge on all games that are not tied from the start, each in both orders."""
+        if "opponents" in batch.columns:
+            raise ObjectiveError(f"{self.name}: the prompts' column 'opponents' would hide the judge's; rename it.")
         answers, games = self._played(batch)
         if not len(games):
             return []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from aligner_runs import make
+from aligner_runs import PROBLEM, make
 from peft import LoraConfig
 from tiny_models import random_population, tiny_base
 
@@ -133,15 +133,18 @@ class Table:
         scale = RewardScale(np.zeros(1), np.ones(1), -np.ones(1), np.ones(1))
         self.learner.setup(Context(self.engine, scale, [0], self.optimizer))
         self.prompt = tuple(base.encode("<0>"))
+        self.untrained = distribution(self.engine.reference_logprobs(self.prepared()))
 
-    def seen(self):
+    def prepared(self):
         tokens = torch.arange(3)[None, None, :, None].expand(self.population.size, -1, -1, -1)
         nothing = torch.zeros(tokens.shape)
         done = Completions([list(self.prompt)], tokens, torch.ones_like(tokens, dtype=torch.bool), nothing)
-        batch = self.engine.prepare([list(self.prompt)], done)
-        done = replace(done, logprobs=self.engine.logprobs(batch))
+        return self.engine.prepare([list(self.prompt)], done)
+
+    def seen(self):
+        batch = self.prepared()
+        done = replace(batch.done, logprobs=self.engine.logprobs(batch))
         self.policy = distribution(done.logprobs)
-        self.untrained = distribution(self.engine.reference_logprobs(batch))
         wins = self.policy @ GAME.T
         return Rollouts([PromptRow("<0>", self.prompt, {})], done, [""] * len(wins) * 3, wins[:, None, :, None])
 
@@ -242,7 +245,7 @@ def test_a_fit_with_a_judge(tmp_path):
         Objective("brief", lambda completions, **_: [-len(c) for c in completions], bounds=(-3, 0)),
     ]
     problem = get_problem("arc", V=6, hidden_size=16)
-    rows = [{"prompt": prompt, "gold": "ab"} for prompt in problem.prompts]
+    rows = [{"prompt": prompt, "gold": "ab"} for prompt in problem.prompts * 2]
     found = ParetoAligner(
         problem.model(), objectives, tokenizer=problem.tokenizer(), use_chat_template=False, learner="egpo",
         weighting="fixed", explorer="grid", population=2, steps=4, eval_every=2, group_size=4, prompts_per_step=2,
@@ -251,9 +254,9 @@ def test_a_fit_with_a_judge(tmp_path):
     assert ((found.values[:, 0] >= 0) & (found.values[:, 0] <= 1)).all()
 
 
-def test_games_refuse_what_they_cannot_have():
+def test_games_refuse_what_they_cannot_have(tmp_path):
     with pytest.raises(ConfigError, match="'egpo' keeps each policy as it was"):
-        make(learner="egpo", family="blocks", weighting="fixed").fit(["<0>ab"] * 8)
+        make(learner="egpo", family="blocks", weighting="fixed", output_dir=tmp_path / "run").fit(list(PROBLEM.prompts))
     with pytest.raises(ConfigError, match="which only ipo, inpo, sppo take"):
         make_learner({"name": "online-dpo", "labels": "difference"})
     with pytest.raises(ConfigError, match="tau of at most eta"):

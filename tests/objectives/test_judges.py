@@ -118,6 +118,8 @@ def test_what_it_cannot_be_made_of_is_refused():
         win_rate(conciseness(), reference="gold")
     with pytest.raises(ObjectiveError, match="reads the column 'gold'"):
         win_rate(referee, reference="gold")(["a"], ["x"])
+    with pytest.raises(ObjectiveError, match="column 'opponents' would hide"):
+        win_rate(referee, reference="gold")(["a"], ["x"], gold=["g"], opponents=["y"])
     with pytest.raises(ObjectiveError, match=r"from 0 to 1. Found 7"):
         win_rate(lambda prompts, completions, opponents: [7.0] * len(prompts), reference="gold")(
             ["a"] * 2, ["x", "y"], gold=["g"] * 2
