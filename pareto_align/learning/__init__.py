@@ -11,13 +11,15 @@ from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.offline import Dpo, Modpo
 from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
-from pareto_align.learning.selfplay import OnlineDpo
+from pareto_align.learning.selfplay import Egpo, Inpo, OnlineDpo, Sppo
 
 __all__ = [
     "Context",
     "Credit",
     "Dpo",
+    "Egpo",
     "Experience",
+    "Inpo",
     "KtoLearner",
     "Learner",
     "Modpo",
@@ -26,6 +28,7 @@ __all__ = [
     "PolicyLoss",
     "PromptRow",
     "Rollouts",
+    "Sppo",
     "StepReport",
     "available_credits",
     "available_learners",

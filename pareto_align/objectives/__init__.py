@@ -8,6 +8,7 @@ from pareto_align.objectives.conditions import conditioned
 from pareto_align.objectives.ensembles import Ensemble, ensemble
 from pareto_align.objectives.forms import as_objectives
 from pareto_align.objectives.groups import of_group
+from pareto_align.objectives.judges import win_rate
 from pareto_align.objectives.models import reward_model
 from pareto_align.objectives.objective import Objective, ObjectiveSet
 from pareto_align.objectives.ranking import lexicographic
@@ -67,5 +68,6 @@ __all__ = [
     "shared",
     "token_brevity",
     "token_count",
+    "win_rate",
     "word_count",
 ]

@@ -200,7 +200,7 @@ class RewardCall:
 
     def check_columns(self, name: str, reward: RewardFunction) -> None:
         """Whether the columns are there that `reward` requires, as far as it says so: by its parameters, in `reads`, a
-        tuple of names, or by what its members say.
+        tuple of names, or by what its members say, to whom it `gives` columns of its own.
 
         Raises:
             ObjectiveError: One is not.
@@ -211,9 +211,12 @@ class RewardCall:
         for column in reads if isinstance(reads, tuple) else ():
             if column not in self.columns:
                 raise ObjectiveError(self._missing(name, column))
+        gives = getattr(reward, "gives", ())
+        own = {column: [None] * len(self.completions) for column in gives if isinstance(gives, tuple)}
+        within = RewardCall(self.prompts, self.completions, self.columns | own, self.completion_ids)
         for member in members if isinstance(members, tuple) else ():
             if callable(member):
-                self.check_columns(name, member)
+                within.check_columns(name, member)
 
     @property
     def columns_told(self) -> str:

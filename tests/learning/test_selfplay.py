@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from aligner_runs import make
+from aligner_runs import PROBLEM, make
+from peft import LoraConfig
 from tiny_models import random_population, tiny_base
 
+from pareto_align import ParetoAligner
 from pareto_align.data.prompts import PromptRow
 from pareto_align.errors import ConfigError
 from pareto_align.learning import Context, make_learner
-from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
-from pareto_align.policies import SamplingParams
+from pareto_align.learning.rollouts import Rollouts
+from pareto_align.objectives import Objective, ObjectiveSet, RewardScale, win_rate
+from pareto_align.policies import SamplingParams, load_base
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import Completions
+from pareto_align.testing.comparisons import regularized_equilibrium
 from pareto_align.testing.judging import judged_fit
 from pareto_align.testing.learner import LearnerContract
 from pareto_align.testing.problems import get_problem
+from pareto_align.testing.tiny import LORA_TARGETS, symbol_tokenizer, tiny_llama
 
 
 class TestOnlineDpo(LearnerContract):
@@ -33,6 +42,21 @@ class TestSppo(LearnerContract):
 class TestExtremes(LearnerContract):
     def make(self):
         return make_learner({"name": "online-dpo", "pairs": "extremes", "labels": "soft", "loss_type": "ipo"})
+
+
+class TestSelfPlay(LearnerContract):
+    def make(self):
+        return make_learner({"name": "sppo", "beta": 0.1, "every": 2})
+
+
+class TestInpo(LearnerContract):
+    def make(self):
+        return make_learner({"name": "inpo", "eta": 1.0, "tau": 0.5})
+
+
+class TestEgpo(LearnerContract):
+    def make(self):
+        return make_learner("egpo")
 
 
 def test_labels_are_of_each_policys_own_answers_and_each_objectives_own():
@@ -91,3 +115,151 @@ def test_what_it_cannot_do_is_refused():
         make(learner="online-dpo", group_size=1)._plan()
     with pytest.raises(ConfigError, match="'modo' needs cross_gramians"):
         make(learner="online-dpo", weighting="modo")._plan()
+
+
+# who is preferred to whom, in part in a circle: comparisons.md's game of three answers
+GAME = np.array([[0.5, 0.9, 0.2], [0.1, 0.5, 0.6], [0.8, 0.4, 0.5]])
+
+
+class Table:
+    """One policy with three answers to one prompt, all of which are seen at every step; rewards are exact win rates."""
+
+    def __init__(self, learner, size=1):
+        base = load_base(tiny_llama(3, 1), tokenizer=symbol_tokenizer(3, 1), use_chat_template=False, device="cpu")
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(LORA_TARGETS))
+        self.population = PolicyPopulation(base, size, lora=lora)
+        self.engine, self.learner = Engine(self.population), make_learner(learner)
+        self.optimizer = PopulationAdamW(self.population.parameters, max_norm=None)
+        scale = RewardScale(np.zeros(1), np.ones(1), -np.ones(1), np.ones(1))
+        self.learner.setup(Context(self.engine, scale, [0], self.optimizer))
+        self.prompt = tuple(base.encode("<0>"))
+        self.untrained = distribution(self.engine.reference_logprobs(self.prepared()))
+
+    def prepared(self):
+        tokens = torch.arange(3)[None, None, :, None].expand(self.population.size, -1, -1, -1)
+        nothing = torch.zeros(tokens.shape)
+        done = Completions([list(self.prompt)], tokens, torch.ones_like(tokens, dtype=torch.bool), nothing)
+        return self.engine.prepare([list(self.prompt)], done)
+
+    def seen(self):
+        batch = self.prepared()
+        done = replace(batch.done, logprobs=self.engine.logprobs(batch))
+        self.policy = distribution(done.logprobs)
+        wins = self.policy @ GAME.T
+        return Rollouts([PromptRow("<0>", self.prompt, {})], done, [""] * len(wins) * 3, wins[:, None, :, None])
+
+    def step(self, learning_rate=1e-2):
+        self.learner.step(self.seen(), np.ones((self.population.size, 1)), learning_rate)
+        return self.policy[0]
+
+    def play(self, steps, *, decay=True):
+        """The policies of all steps, `[steps, 3]`."""
+        found = [self.step(1e-2 * (1 - step / steps if decay else 1)) for step in range(steps)]
+        self.seen()
+        return np.array(found)
+
+
+def distribution(logprobs):
+    return logprobs.sum(-1)[:, 0].double().softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("learner", "steps", "bound"),
+    [
+        ({"name": "online-dpo", "loss_type": "copg", "beta": 0.5}, 150, 2e-3),  # online IPO; .0012 seen
+        ({"name": "egpo", "beta": 0.5}, 300, 1e-3),  # 150 whole steps; .00002 seen
+        ({"name": "inpo", "eta": 1.0, "tau": 0.5, "labels": "difference", "every": 5}, 150, 1e-3),
+    ],
+    ids=["online-ipo", "egpo", "inpo"],
+)
+def test_the_last_policy_is_the_nash_equilibrium_of_the_game_that_the_untrained_model_holds(learner, steps, bound):
+    """The fixed point of `pi = pi_ref exp(P pi / tau) / Z` at tau .5."""
+    table = Table(learner)
+    table.play(steps)
+    equilibrium = regularized_equilibrium(GAME, table.untrained[0], 0.5)
+    assert 0.5 * np.abs(table.policy[0] - equilibrium).sum() < bound
+    assert 0.5 * np.abs(table.untrained[0] - equilibrium).sum() > 0.03
+
+
+def test_without_a_hold_it_is_the_mean_of_sppos_policies_that_nobody_beats():
+    """The last one goes round; the gap is how much more often than not the best answer beats a policy."""
+    policies = Table({"name": "sppo", "beta": 3.0, "labels": "difference", "every": 5}).play(600, decay=False)[::5]
+    gap = lambda policy: (GAME @ policy).max() - 0.5  # noqa: E731
+    assert gap(policies.mean(0)) < 0.01 < 0.05 < gap(policies[-1])
+
+
+@pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 3}, {"name": "sppo", "every": 3}])
+@pytest.mark.parametrize("made", [3, 4])
+def test_taken_down_and_put_back_it_goes_on_the_same(learner, made):
+    """Between the halves of a step as well."""
+    table = Table(learner)
+    for _ in range(made):
+        table.step()
+    state = {name: value.clone() for name, value in table.learner.state_dict().items()}
+    parameters = table.population.parameters.clone()
+    whole = [table.step().copy() for _ in range(5)]
+    again = Table(learner)
+    again.population.parameters.copy_(parameters)
+    again.learner.load_state_dict(state)
+    assert np.array_equal([again.step() for _ in range(5)], whole)
+
+
+@pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 3}, {"name": "sppo", "every": 3}])
+def test_nothing_of_an_old_tenant_is_kept(learner):
+    """A slot that changes hands after three steps goes on as one that began there; its neighbour does not notice."""
+    moved, undisturbed = Table(learner, 2), Table(learner, 2)
+    for _ in range(4):
+        moved.step()
+        undisturbed.step()
+    tenant = torch.randn_like(moved.population.parameters[0]) * 0.05
+    moved.population.load(0, tenant)
+    moved.learner.reset(0)
+    fresh = Table(learner, 2)
+    fresh.population.load(0, tenant)
+    fresh.learner.setup(fresh.learner.context)
+    for table in (moved, undisturbed, fresh):
+        table.step()
+        table.seen()
+    assert np.array_equal(moved.policy[1], undisturbed.policy[1])
+    np.testing.assert_allclose(moved.policy[0], fresh.policy[0], rtol=1e-5)
+
+
+def test_the_iterate_before_is_taken_every_so_many_steps():
+    table = Table({"name": "online-dpo", "reference": "previous", "every": 2})
+    begun = table.population.parameters.clone()
+    table.step()
+    assert torch.equal(table.learner.previous, begun)
+    table.step()
+    assert torch.equal(table.learner.previous, table.population.parameters)
+    assert "previous" not in Table("online-dpo").learner.state_dict()
+
+
+def test_a_fit_with_a_judge(tmp_path):
+    """A judge of pairs and a reward side by side, from prompts to a front."""
+
+    def warmer(prompts, completions, opponents, **_):
+        return [0.5 + 0.5 * np.sign(a.count("a") - b.count("a")) for a, b in zip(completions, opponents, strict=True)]
+
+    objectives = [
+        Objective("warm", win_rate(warmer, reference="gold"), bounds=(0, 1)),
+        Objective("brief", lambda completions, **_: [-len(c) for c in completions], bounds=(-3, 0)),
+    ]
+    problem = get_problem("arc", V=6, hidden_size=16)
+    rows = [{"prompt": prompt, "gold": "ab"} for prompt in problem.prompts * 2]
+    found = ParetoAligner(
+        problem.model(), objectives, tokenizer=problem.tokenizer(), use_chat_template=False, learner="egpo",
+        weighting="fixed", explorer="grid", population=2, steps=4, eval_every=2, group_size=4, prompts_per_step=2,
+        max_new_tokens=problem.T, lora=LoraConfig(r=2, lora_alpha=4, target_modules="all-linear"),
+    ).fit(rows, eval_prompts=rows, output_dir=tmp_path / "run")  # fmt: skip
+    assert ((found.values[:, 0] >= 0) & (found.values[:, 0] <= 1)).all()
+
+
+def test_games_refuse_what_they_cannot_have(tmp_path):
+    with pytest.raises(ConfigError, match="'egpo' keeps each policy as it was"):
+        make(learner="egpo", family="blocks", weighting="fixed", output_dir=tmp_path / "run").fit(list(PROBLEM.prompts))
+    with pytest.raises(ConfigError, match="which only ipo, inpo, sppo take"):
+        make_learner({"name": "online-dpo", "labels": "difference"})
+    with pytest.raises(ConfigError, match="tau of at most eta"):
+        make_learner({"name": "inpo", "eta": 0.1, "tau": 0.2})
+    with pytest.raises(ConfigError, match="no setting 'loss_type'"):
+        make_learner({"name": "egpo", "loss_type": "sigmoid"})

@@ -1,0 +1,188 @@
+"""Rewards from judges that compare two answers: how often an answer wins.
+
+References:
+    Swamy et al., "A Minimaximalist Approach to Reinforcement Learning from Human Feedback", arXiv 2401.04056: SPO, in
+        which the reward of a sample is its mean win rate against the other samples of the policy.
+    Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv 2306.05685: judges favour the answer
+        that they read first, so both orders are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pareto_align.errors import ConfigError, ObjectiveError
+from pareto_align.objectives.calling import RewardCall, RewardFunction
+from pareto_align.objectives.composed import ComposedReward, compose, remembers, reward_name
+from pareto_align.objectives.text import column_values, completion_text
+
+__all__ = ["win_rate"]
+
+Games = NDArray[
+    np.intp
+]  # [games, 2] numbers of the answers that meet; those of the batch first, then reference answers
+
+
+class WinRate(ComposedReward):
+    """How often an answer wins; made by `win_rate`."""
+
+    def __init__(
+        self,
+        members: Sequence[RewardFunction],
+        name: str,
+        reference: str,
+        against: str,
+        opponents: int | None,
+        both_orders: bool,
+    ) -> None:
+        super().__init__(members, name)
+        self._reference = reference
+        self._against = against
+        self._opponents = opponents
+        self._both_orders = both_orders
+
+    gives = ("opponents",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns it reads itself."""
+        return (self._reference,)
+
+    def calls(self, batch: RewardCall) -> list[tuple[RewardFunction, RewardCall]]:
+        """The judge on all games that are not tied from the start, each in both orders."""
+        if "opponents" in batch.columns:
+            raise ObjectiveError(f"{self.name}: the prompts' column 'opponents' would hide the judge's; rename it.")
+        answers, games = self._played(batch)
+        if not len(games):
+            return []
+        if self._both_orders:
+            games = np.concatenate([games, games[:, ::-1]])
+        rows = games.min(axis=1)  # of two answers at least one is of the batch, and both have its prompt
+        columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
+        first, second = ([answers[number] for number in side] for side in games.T)
+        prompts = [batch.prompts[row] for row in rows]
+        return [(self.members[0], RewardCall(prompts, first, {**columns, "opponents": second}))]
+
+    def combine(self, answers: Sequence[NDArray[np.float64]], batch: RewardCall) -> NDArray[np.float64]:
+        """The mean over an answer's games."""
+        everything, games = self._played(batch)
+        won = np.empty(0)
+        if len(games):
+            won = answers[0]
+            wrong = won[~np.isnan(won) & ((won < 0) | (won > 1))]
+            if len(wrong):
+                raise ObjectiveError(
+                    f"{self.name}: a judge says how likely the completion is the better one, from 0 to 1. Found "
+                    f"{wrong[0]:g}."
+                )
+            if self._both_orders:
+                won = (won[: len(games)] + 1 - won[len(games) :]) / 2
+        ties = self._games(batch, tied=True)
+        games, won = np.concatenate([games, ties]), np.concatenate([won, np.full(len(ties), 0.5)])
+        total, count = np.zeros(len(everything)), np.zeros(len(everything))
+        for side, share in ((games[:, 0], won), (games[:, 1], 1 - won)):
+            judged = ~np.isnan(share)
+            np.add.at(total, side[judged], share[judged])
+            np.add.at(count, side[judged], 1)
+        size = len(batch.completions)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)[:size]
+
+    def _played(self, batch: RewardCall) -> tuple[list[Any], Games]:
+        return self._answers(batch), self._games(batch, tied=False)
+
+    def _answers(self, batch: RewardCall) -> list[Any]:
+        """Those of the batch, then the reference answer of every row that has one."""
+        theirs = column_values(self.name, self._reference, batch.columns)
+        as_text = [isinstance(completion, str) for completion in batch.completions]
+        return batch.completions + [
+            str(answer) if text else [{"role": "assistant", "content": str(answer)}]
+            for answer, text in zip(theirs, as_text, strict=True)
+        ]
+
+    def _games(self, batch: RewardCall, *, tied: bool) -> Games:
+        """Who meets whom, in the games that are tied from the start, as both say the same, or in the others."""
+        size = len(batch.completions)
+        if self.learning and self._against == "peers":
+            games = [game for run in _runs(batch.prompts) for game in _round(run, self._opponents)]
+        else:
+            theirs = column_values(self.name, self._reference, batch.columns)
+            games = [(row, size + row) for row, answer in enumerate(theirs) if isinstance(answer, str)]
+        texts = [completion_text(answer) for answer in self._answers(batch)]
+        chosen = [game for game in games if (texts[game[0]] == texts[game[1]]) == tied]
+        return np.array(chosen, dtype=np.intp).reshape(-1, 2)
+
+
+def _runs(prompts: Sequence[Any]) -> list[range]:
+    """Rows that stand one after another for the same prompt."""
+    edges = [row for row in range(1, len(prompts)) if prompts[row] != prompts[row - 1]]
+    return [range(start, stop) for start, stop in zip([0, *edges], [*edges, len(prompts)], strict=True)]
+
+
+def _round(rows: range, opponents: int | None) -> list[tuple[int, int]]:
+    """Games in which everybody meets as many others, at most `opponents`: those who stand nearest in a circle."""
+    size = len(rows)
+    reach = size // 2 if opponents is None else min(opponents // 2, size // 2)
+    pairs = {
+        tuple(sorted((rows[place], rows[(place + distance) % size])))
+        for distance in range(1, reach + 1)
+        for place in range(size)
+    }
+    return sorted((a, b) for a, b in pairs if a != b)
+
+
+def win_rate(
+    judge: RewardFunction,
+    *,
+    reference: str,
+    against: Literal["peers", "reference"] = "peers",
+    opponents: int | None = None,
+    both_orders: bool = True,
+    name: str | None = None,
+) -> ComposedReward:
+    """How often an answer wins, by a judge that compares two, in [0, 1].
+
+    While a policy is measured its answers meet the `reference` answers, so that all policies are compared alike. In
+    training they meet each other: those that stand side by side for one prompt, which are a policy's own where a step
+    has two prompts or more, and all policies' where it has one. A learner of games (`egpo`, `inpo`, `sppo`) then looks
+    for answers that no other beats, also where preferences go in circles, which no reward of single answers can say;
+    with a policy gradient it is SPO.
+
+    The judge is called like a reward function, sync or async, once a batch, with one more argument: `opponents`, an
+    answer for each completion. It says how likely the completion is the better one. Two answers that are the same are
+    tied without asking.
+
+    Args:
+        judge: `judge(prompts, completions, opponents, **columns)` -> B probabilities; None where it cannot tell.
+        reference: A column with an answer a row. A row without one is not measured.
+        against: Whom training answers meet: their "peers", or the same "reference" as when measured.
+        opponents: How many peers each answer meets at most, an even number; by default all of them.
+        both_orders: Ask twice, with the answers changing places, and take the mean. Off for a judge that says
+            P(a, b) = 1 - P(b, a) by itself.
+        name: What to call it; by default `<judge>_wins`.
+
+    Returns:
+        A reward function; give its objective `bounds=(0, 1)`.
+
+    Raises:
+        ConfigError: `reference` is no name, `against` is unknown, `opponents` is no even number of at least 2, or the
+            judge remembers earlier batches.
+        ObjectiveError: The judge is no function that can be called so; when it is called, it says something outside
+            0 to 1.
+    """
+    if not isinstance(reference, str) or not reference:
+        raise ConfigError(f"win_rate needs the name of a column with reference answers. Found {reference!r}.")
+    if against not in ("peers", "reference"):
+        raise ConfigError(f"against must be 'peers' or 'reference'. Found {against!r}.")
+    if opponents is not None and not (type(opponents) is int and opponents >= 2 and opponents % 2 == 0):
+        raise ConfigError(
+            "opponents must be an even number of at least 2: an answer meets as many before it as behind it. Found "
+            f"{opponents!r}."
+        )
+    if remembers(judge):
+        raise ConfigError(f"{reward_name(judge)} remembers earlier batches, and a judge must not.")
+    name = name or f"{reward_name(judge)}_wins"
+    return compose(WinRate, [judge], name, reference, against, opponents, bool(both_orders))
