@@ -40,6 +40,7 @@ _HOMES = {
     "TuningResult": "tuning",
     "Weighting": "weighting",
     "fit_rewards": "learning.rewards",
+    "learned_reward": "learning.rewards",
     "load_rewards": "learning.rewards",
     "tune": "tuning",
 }
@@ -74,6 +75,7 @@ __all__ = [
     "TuningResult",
     "Weighting",
     "fit_rewards",
+    "learned_reward",
     "load_rewards",
     "tune",
 ]
@@ -98,7 +100,7 @@ if TYPE_CHECKING:
     from pareto_align.front import Estimate, ParetoArchive, Preference
     from pareto_align.interview import Interview
     from pareto_align.learning import Credit
-    from pareto_align.learning.rewards import fit_rewards, load_rewards
+    from pareto_align.learning.rewards import fit_rewards, learned_reward, load_rewards
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront
     from pareto_align.tuning import TuningResult, tune

@@ -1,25 +1,24 @@
-"""The command that looks at comparisons before anything is trained: `data`."""
+"""The commands that read comparisons and train no policy: `data` and `rewards`."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.data.comparisons import Comparisons
+from pareto_align.errors import ConfigError
 from pareto_align.report.data_report import examine, report_lines
 
-__all__ = ["data"]
+__all__ = ["data", "rewards"]
 
 
 def data(arguments: argparse.Namespace) -> None:
     """Print what a file of comparisons holds, and the front that its labels allow."""
-    options: dict[str, Any] = {"format": arguments.format, "pairs": arguments.pairs, "user": arguments.user}
-    if arguments.labels:
-        options["labels"] = arguments.labels
-    if arguments.kinds:
-        options["kinds"] = dict(arguments.kinds)
-    comparisons = Comparisons.read(arguments.file, **options)
+    comparisons = _read(arguments)
     report, lines = examine(comparisons), []
     told: dict[str, Any] = {"file": arguments.file, **report.to_dict()}
     if arguments.model is not None:
@@ -32,3 +31,39 @@ def data(arguments: argparse.Namespace) -> None:
         print_json(told)
         return
     say("\n".join([*report_lines(report), *lines]))
+
+
+def rewards(arguments: argparse.Namespace) -> None:
+    """Learn rewards from a file of comparisons and write them to a folder."""
+    from pareto_align.learning.rewards import fit_rewards
+
+    out = Path(arguments.out)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; rewards are written to a new folder.")
+    comparisons = _read(arguments)
+    found = fit_rewards(
+        arguments.model,
+        comparisons,
+        kind=arguments.kind,
+        objective=arguments.objective,
+        groups=arguments.groups,
+        seed=arguments.seed,
+    )
+    folder = found.save(out)
+    if arguments.json:
+        print_json({"folder": str(folder), "names": list(found.names), "report": [asdict(one) for one in found.report]})
+        return
+    for one in found.report:
+        what = "R squared" if math.isnan(one.error) else "accuracy"
+        rest = "" if math.isnan(one.error) else f", cross-entropy {one.cross_entropy:.3f}, calibration {one.error:.3f}"
+        say(f"{one.name}: {what} {one.accuracy:.2f} of {one.n} held out{rest}")
+    say(f"\n{', '.join(found.names)}: in {folder}")
+
+
+def _read(arguments: argparse.Namespace) -> Comparisons:
+    options: dict[str, Any] = {"format": arguments.format, "pairs": arguments.pairs, "user": arguments.user}
+    if arguments.labels:
+        options["labels"] = arguments.labels
+    if arguments.kinds:
+        options["kinds"] = dict(arguments.kinds)
+    return Comparisons.read(arguments.file, **options)

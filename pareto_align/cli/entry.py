@@ -27,6 +27,7 @@ _HOMES = {
     "resume": "training",
     "tune": "training",
     "data": "data",
+    "rewards": "data",
     "front": "fronts",
     "select": "fronts",
     "plot": "fronts",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pareto_align
 
-__all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "SOURCES", "build_parser"]
+__all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff")
 _RULES = ("linear", "chebyshev", "knee", "lexicographic")
@@ -24,6 +24,7 @@ SOURCES = (
     "beavertails", "written",
 )  # fmt: skip
 PAIRS = ("auto", "all", "adjacent", "best_worst", "best_rest", "random")
+REWARDS = ("bt", "regression", "mixture", "pal", "gpm")
 LABEL_KINDS = ("which", "probability", "signed", "scores")
 
 
@@ -188,27 +189,26 @@ def build_parser() -> argparse.ArgumentParser:
         "that model.",
         "print one JSON object",
     )
-    data.add_argument("file", type=_path, metavar="FILE", help="a .jsonl, .jsonl.gz, .json, .csv or .parquet file")
-    data.add_argument(
-        "--format", choices=SOURCES, default="auto", help="what the columns mean (default: by their names)"
-    )
-    data.add_argument(
-        "--labels", nargs="+", metavar="COLUMN", help="the columns that hold labels (default: all that can)"
-    )
-    data.add_argument(
-        "--kinds",
-        nargs="+",
-        action=_Pairs,
-        type=_kind,
-        metavar="COLUMN=KIND",
-        help=f"how a column of labels is read, where it is not plain: {', '.join(LABEL_KINDS)}",
-    )
-    data.add_argument("--pairs", choices=PAIRS, default="auto", help="which pairs are made of ratings (default: auto)")
-    data.add_argument("--user", metavar="COLUMN", help="the column that says who judged")
+    _add_comparisons(data)
     data.add_argument(
         "--model", metavar="MODEL", help="also how hard they are for this model: hub id, folder, pypi:<distribution>"
     )
     data.add_argument("--beta", type=float, default=0.1, help="with --model: DPO's (default 0.1)")
+
+    rewards = command(
+        "rewards",
+        "learn rewards from comparisons",
+        "Learn rewards from comparisons on the states of a frozen model, calibrated on held-out prompts, and write "
+        "them to a folder. A config names one of them as `reward: pareto_align:learned_reward`.",
+        "print one JSON object",
+    )
+    _add_comparisons(rewards)
+    rewards.add_argument("--model", required=True, metavar="MODEL", help="hub id, folder or pypi:<distribution>")
+    rewards.add_argument("--out", required=True, type=_path, metavar="DIR", help="a folder that is not there yet")
+    rewards.add_argument("--kind", choices=REWARDS, default="bt", help="what is learned (default: bt)")
+    rewards.add_argument("--objective", metavar="COLUMN", help="the one column to learn (default: all of them)")
+    rewards.add_argument("--groups", type=int, metavar="N", help="with mixture or pal: how many")
+    rewards.add_argument("--seed", type=int, default=0, help="of what is held out (default 0)")
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")
     _add_run(front)
@@ -348,6 +348,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
     return parser
+
+
+def _add_comparisons(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=_path, metavar="FILE", help="a .jsonl, .jsonl.gz, .json, .csv or .parquet file")
+    parser.add_argument(
+        "--format", choices=SOURCES, default="auto", help="what the columns mean (default: by their names)"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="COLUMN", help="the columns that hold labels (default: all that can)"
+    )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        action=_Pairs,
+        type=_kind,
+        metavar="COLUMN=KIND",
+        help=f"how a column of labels is read, where it is not plain: {', '.join(LABEL_KINDS)}",
+    )
+    parser.add_argument(
+        "--pairs", choices=PAIRS, default="auto", help="which pairs are made of ratings (default: auto)"
+    )
+    parser.add_argument("--user", metavar="COLUMN", help="the column that says who judged")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

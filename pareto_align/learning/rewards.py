@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.serving import described, recorded_base
 from pareto_align.policies.states import end_states
 
-__all__ = ["LearnedReward", "LearnedRewards", "fit_rewards", "judged_rows", "load_rewards"]
+__all__ = ["LearnedReward", "LearnedRewards", "fit_rewards", "judged_rows", "learned_reward", "load_rewards"]
 
 FloatArray = NDArray[np.float64]
 
@@ -230,6 +231,32 @@ def load_rewards(path: str | os.PathLike[str], *, base: Any = None, **load: Any)
             f"The rewards in {path} read states of {len(scores.center)} numbers, and this model's have {width}."
         )
     return LearnedRewards(scores, given)
+
+
+_loaded: WeakValueDictionary[Any, LearnedRewards] = WeakValueDictionary()
+
+
+def learned_reward(folder: str | os.PathLike[str], *, name: str | None = None, **load: Any) -> LearnedReward:
+    """One of the rewards in a folder, as a config names it; those of one folder share the model.
+
+    Args:
+        folder: What `LearnedRewards.save` wrote.
+        name: Which of them; may be left out where there is one.
+        **load: Passed to `load_base`, such as `device` or `dtype`.
+
+    Raises:
+        ConfigError: There is no such reward, or several and no name.
+        FrontFileError: The folder holds no such rewards.
+    """
+    path = path_of(folder, "folder")
+    record = path / "rewards.json"
+    key = (path.resolve(), record.stat().st_mtime_ns if record.is_file() else 0, *sorted(load.items()))
+    rewards = _loaded.get(key)
+    if rewards is None:
+        rewards = _loaded[key] = load_rewards(path, **load)
+    if name is None and len(rewards.names) > 1:
+        raise ConfigError(f"{path} holds several rewards: {', '.join(rewards.names)}. Say which by `name`.")
+    return rewards[rewards.names[0] if name is None else name]
 
 
 def judged_rows(base: Base, rows: Sequence[ComparisonRow], names: Sequence[str]) -> Judged:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from tiny_models import tiny_model
+
+from pareto_align import learned_reward
+from pareto_align.config import load_config
+from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.testing.tiny import symbol_tokenizer
 
 ROWS = [
     {
@@ -85,3 +92,41 @@ def test_a_model_says_how_hard_they_are(cli, project, tmp_path):
     text = cli("data", file, "--model", project / "model")
     assert "chosen: it ranks" in text.out
     assert cli("data", file, "--model", project / "model", "--beta", "0").code != 0
+
+
+def test_rewards_are_learned_and_a_config_names_one(cli, file, tmp_path):
+    """From a file of comparisons to an objective, without a line of Python."""
+    model = tmp_path / "model"
+    tiny_model().save_pretrained(model)
+    symbol_tokenizer(12, 4).save_pretrained(model)
+    rows = [
+        {"prompt": f"<{n % 4}>{'abc'[n % 3]}", "response_0": "ab" * (1 + n % 2), "response_1": "c", "warm": n % 2,
+         "brief": 1}
+        for n in range(40)
+    ]  # fmt: skip
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    out = tmp_path / "rewards"
+    found = cli("rewards", file, "--labels", "warm", "brief", "--model", model, "--out", out)
+    assert found.code == 0, found.err
+    assert found.out.splitlines()[0].startswith("warm: accuracy ")
+    assert found.out.splitlines()[-1] == f"warm, brief: in {out}"
+    one = learned_reward(out, name="warm")
+    assert one.rewards is learned_reward(out, name="brief").rewards
+    assert np.isfinite(one(["<0>a"] * 2, ["ab", "c"])).all()
+    config = tmp_path / "run.yaml"
+    objective = {"reward": "pareto_align:learned_reward"}
+    names = [{"name": n, **objective, "args": {"folder": str(out), "name": n}} for n in ("warm", "brief")]
+    config.write_text(json.dumps({"model": str(model), "objectives": names, "prompts": ["<0>a", "<1>b"]}))
+    rewards = [o.reward for o in load_config(config).aligner.objectives]
+    assert [r(["<0>a"], ["ab"])[0] for r in rewards] == [learned_reward(out, name=n)(["<0>a"], ["ab"])[0]
+                                                         for n in ("warm", "brief")]  # fmt: skip
+    again = cli("rewards", file, "--labels", "warm", "--model", model, "--out", out)
+    assert again.code == 2
+    assert "is not empty" in again.err
+    with pytest.raises(ConfigError, match="several rewards: warm, brief"):
+        learned_reward(out)
+    with pytest.raises(FrontFileError):
+        learned_reward(tmp_path / "nothing")
+    told = cli("rewards", file, "--labels", "warm", "--model", model, "--out", tmp_path / "b", "--json").json()
+    assert told["names"] == ["warm"]
+    assert 0 <= told["report"][0]["accuracy"] <= 1

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from pareto_align.cli import entry, main
-from pareto_align.cli.parser import _FORMATS, _RULES, KINDS, LABEL_KINDS, PAIRS, SOURCES, build_parser
+from pareto_align.cli.parser import _FORMATS, _RULES, KINDS, LABEL_KINDS, PAIRS, REWARDS, SOURCES, build_parser
 from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, settings_rows
 from pareto_align.data import comparison_formats, labels, ratings
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.front.selection import RULES
+from pareto_align.objectives.learned import scores
 from pareto_align.report.export import FORMATS
 from pareto_align.result import ParetoFront
 
@@ -29,6 +30,7 @@ COMMANDS = (
     "resume",
     "tune",
     "data",
+    "rewards",
     "front",
     "select",
     "blend",
@@ -107,6 +109,7 @@ def test_choices_are_those_of_the_library():
     assert _RULES == RULES
     assert _FORMATS == FORMATS
     assert tuple(comparison_formats.FORMATS) == SOURCES[1:]
+    assert scores.KINDS == REWARDS
     assert PAIRS == ratings.PAIR_RULES
     assert LABEL_KINDS == labels.KINDS
     assert all(hasattr(ParetoFront, f"plot_{kind}" if kind != "front" else "plot") for kind in KINDS)

@@ -15,6 +15,8 @@ import torch
 
 pytest.importorskip("trl")
 
+from pareto_align.errors import ParetoAlignWarning
+from pareto_align.learning import make_learner
 from pareto_align.learning.preferences import PairView, make_losses, make_preference, mismatched_kl
 
 B, LONGEST = 8, 40
@@ -264,7 +266,7 @@ def test_kto(loss_type):
 def test_a_real_config_is_read():
     from trl import DPOConfig
 
-    from pareto_align.learning.preferences import losses_of_trl
+    from pareto_align.learning.preferences import learner_of_trl, losses_of_trl
 
     config = DPOConfig(
         output_dir="x", loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.2], beta=0.2, use_cpu=True, bf16=False
@@ -275,3 +277,26 @@ def test_a_real_config_is_read():
     assert agree(loss, ours(found), value, slopes, found.mask) <= BAR
     assert "beta" not in ignored
     assert "output_dir" in ignored
+    learner, unread = learner_of_trl(config)
+    assert learner == {
+        "name": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.2, "max_length": 1024,
+    }  # fmt: skip
+    assert unread == []
+
+
+def test_a_config_of_trl_is_a_learner():
+    """Its loss and length are heard; what else it would have changed in the training is named."""
+    from trl import DPOConfig
+
+    plain = {"output_dir": "x", "use_cpu": True, "bf16": False}
+    config = DPOConfig(loss_type="robust", label_smoothing=0.2, max_length=512, learning_rate=3e-6, **plain)
+    with pytest.warns(ParetoAlignWarning, match="Not read: learning_rate. "):
+        learner = make_learner(config)
+    assert (
+        learner.facts()
+        == make_learner(
+            {"name": "dpo", "loss_type": "robust", "beta": 0.1, "label_smoothing": 0.2, "max_length": 512}
+        ).facts()
+    )
+    made = make_learner(DPOConfig(f_divergence_type="js_divergence", **plain))
+    assert made.facts()["f_divergence_type"] == "js_divergence"

@@ -29,7 +29,7 @@ from pareto_align.learning.preferences.rankings import PlackettLuce
 from pareto_align.learning.preferences.reference_free import Cpo, Orpo, SimPo, Tpo, TpoLength
 from pareto_align.learning.preferences.scalarized import LogitPool, Modpo
 from pareto_align.learning.preferences.sided import Aot, AotUnpaired, ApoDown, ApoZero, Bco, Nca, Sft, SppoHard
-from pareto_align.learning.preferences.trl_names import losses_of_trl
+from pareto_align.learning.preferences.trl_names import is_trl_config, learner_of_trl, losses_of_trl
 from pareto_align.learning.preferences.unpaired import ApoZeroUnpaired, Kto, Sppo, mismatched_kl, win_rates
 from pareto_align.learning.preferences.view import PairView
 
@@ -72,6 +72,8 @@ __all__ = [
     "Tpo",
     "TpoLength",
     "available_preferences",
+    "is_trl_config",
+    "learner_of_trl",
     "losses_of_trl",
     "make_losses",
     "make_preference",
