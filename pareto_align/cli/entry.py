@@ -30,6 +30,7 @@ _HOMES = {
     "front": "fronts",
     "select": "fronts",
     "plot": "fronts",
+    "page": "fronts",
     "export": "fronts",
     "blend": "blending",
     "elicit": "eliciting",

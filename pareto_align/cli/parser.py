@@ -271,6 +271,16 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
     plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
 
+    page = command(
+        "page",
+        "write the page on which a member is chosen without Python",
+        "Write one HTML file: sliders for a preference, limits, the front, the members' answers side by side, and the "
+        "command that gets the chosen adapter. It needs no network.",
+        "print a JSON object with the file",
+    )
+    _add_run(page)
+    page.add_argument("--out", type=_path, metavar="FILE", help="the file (default: front.html in RUN)")
+
     chat = command(
         "chat",
         "talk to a member of a front",

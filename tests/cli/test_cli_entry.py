@@ -34,6 +34,7 @@ COMMANDS = (
     "blend",
     "elicit",
     "plot",
+    "page",
     "chat",
     "export",
     "bench",
