@@ -26,6 +26,8 @@ _HOMES = {
     "fit": "training",
     "resume": "training",
     "tune": "training",
+    "runs": "following",
+    "watch": "following",
     "data": "data",
     "front": "fronts",
     "select": "fronts",

@@ -84,6 +84,16 @@ def _count(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return number
+
+
 def _temperature(text: str) -> float:
     try:
         number = float(text)
@@ -179,6 +189,28 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="sets a key, dotted where it is nested: steps=20 tuning.trials=8 'tuning.seeds=[10, 11]'",
     )
+
+    runs = command(
+        "runs",
+        "list the runs in a folder",
+        "List the runs in a folder: how each stands, how far it is, and what it has found.",
+        "print a JSON list",
+    )
+    runs.add_argument(
+        "folder", type=_path, nargs="?", default=Path("pareto_runs"), metavar="DIR",
+        help="the folder that holds run folders (default: pareto_runs)",
+    )  # fmt: skip
+
+    watch = command(
+        "watch",
+        "follow a run from outside",
+        "Show how a run stands until it ends, from its folder alone: the run is not disturbed, and goes on after "
+        "Ctrl-C. On a terminal the screen is drawn anew, in a pipe there is a line for each change.",
+        "print one JSON object for each change, one a line",
+    )
+    watch.add_argument("run", type=_path, metavar="RUN", help="the run folder; one that is not there yet is waited for")
+    watch.add_argument("--once", action="store_true", help="show how it stands now, and end")
+    watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often to look (default 1)")
 
     data = command(
         "data",

@@ -28,6 +28,8 @@ COMMANDS = (
     "fit",
     "resume",
     "tune",
+    "runs",
+    "watch",
     "data",
     "front",
     "select",

@@ -145,6 +145,7 @@ def test_it_chooses_as_python_does(kind, open_page, tmp_path):
                 pairs = ((told[3]["probability"], expected.probability_best), (told[3]["regret"], expected.regret))
                 off += [abs(mine - theirs) for mine, theirs in pairs if np.isfinite(theirs)]
                 assert all((mine is None or np.isnan(mine)) == np.isnan(theirs) for mine, theirs in pairs)
+    print(f"{kind}: probability and regret differ by at most {max(off):.4f} in {len(off)} numbers")
     assert len(off) > 20
     assert max(off) <= 0.03
 
@@ -243,6 +244,7 @@ SHAPES = {
     "empty": lambda: replace(front_record(2, 2), members=[]),
     "one member": lambda: front_record(1, 2),
     "forty": lambda: front_record(40, 5, constraint=True),
+    "forty, two": lambda: front_record(40, 2),
 }
 
 
@@ -259,7 +261,7 @@ def shaped(tmp_path_factory):
     return front
 
 
-@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "forty"])  # its hundreds of nodes are the others'
 def test_axe_finds_nothing(kind, open_page, axe, shaped):
     front = shaped(kind)
     for scheme in ("light", "dark"):
@@ -272,7 +274,7 @@ def test_axe_finds_nothing(kind, open_page, axe, shaped):
         assert opened.messages == []
 
 
-@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "forty, two"])
 def test_nothing_scrolls_sideways_at_360_pixels_nor_at_twice_the_size(kind, open_page, shaped):
     front = shaped(kind)
     for width, scale in ((360, 1), (640, 2), (1100, 1)):
