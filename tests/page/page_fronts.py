@@ -37,13 +37,15 @@ def front_record(
     """A round front of n members over m objectives, the second of which is minimised.
 
     With `constraint` there is a minimised one that has a threshold, and a maximised one that is audited. Without
-    `prompts` the members are measured independently of each other.
+    `prompts` the members are measured independently of each other. Of many members the rewards are not declared to be
+    bounded: intervals that hold for any bounded rewards take long.
     """
     rng = np.random.default_rng(seed)
     names = list(names) if names is not None else ["tone", "length", "facts", "style", "care"][:m]
-    objectives = [
-        objective(name, maximize=j != 1, bounds=(0.0, 1.0) if j != 1 else (0.0, 100.0)) for j, name in enumerate(names)
-    ]
+    objectives = []
+    for j, name in enumerate(names):
+        frame = (0.0, 100.0) if j == 1 else (0.0, 1.0)
+        objectives.append(objective(name, maximize=j != 1, bounds=frame if n < 20 else None, frame=frame))
     weights = (
         rng.dirichlet(np.ones(m), n) if m > 2 else np.stack([np.linspace(0, 1, n), 1 - np.linspace(0, 1, n)][:m], 1)
     )
