@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
 
-__all__ = ["Choice", "Member", "ParetoFront"]
+__all__ = ["Choice", "Member", "ParetoFront", "Shown"]
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p")  # of the run, in the record of a front
 
@@ -228,6 +228,27 @@ class Choice:
             return one_line(f"<Choice {member}; not known to be the best, too little was measured{second}>")
         sure = f"best with probability {self.probability_best:.2f}, regret {self.regret:.3f}"
         return one_line(f"<Choice {member}; {sure}{second}>")
+
+
+class Shown:
+    """The page of a front as a notebook shows it.
+
+    Attributes:
+        page: The HTML.
+        height: Of its frame, in pixels.
+    """
+
+    def __init__(self, page: str, height: int) -> None:
+        self.page = page
+        self.height = height
+
+    def _repr_html_(self) -> str:
+        from pareto_align.report.page import framed
+
+        return framed(self.page, self.height)
+
+    def __repr__(self) -> str:
+        return "<the page of a front: a notebook shows it, and front.page(path) writes it to a file>"
 
 
 class ParetoFront:
@@ -438,6 +459,41 @@ class ParetoFront:
         from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
 
         return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+
+    def page(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The page of the front: one HTML file in which somebody without Python chooses a member.
+
+        It holds everything it shows, loads nothing and needs no network. Equal fronts give equal bytes.
+
+        Args:
+            path: Where it is also written; a file that is there is replaced.
+
+        Returns:
+            The HTML.
+
+        Raises:
+            ConfigError: `path` is no path, or a folder.
+            FrontFileError: The file cannot be written.
+        """
+        from pareto_align.report.page import page_html, write_page
+
+        html_text = page_html(self.record, self.history, self.path)
+        if path is not None:
+            write_page(html_text, path_of(path, "path"))
+        return html_text
+
+    def show(self, height: int = 900) -> Shown:
+        """The page in a notebook, in a frame of its own; the last line of a cell shows what is returned.
+
+        Args:
+            height: Of the frame, in pixels.
+
+        Raises:
+            ConfigError: `height` is no whole number of at least 100.
+        """
+        if type(height) is not int or height < 100:
+            raise ConfigError(f"`height` must be a whole number of pixels, at least 100. Found {height!r:.40}.")
+        return Shown(self.page(), height)
 
     def summary(self, *, unicode: bool = True) -> str:
         """The heading and the table, as text; `unicode=False` for terminals that print ASCII alone."""

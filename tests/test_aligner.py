@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from pareto_align import FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PromptError
 from pareto_align.front import grid
-from pareto_align.objectives import StatefulReward, shared
+from pareto_align.objectives import ObjectiveSet, StatefulReward, shared
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.policies.serving import recorded_base
 from pareto_align.testing.problems import get_problem
@@ -88,6 +88,18 @@ def test_the_front_is_what_the_folder_says(finished):
     assert all(entry["reason"] for entry in front.record.fallen)
     for member in front:
         assert {"step", "policy", "preference", "spread"} <= member.provenance.keys()
+
+
+def test_each_answer_is_kept_with_its_own_rewards_the_untrained_models_too(finished):
+    front, objectives = finished["front"], ObjectiveSet(PROBLEM.objectives())
+    asked = {json.dumps(row["prompt"]) for row in front.record.reference_sample}
+    assert asked
+    for rows in (front.record.reference_sample, *(member.samples for member in front)):
+        assert {json.dumps(row["prompt"]) for row in rows} == asked
+        assert {row["prompt_id"] for row in rows} <= set(front.record.reference_policy.prompt_ids)
+        for row in rows:
+            scored = objectives.to_user(objectives.score([row["prompt"]], [row["completion"]], {}))
+            np.testing.assert_array_equal(row["rewards"], scored[0])
 
 
 def test_the_model_is_given_back_as_it_was(finished):

@@ -1,4 +1,4 @@
-"""The commands that look at a finished front: `front`, `select`, `plot` and `export`."""
+"""The commands that look at a finished front: `front`, `select`, `plot`, `page` and `export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines
 from pareto_align.result import Choice, ParetoFront
 
-__all__ = ["export", "front", "plot", "select"]
+__all__ = ["export", "front", "page", "plot", "select"]
 
 _DPI = 160
 
@@ -113,6 +113,17 @@ def plot(arguments: argparse.Namespace) -> None:
     else:
         for file in files.values():
             say(str(file))
+
+
+def page(arguments: argparse.Namespace) -> None:
+    """Write the page of a front, one HTML file."""
+    loaded = ParetoFront.load(arguments.run)
+    file = arguments.out or (loaded.path if loaded.path.is_dir() else loaded.folder) / "front.html"
+    loaded.page(file)
+    if arguments.json:
+        print_json({"page": file})
+    else:
+        say(f"{file}  (open it in a browser; it needs no network)")
 
 
 def _possible(loaded: ParetoFront) -> list[str]:

@@ -85,6 +85,16 @@ def _count(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return number
+
+
 def _temperature(text: str) -> float:
     try:
         number = float(text)
@@ -181,6 +191,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="sets a key, dotted where it is nested: steps=20 tuning.trials=8 'tuning.seeds=[10, 11]'",
     )
 
+    runs = command(
+        "runs",
+        "list the runs in a folder",
+        "List the runs in a folder: how each stands, how far it is, and what it has found.",
+        "print a JSON list",
+    )
+    runs.add_argument(
+        "folder", type=_path, nargs="?", default=Path("pareto_runs"), metavar="DIR",
+        help="the folder that holds run folders (default: pareto_runs)",
+    )  # fmt: skip
+
+    watch = command(
+        "watch",
+        "follow a run from outside",
+        "Show how a run stands until it ends, from its folder alone: the run is not disturbed, and goes on after "
+        "Ctrl-C. On a terminal the screen is drawn anew, in a pipe there is a line for each change.",
+        "print one JSON object for each change, one a line",
+    )
+    watch.add_argument("run", type=_path, metavar="RUN", help="the run folder; one that is not there yet is waited for")
+    watch.add_argument("--once", action="store_true", help="show how it stands now, and end")
+    watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often to look (default 1)")
+
     data = command(
         "data",
         "look at comparisons before anything is trained",
@@ -270,6 +302,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(plot)
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
     plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
+
+    page = command(
+        "page",
+        "write the page on which a member is chosen without Python",
+        "Write one HTML file: sliders for a preference, limits, the front, the members' answers side by side, and the "
+        "command that gets the chosen adapter. It needs no network.",
+        "print a JSON object with the file",
+    )
+    _add_run(page)
+    page.add_argument("--out", type=_path, metavar="FILE", help="the file (default: front.html in RUN)")
 
     chat = command(
         "chat",

@@ -103,7 +103,7 @@ def run_demo(
         resume: Go on with the run in `output_dir`, which was begun with the same numbers.
 
     Returns:
-        The front; `front.png` and `history.png` lie in its run folder.
+        The front; `front.html`, `front.png` and `history.png` lie in its run folder.
 
     Raises:
         ParetoAlignError: The model or an optional package is missing (it says which), or the folder holds a run.
@@ -118,6 +118,7 @@ def run_demo(
     front = aligner.resume(output_dir) if resume else aligner.fit(demo_prompts())
     front.plot().savefig(front.path / "front.png", dpi=160)
     front.plot_history().savefig(front.path / "history.png", dpi=160)
+    front.page(front.path / "front.html")
     choices = [(preference, front.select(preference)) for preference in PREFERENCES]
     if json:
         value, low, high = front.hypervolume(confidence=0.95)
@@ -142,6 +143,7 @@ def run_demo(
     between = front.at(PREFERENCES[1])
     say(f"\nThe family has an adapter for any preference, such as {between!r}")
     say(f"\nFigures: {front.path / 'front.png'} and {front.path / 'history.png'}")
+    say(f"Page:     {front.path / 'front.html'}  (choose in a browser)")
     say(f"Adapters: {front.folder / 'members'}  (stock PEFT folders)")
     say(f"Try: pareto-align chat {front.path} --prefer tone=0.5 brevity=0.5")
     say(f"{time.monotonic() - started:.0f} seconds in all.")

@@ -233,20 +233,22 @@ class FrontKeeper:
         """
         members = self.archive.members()
         reference = evaluator.measure_reference()
-        texts: dict[str, list[str]] = {}
+        prompts = [prompt.prompt for prompt in evaluator.prompts]
+        samples: dict[str, list[dict[str, Any]]] = {}
         estimates: dict[str, Estimate] = {}
         if members:
             policies = torch.stack([entry.adapter for entry in members]).to(self.population.base.device)
             for entry, found in zip(members, evaluator.measure(policies), strict=True):
-                estimates[entry.id], texts[entry.id] = found.estimate, found.texts
+                estimates[entry.id] = found.estimate
+                samples[entry.id] = self.publisher.samples_of(prompts, found)
         self.spending.report_tokens = evaluator.tokens
         kept = self.publisher.publish_report(
             self.archive,
             estimates,
             reference=reference.estimate,
             cost=self.spending.cost() | {"steps": step},
-            prompts=[prompt.prompt for prompt in evaluator.prompts],
-            texts=texts,
+            samples=samples,
+            reference_sample=self.publisher.samples_of(prompts, reference),
             prompt_ids=evaluator.prompts[0].ids,
         )
         value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])

@@ -34,12 +34,14 @@ class Measurement:
         rewards: `[n, G, M]` the scores behind it, maximised.
         texts: The first completion of each of the n prompts.
         length: Mean completion length in tokens.
+        of_answers: Whether the scores are of what the policy answers, and not of labels.
     """
 
     estimate: Estimate
     rewards: np.ndarray
     texts: list[str]
     length: float
+    of_answers: bool = True
 
 
 class Measures(Protocol):

@@ -104,6 +104,7 @@ class LabelEvaluator:
                 rewards=scores[k],
                 texts=texts[k],
                 length=float(np.mean(lengths)),
+                of_answers=False,
             )
             for k in range(count)
         ]

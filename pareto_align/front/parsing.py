@@ -88,6 +88,7 @@ def parse_front(data: Mapping[str, Any]) -> FrontRecord:
             "split": lambda v, at: _one_of(v, SPLITS, at),
             "reference": lambda v, at: _numbers(v, m, at) if v != [] else [],
             "reference_policy": lambda v, at: None if v is None else _estimate(v, at, signs),
+            "reference_sample": lambda v, at: _sample(v, at, len(signs)),
             "fallen": lambda v, at: [_fallen(row, where, len(signs)) for row, where in _items(v, at)],
             "cost": _mapping,
             "config": _config,
@@ -138,9 +139,20 @@ def _member(data: Any, at: str, signs: NDArray[np.float64], m: int) -> MemberRec
         "provenance": _mapping,
         "adapter": _text,
         "files": _files,
-        "sample": lambda v, where: [dict(_mapping(row, inner)) for row, inner in _items(v, where)],
+        "sample": lambda v, where: _sample(v, where, len(signs)),
     }
     return _made(MemberRecord, data, at, readers)
+
+
+def _sample(data: Any, at: str, count: int) -> list[dict[str, Any]]:
+    """A few answers; prompts and completions are whatever they are."""
+    rows = [dict(_mapping(row, where)) for row, where in _items(data, at)]
+    for i, row in enumerate(rows):
+        if row.get("prompt_id") is not None:
+            _integer(row["prompt_id"], f"{at}[{i}].prompt_id", -(1 << 63), (1 << 63) - 1)
+        if row.get("rewards") is not None:
+            _numbers(row["rewards"], count, f"{at}[{i}].rewards", missing=True)
+    return rows
 
 
 def _family(data: Any, at: str, m: int, count: int) -> FamilyRecord:

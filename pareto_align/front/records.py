@@ -52,7 +52,9 @@ class MemberRecord:
         provenance: Where it comes from; plain data.
         adapter: Its folder, relative to the front folder; set by `write_front`.
         files: SHA-256 of each file in that folder, by relative name; set by `write_front`.
-        sample: A few {"prompt", "completion"} for readers.
+        sample: A few answers for readers: "prompt", "completion", and where they are known "prompt_id", the prompt's
+            among `estimate.prompt_ids`, and "rewards", [M] of this answer in the user's units. The first fronts have
+            neither.
     """
 
     id: str
@@ -105,6 +107,7 @@ class FrontRecord:
         split: Prompts behind the estimates: "select" or "report".
         reference: Reference point of the hypervolume on the optimised objectives, normalised.
         reference_policy: The untrained model's measurement, in maximised units.
+        reference_sample: A few of its answers, as `MemberRecord.sample`, to the same prompts; none in the first fronts.
         fallen: Measured policies off the front: id, values (user's units), stderr, status, reason, provenance, split,
             rival, and where a limit was missed the objective, value and bound (user's units).
         cost: What the run used.
@@ -124,6 +127,7 @@ class FrontRecord:
     split: str = "select"
     reference: list[float] = field(default_factory=list)
     reference_policy: Estimate | None = None
+    reference_sample: list[dict[str, Any]] = field(default_factory=list)
     fallen: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from pareto_align.report.units import shown_record
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["fenced", "model_card", "write_card"]
+__all__ = ["conversation", "fenced", "model_card", "write_card"]
 
 TOLD = 12
 """Policies off the front that a card tells of; `front.fallen` has all."""
@@ -180,10 +180,8 @@ def _samples(record: FrontRecord) -> str:
     for member in record.members:
         if member.sample:
             pair = member.sample[0]
-            blocks.append(
-                f"**{escape_markdown(member.id)}**, asked:\n\n{fenced(_text(pair.get('prompt')))}\n\nanswers:\n\n"
-                f"{fenced(_text(pair.get('completion')))}"
-            )
+            asked, said = (fenced(conversation(pair.get(part))) for part in ("prompt", "completion"))
+            blocks.append(f"**{escape_markdown(member.id)}**, asked:\n\n{asked}\n\nanswers:\n\n{said}")
     return "## Samples\n\nGenerated text, as it came.\n\n" + "\n\n".join(blocks) if blocks else ""
 
 
@@ -204,7 +202,7 @@ def _not_kept(record: FrontRecord) -> str:
     return f"## Measured and not kept\n\n{number}{which}\n\n" + "\n".join(lines)
 
 
-def _text(value: Any) -> str:
+def conversation(value: Any) -> str:
     """A prompt or completion as text; chat messages as their turns."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         turns = [turn for turn in value if isinstance(turn, Mapping)]

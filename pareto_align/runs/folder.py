@@ -105,7 +105,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1, poll_interval=0.02)  # `in_use` holds it for a moment, whoever asks
     except Timeout:
         raise FrontFileError(f"Another process is running in {folder}.") from None
     except (OSError, NotImplementedError) as error:  # read-only, full, or a file system without locks

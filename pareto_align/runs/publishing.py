@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.arguments import arguments_of
+from pareto_align.discovery.evaluation import Measurement
 from pareto_align.front import (
     Entry,
     Estimate,
@@ -95,8 +96,6 @@ class Publisher:
         fallen_before: Sequence[Entry] = (),
         reference: Estimate,
         cost: Mapping[str, Any],
-        prompts: Sequence[Any] = (),
-        texts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Write the members of an archive.
 
@@ -107,10 +106,8 @@ class Publisher:
             fallen_before: Further ones, which fell on the select split and were not measured on this one.
             reference: The untrained model, measured on the same split.
             cost: What the run has spent.
-            prompts: n prompts of the split.
-            texts: One completion of each prompt, by member.
         """
-        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost, prompts, texts or {})
+        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost)
 
     def publish_report(
         self,
@@ -119,8 +116,8 @@ class Publisher:
         *,
         reference: Estimate,
         cost: Mapping[str, Any],
-        prompts: Sequence[Any] = (),
-        texts: Mapping[str, Sequence[str]] | None = None,
+        samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        reference_sample: Sequence[Mapping[str, Any]] = (),
         prompt_ids: Sequence[int] = (),
     ) -> list[Entry]:
         """Write an archive's members with what they were found to be on the report split; see `confirm`.
@@ -132,8 +129,8 @@ class Publisher:
             estimates: Of its members on the report split.
             reference: The untrained model, measured on the report split.
             cost: What the run has spent.
-            prompts: n prompts of the report split.
-            texts: One completion of each prompt, by member.
+            samples: Answers to prompts of the report split, by member; see `samples_of`.
+            reference_sample: The untrained model's to the same.
             prompt_ids: A prompt as tokens, on which a member is compared; none leaves that out.
 
         Returns:
@@ -142,7 +139,9 @@ class Publisher:
         kept, fallen = confirm(archive, estimates)
         before = [entry for entry in archive.entries.values() if entry.id not in estimates]
         parity = self._parity(kept[0], prompt_ids) if kept and prompt_ids else {}
-        self._write(archive, kept, "report", fallen, before, reference, cost, prompts, texts or {}, parity)
+        self._write(
+            archive, kept, "report", fallen, before, reference, cost, samples or {}, reference_sample, parity
+        )  # fmt: skip
         return kept
 
     def _parity(self, member: Entry, prompt_ids: Sequence[int]) -> dict[str, Any]:
@@ -164,14 +163,13 @@ class Publisher:
         fallen_before: Sequence[Entry],
         reference: Estimate,
         cost: Mapping[str, Any],
-        prompts: Sequence[Any],
-        texts: Mapping[str, Sequence[str]],
+        samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        reference_sample: Sequence[Mapping[str, Any]] = (),
         parity: Mapping[str, Any] | None = None,
     ) -> None:
         if self.path is None:
             return
         adapters = {entry.id: entry.adapter for entry in members}
-        kept = int(self.config.get("samples_kept", 8))  # the first runs did not take down how many
         base = self.population.base
         record = FrontRecord(
             objectives=self._objective_records(),
@@ -182,10 +180,7 @@ class Publisher:
                     preference=None if entry.origin.preference is None else list(entry.origin.preference),
                     provenance=entry.origin.to_dict(),
                     adapter=f"members/{entry.id}",
-                    sample=[
-                        {"prompt": prompt, "completion": text}
-                        for prompt, text in list(zip(prompts, texts.get(entry.id, ()), strict=False))[:kept]
-                    ],
+                    sample=[dict(row) for row in (samples or {}).get(entry.id, ())],
                 )
                 for entry in members
             ],
@@ -193,6 +188,7 @@ class Publisher:
             split=split,
             reference=[0.0] * len(self.objectives.axes),
             reference_policy=reference,
+            reference_sample=[dict(row) for row in reference_sample],
             fallen=[
                 self._fallen(entry, measured_on)
                 for entries, measured_on in ((fallen, split), (fallen_before, "select"))
@@ -209,6 +205,21 @@ class Publisher:
             lambda name, folder: self.population.save_adapter(adapters[name], folder),
             None if self.family is None else self.family.save,
         )
+
+    def samples_of(self, prompts: Sequence[Any], measured: Measurement) -> list[dict[str, Any]]:
+        """The first answer of a policy to each of the first prompts, with the rewards of these very answers.
+
+        Args:
+            prompts: n prompts that it was measured on, as given.
+            measured: What was found.
+        """
+        kept = int(self.config.get("samples_kept", 8))  # the first runs did not take down how many
+        told = []
+        for i, (prompt, text) in enumerate(list(zip(prompts, measured.texts, strict=False))[:kept]):
+            told.append({"prompt": prompt, "completion": text, "prompt_id": i})
+            if measured.of_answers:
+                told[-1]["rewards"] = self.objectives.to_user(measured.rewards[i, 0]).tolist()
+        return told
 
     def _family_record(self, family: Family, archive: ParetoArchive, step: int) -> FamilyRecord:
         """The family as it stands, with everything that was measured of it as it stands: nothing chosen."""

@@ -330,6 +330,18 @@ def test_the_rewards_page_runs(run_example):
     )
 
 
+def test_the_page_of_the_page_runs(run_example, tmp_path):
+    from pareto_align.cli import main
+
+    run_example(README)  # fits my_front
+    found = run_example(DOCS / "page.md")
+    assert (tmp_path / "front.html").read_text(encoding="utf-8") == found["text"]
+    assert "<iframe" in found["shown"]._repr_html_()
+    (line,) = command_lines(DOCS / "page.md")
+    assert main(shlex.split(line)[1:]) == 0
+    assert (tmp_path / "my_front" / "front.html").read_text(encoding="utf-8") == found["text"]
+
+
 def test_the_tuning_page_runs(run_example, tmp_path):
     found = run_example(DOCS / "tuning.md")
     result = found["result"]

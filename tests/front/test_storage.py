@@ -431,6 +431,11 @@ WRONG = {
         lambda d: d["reference_policy"].update(covariance=[[0.1, None], [0.0, 0.1]]),
         "a variance that cannot be",
     ),
+    "a sample of no prompt": (lambda d: member(d).update(sample=[{"prompt_id": 0.5}]), "not a whole number"),
+    "an answer with too few rewards": (
+        lambda d: d.update(reference_sample=[{"rewards": [0.5]}]),
+        r"reference_sample\[0\].rewards is .*, not a list of 2 numbers",
+    ),
     "an unknown split": (lambda d: d.update(split="train"), "none of select, report"),
     "fallen without shape": (lambda d: d["fallen"][0].update(values=[0.5]), "not a list of 2 numbers"),
     "a reference of another size": (lambda d: d.update(reference=[0.0, 0.0]), "not a list of 1 numbers"),
@@ -577,6 +582,16 @@ def test_a_link_that_front_json_does_not_name_is_refused_too(tmp_path: Path) -> 
     (root / "front.json").symlink_to(tmp_path / "front.json")
     with pytest.raises(FrontFileError, match=r"'front\.json', which leaves the front folder"):
         read_front(root)
+
+
+def test_answers_keep_their_prompt_and_their_rewards(tmp_path: Path) -> None:
+    """Also those of the untrained model, of which a front without them says nothing."""
+    told = [{"prompt": "Hello?", "completion": "Hi.", "prompt_id": 3, "rewards": [0.25, 12.0]}]
+    write_front(tmp_path, replace(record("a"), reference_sample=told), Writer())
+    assert read_front(tmp_path)[0].reference_sample == told
+    write_front(tmp_path, record("a"), Writer())
+    assert read_front(tmp_path)[0].reference_sample == []
+    assert "reference_sample" not in json.loads((tmp_path / "front.json").read_text())
 
 
 def test_text_that_is_no_unicode_is_written_as_text_that_is(tmp_path: Path) -> None:

@@ -329,6 +329,9 @@ def test_chebyshev_stands_where_the_shortfalls_from_certainty_balance(tmp_path):
     np.testing.assert_allclose(aligner.weighting.nadir, [0.0, 0.0])
     front, _, _ = fitted(tmp_path / "run", weighting=None)
     assert np.isfinite(front.values).all()
+    # what is explained of a label is no reward of an answer
+    assert all(set(row) == {"prompt", "completion", "prompt_id"} for row in front.record.reference_sample)
+    assert len(front.record.reference_sample) == len(front[0].samples) > 0
     steps = events(tmp_path / "run", "step")
     middle = np.array(steps[-1]["values"])[1]
     assert abs(middle[0] - middle[1]) < 0.02

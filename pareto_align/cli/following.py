@@ -1,0 +1,68 @@
+"""The commands that follow runs from outside: `runs` lists them, `watch` looks at one until it ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from pareto_align.cli.output import print_json, say
+from pareto_align.errors import FrontFileError
+from pareto_align.runs.status import RunStatus, run_status, runs_in
+
+__all__ = ["runs", "watch"]
+
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+def runs(arguments: argparse.Namespace) -> None:
+    """List the runs in a folder."""
+    found = runs_in(arguments.folder)
+    if arguments.json:
+        print_json([status.to_dict() for status in found])
+        return
+    for status in found:
+        say(status.headline())
+
+
+def watch(arguments: argparse.Namespace) -> None:
+    """Show a run until it ends: a screen that is drawn anew on a terminal, a line for each change in a pipe.
+
+    Raises:
+        FrontFileError: There is no run in the folder.
+    """
+    before: list[str] | None = None
+    while True:
+        status = _status(arguments)
+        if status is None:
+            shown = [f"waiting for a run in {arguments.run}"]
+        else:
+            shown = status.lines() if sys.stdout.isatty() or arguments.once else [_plain(status)]
+        if arguments.json and status is not None and shown != before:
+            print_json(status.to_dict(), indent=None)
+        elif not arguments.json and shown != before:
+            if sys.stdout.isatty() and not arguments.once:
+                print(_CLEAR, end="")
+            for text in shown:
+                say(text)
+        before = shown
+        if arguments.once or (status is not None and status.state == "ended"):
+            return
+        time.sleep(arguments.every)
+
+
+def _status(arguments: argparse.Namespace) -> RunStatus | None:
+    """How the run stands; None where its folder is not there yet."""
+    if not arguments.run.exists():
+        if arguments.once:
+            raise FrontFileError(f"There is no folder {arguments.run}.")
+        return None
+    return run_status(arguments.run)
+
+
+def _plain(status: RunStatus) -> str:
+    """The headline without what changes at every step, so that a log gets a line a measurement."""
+    step = status.last.get("step", 0) if status.last is not None and status.state == "running" else status.step
+    return RunStatus(
+        status.folder, status.state, step=int(step), steps=status.steps, evaluations=status.evaluations
+    ).headline()

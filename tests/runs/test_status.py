@@ -1,0 +1,53 @@
+"""Whoever looks at a run neither changes it nor keeps it from beginning."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from aligner_runs import fit
+from filelock import FileLock
+
+from pareto_align.errors import FrontFileError
+from pareto_align.runs.folder import locked
+from pareto_align.runs.status import run_status
+
+
+def test_a_watched_run_is_the_run_that_nobody_watched(tmp_path):
+    fit(tmp_path / "alone")
+    states, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.005):
+            try:
+                states.append(run_status(tmp_path / "watched").state)
+            except FrontFileError:
+                states.append("")  # not begun
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        fit(tmp_path / "watched")
+    finally:
+        done.set()
+        watcher.join()
+    assert "running" in states
+    assert run_status(tmp_path / "watched").state == "ended"
+    files = sorted(p.relative_to(tmp_path / "alone") for p in (tmp_path / "alone" / "front").rglob("*") if p.is_file())
+    assert len(files) > 2
+    for file in files:
+        assert (tmp_path / "watched" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+
+
+def test_a_run_begins_although_somebody_asks_just_then(tmp_path):
+    asking = FileLock(tmp_path / ".lock", thread_local=False)
+    asking.acquire()
+    threading.Timer(0.2, asking.release).start()
+    with locked(tmp_path):
+        pass
+    with FileLock(tmp_path / ".lock"):
+        begun = time.monotonic()
+        with pytest.raises(FrontFileError, match="Another process is running"), locked(tmp_path):
+            pass
+        assert time.monotonic() - begun < 10
