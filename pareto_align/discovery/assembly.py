@@ -38,7 +38,7 @@ from pareto_align.runs.journal import Callback, Journal, announce
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import steered_axes
+from pareto_align.weighting.evidence import audited, steered_axes
 
 __all__ = ["Plan", "assemble", "open_population"]
 
@@ -87,6 +87,11 @@ class Plan:
             raise ConfigError(
                 f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which there is not with the learner "
                 f"{name!r}. Choose another weighting, such as 'fixed' or 'chebyshev'."
+            )
+        if self.weighting.needs_kl and self.settings.kl_coef == 0:
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} may take all weight away, and only a price of KL leads a "
+                "policy back then. Set kl_coef above 0, or see its page for the form that always trades."
             )
         if self.learner.needs != "comparisons":
             for objective in self.objectives:
@@ -142,9 +147,9 @@ class Plan:
         names = [self.objectives.names[i] for i in self.objectives.axes]
         return self.explorer.preferences(names, self.settings.population, self.settings.seed)
 
-    def names(self) -> dict[str, str]:
-        """Of the parts that go by one, and how the weighting reads a preference."""
-        names = {
+    def names(self) -> dict[str, Any]:
+        """Of the parts that go by one, how the weighting reads a preference, and the audited objectives it goes by."""
+        names: dict[str, Any] = {
             "weighting": self.weighting.name,
             "reading": self.weighting.reading,
             "learner": self.learner.name,
@@ -152,6 +157,9 @@ class Plan:
         }
         if self.measures_labels:
             names["measured"] = "labels"
+        columns = audited(self.objectives)
+        if followed := [self.objectives.names[columns[i]] for i in self.weighting.goes_by(len(columns))]:
+            names["followed"] = followed
         return names if self.family is None else names | {"family": self.family.name}
 
 

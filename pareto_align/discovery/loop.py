@@ -31,7 +31,7 @@ from pareto_align.runs.settings import Settings
 from pareto_align.runs.stopping import StopRequest
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import FROM_GRADIENTS, make_signal
+from pareto_align.weighting.evidence import FROM_GRADIENTS, HALVES, make_signal
 
 __all__ = ["FrontDiscovery"]
 
@@ -198,7 +198,7 @@ class FrontDiscovery:
         gradients = None
         if self.learner.values_with_gradients or self.weighting.requires & FROM_GRADIENTS:
             with deterministic(settings.deterministic):
-                gradients = self.learner.gradients(seen, halves="cross_gramians" in self.weighting.requires)
+                gradients = self.learner.gradients(seen, halves=bool(self.weighting.requires & HALVES))
         signal = make_signal(
             self.weighting,
             self.objectives,
