@@ -70,6 +70,7 @@ class Plan:
             )
         if self.lora is not None:
             check_lora(self.lora)
+        self.learner.check(self.objectives)
         self._check_needs()
         self._check_family()
         self.preferences()

@@ -138,6 +138,13 @@ class Learner(KeepsArguments, ABC):
         """The scale of the values that a step sees: that of the rewards, or the learner's own."""
         return self.context.scale
 
+    def check(self, objectives: ObjectiveSet) -> None:
+        """See, before a model is loaded, whether it can learn from these objectives; by default it can.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
     @abstractmethod
     def collect(self, step: int) -> Experience:
         """What step number `step` learns from. The same step collects the same, whatever happened before it.

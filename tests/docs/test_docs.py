@@ -424,6 +424,15 @@ def test_the_page_of_mixtures_runs(run_example, tmp_path):
     assert (tmp_path / "mixed" / "mixture.json").exists()
 
 
+def test_the_page_of_right_answers_runs(run_example):
+    found = run_example(DOCS / "right-answers.md")
+    by_sum, by_drpo = found["by_sum"].numpy(), found["by_drpo"].numpy()
+    assert by_sum.round(2)[[1, 3]].tolist() == pytest.approx([-0.40, 0.16])
+    assert (by_drpo[:2] > 0).all()
+    assert (by_drpo[2:] < 0).all()
+    assert by_drpo[0] > 100 * by_drpo[1]
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1
