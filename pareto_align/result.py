@@ -20,6 +20,9 @@ import numpy as np
 
 from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.front.certificates import Bounds, bounds_at
+from pareto_align.front.origin import Origin
+from pareto_align.front.preferences import Preference
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
 from pareto_align.printable import one_line
@@ -553,6 +556,36 @@ class ParetoFront:
         while ask is not None and (pair := session.next()) is not None:
             session.answer(ask(pair))
         return session
+
+    def bounds(self, preference: Mapping[str, float] | Sequence[float] | Preference) -> Bounds:
+        """What the best policy for a preference is worth, trained or not, in scaled reward less the price of its KL.
+
+        At least what the best measured policy is, and at most what convexity leaves: `bounds.gain` is what training for
+        the preference could still add. Each end holds in 95 of 100 cases, on the select split's prompts.
+
+        Args:
+            preference: As in `select`; weights of the objectives on the frozen scale that they are trained on.
+
+        Raises:
+            ConfigError: The run took down no ceilings: it had no price of KL, or its sampling was cut.
+            PreferenceError: The preference cannot be read.
+
+        References:
+            `pareto_align.front.certificates`.
+        """
+        spanning = [objective.name for objective in self.record.objectives if objective.role == "optimize"]
+        asked = Preference.of(preference, spanning).weights
+        told = [row.provenance for row in self.record.members]
+        told += [dict(row.get("provenance") or {}) for row in self.record.fallen]
+        origins = [Origin.of(row) for row in told if row.get("ceiling") is not None]
+        if not origins:
+            raise ConfigError(
+                "Nothing is known of the best policies: bounds need a run with kl_coef above 0, without top_k and "
+                "top_p, whose rewards are never missing."
+            )
+        anchors = np.array([origin.preference for origin in origins], dtype=float)
+        ceilings = [origin.ceiling for origin in origins if origin.ceiling is not None]
+        return bounds_at(asked, anchors, ceilings, float(self.record.config["kl_coef"]))
 
     def mixture(
         self,

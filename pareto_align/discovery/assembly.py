@@ -94,6 +94,11 @@ class Plan:
                 f"The weighting {self.weighting.name!r} may take all weight away, and only a price of KL leads a "
                 "policy back then. Set kl_coef above 0, or see its page for the form that always trades."
             )
+        if self.explorer.needs_kl and self.settings.kl_coef == 0:
+            raise ConfigError(
+                f"The explorer {self.explorer.name!r} goes by the price of KL, without which no policy is the best one "
+                "for a preference. Set kl_coef above 0."
+            )
         if self.learner.needs != "comparisons":
             for objective in self.objectives:
                 if objective.reward is None:
@@ -246,6 +251,8 @@ def assemble(
             seed,
             rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
             group=settings.eval_group,
+            # of truncated sampling the probabilities are not those that are trained
+            engine=engine if settings.kl_coef > 0 and settings.top_k is None and settings.top_p is None else None,
         )
 
     select = measures("select")

@@ -294,6 +294,8 @@ class FrontDiscovery:
         for slot, task in enumerate(self.explorer.propose(state)):
             if task is not None:
                 self._assign(step, slot, task)
+        if (reason := self.explorer.satisfied) is not None:
+            self.journal.write("satisfied", step=step, reason=reason)
 
     def _exploration(self, step: int) -> Exploration:
         assert self.slots.measured is not None
@@ -301,6 +303,7 @@ class FrontDiscovery:
             step=step,
             steps=self.settings.steps,
             spent=self.budget.spent(self.spending.tokens),
+            kl_coef=self.settings.kl_coef,
             names=[self.objectives.names[i] for i in self.objectives.axes],
             preferences=self.slots.preferences.copy(),
             measured=self.slots.measured.copy(),
@@ -402,6 +405,8 @@ class FrontDiscovery:
 
     def _done(self) -> bool:
         """Whether training ends here: something is used up, or the front stands still."""
-        return self.keeper.plateau.reached or self.budget.used_up(
-            self.step, self.spending.tokens, self.spending.seconds
+        return (
+            self.keeper.plateau.reached
+            or self.explorer.satisfied is not None
+            or self.budget.used_up(self.step, self.spending.tokens, self.spending.seconds)
         )
