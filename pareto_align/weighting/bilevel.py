@@ -69,7 +69,7 @@ class Bilevel(Weighting):
         window: Memory of H.
         period: Training steps from one move to the next: the policy has to follow.
         after: Share of the run before the first move.
-        eta: Length of a move, of log-weights or of weights; None: .15 on the simplex and .05 in the box.
+        eta: Length of a move, of log-weights or of weights; None: .15 on the simplex and .1 in the box.
         delta: Share of the longest H at which a move has half its length.
         floor: Least weight on the simplex; lowered to half an even share where there are too many objectives for it.
         lam: For "paired": how little the audit weighs beside the proxies.
@@ -101,7 +101,7 @@ class Bilevel(Weighting):
         self.needs_kl = not simplex
         self.primary, self.simplex, self.shared = int(primary), bool(simplex), bool(shared)
         self.window, self.period, self.after = float(window), int(period), float(after)
-        self.eta = float((0.15 if simplex else 0.05) if eta is None else eta)
+        self.eta = float((0.15 if simplex else 0.1) if eta is None else eta)
         self.delta, self.floor, self.lam = float(delta), float(floor), float(lam)
 
     def goes_by(self, audits: int) -> tuple[int, ...]:

@@ -424,6 +424,19 @@ def test_the_page_of_mixtures_runs(run_example, tmp_path):
     assert (tmp_path / "mixed" / "mixture.json").exists()
 
 
+def test_the_page_of_unseen_preferences_runs(run_example, tmp_path):
+    from pareto_align.calibration import Calibration
+
+    found = run_example(DOCS / "unseen-preferences.md")
+    assert np.isfinite(found["bounds"].lower)
+    assert found["bounds"].upper > found["bounds"].lower - 1e-9 or found["bounds"].upper == np.inf
+    kept = Calibration.load(tmp_path / "calibration.json")
+    np.testing.assert_allclose(kept.predict([0.6, 0.4])[0], found["values"])
+    assert (kept.errors.shape, kept.by) == ((9, 2), "logits")
+    np.testing.assert_allclose(kept.halfwidth, np.abs(kept.errors).max(0))
+    assert found["headroom"].low <= found["headroom"].high
+
+
 def test_the_page_of_right_answers_runs(run_example):
     found = run_example(DOCS / "right-answers.md")
     by_sum, by_drpo = found["by_sum"].numpy(), found["by_drpo"].numpy()
