@@ -28,7 +28,7 @@ from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
 from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
-from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
+from pareto_align.policies.optimizer import OPTIMIZERS, FamilyOptimizer, PopulationOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Spending
@@ -268,13 +268,13 @@ def assemble(
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
-    adam: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
-    optimizer: PopulationAdamW | FamilyAdamW
+    chosen: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
+    optimizer: PopulationOptimizer | FamilyOptimizer
     if plan.family is None:
-        optimizer = PopulationAdamW(population.parameters, **adam)
+        optimizer = OPTIMIZERS[settings.optimizer](population.parameters, **chosen)
     else:
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
-        optimizer = FamilyAdamW(plan.family, population, **adam)
+        optimizer = FamilyOptimizer(plan.family, population, kind=settings.optimizer, **chosen)
         optimizer.place(preferences)
     plan.learner.setup(
         Context(

@@ -22,7 +22,7 @@ from pareto_align.learning.learner import Experience, Learner, StepReport
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.families import Family
-from pareto_align.policies.optimizer import FamilyAdamW
+from pareto_align.policies.optimizer import FamilyOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import Budget, Spending
 from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, remove_checkpoint
@@ -283,7 +283,7 @@ class FrontDiscovery:
 
     def _serve(self, preferences: np.ndarray) -> None:
         """Let the slots serve a family at other preferences `[K, m]`."""
-        assert isinstance(self.learner.optimizer, FamilyAdamW)
+        assert isinstance(self.learner.optimizer, FamilyOptimizer)
         self.slots.preferences = preferences
         self.learner.optimizer.place(preferences)
 

@@ -15,6 +15,7 @@ LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
 SAMPLERS = ("auto", "eager", "graphs")
 KL_ESTIMATORS = ("k1", "k3")
+OPTIMIZERS = ("adamw", "lion")
 AGGREGATIONS = ("constant", "token", "sequence")
 MOST = 2**63 - 1
 """The largest whole number that every file of a run holds."""
@@ -40,9 +41,10 @@ class Settings:
     temperature: float = _setting(1.0, "sampling temperature, in training and evaluation")
     top_k: int | None = _setting(None, "sample from this many likeliest tokens only")
     top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
-    learning_rate: float = _setting(2e-4, "of AdamW, at the first step")
+    optimizer: str = _setting("adamw", "adamw, or lion: one moment less, at a learning rate 3 to 10 times lower")
+    learning_rate: float = _setting(2e-4, "of the optimizer, at the first step")
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
-    weight_decay: float = _setting(0.0, "of AdamW")
+    weight_decay: float = _setting(0.0, "of the optimizer")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
     kl_coef: float = _setting(
         0.0,
@@ -147,6 +149,7 @@ class Settings:
             raise ConfigError(f"`clip` must be positive. Found {self.clip!r}.")
         for name, known in (
             ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("sampler", SAMPLERS), ("kl", KL_ESTIMATORS),
+            ("optimizer", OPTIMIZERS),
             ("aggregation", AGGREGATIONS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
