@@ -54,8 +54,8 @@ class ParetoAligner:
             of a reward model is one to optimize, without bounds; so is each entry of a mapping by name.
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
             "chebyshev" for independent policies and "fixed" for a family.
-        learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo",
-            `{"name": ..., settings}`, or an instance.
+        learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
+            "drpo", "rdpo", `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
             default "discover" for independent policies and "everywhere" for a family.
@@ -107,6 +107,7 @@ class ParetoAligner:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        optimizer: str = "adamw",
         learning_rate: float = 2e-4,
         lr_schedule: str = "linear",
         weight_decay: float = 0.0,
@@ -114,6 +115,8 @@ class ParetoAligner:
         kl_coef: float = 0.0,
         kl: str = "k1",
         clip: float = 0.2,
+        kl_limit: float | None = None,
+        kl_limit_coef: float = 1e3,
         updates_per_rollout: int = 1,
         aggregation: str = "constant",
         eval_every: int = 10,
@@ -156,6 +159,7 @@ class ParetoAligner:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             lr_schedule=lr_schedule,
             weight_decay=weight_decay,
@@ -163,6 +167,8 @@ class ParetoAligner:
             kl_coef=kl_coef,
             kl=kl,
             clip=clip,
+            kl_limit=kl_limit,
+            kl_limit_coef=kl_limit_coef,
             updates_per_rollout=updates_per_rollout,
             aggregation=aggregation,
             eval_every=eval_every,
@@ -527,7 +533,7 @@ class ParetoAligner:
         from pareto_align.policies.families import make_family
 
         chosen = self.settings
-        loss = PolicyLoss(clip=chosen.clip, kl_coef=chosen.kl_coef, kl=chosen.kl, aggregation=chosen.aggregation)
+        loss = PolicyLoss(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(PolicyLoss)})
         learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
         family = make_family(self.family)
         return Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)

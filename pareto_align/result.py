@@ -20,6 +20,9 @@ import numpy as np
 
 from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.front.certificates import Bounds, bounds_at
+from pareto_align.front.origin import Origin
+from pareto_align.front.preferences import Preference
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
 from pareto_align.printable import one_line
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from pareto_align.blend import Blend
+    from pareto_align.calibration import Calibration
     from pareto_align.family_member import FamilyMember
+    from pareto_align.front.headroom import Headroom
     from pareto_align.front.preferences import Preference
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
@@ -609,6 +614,133 @@ class ParetoFront:
         while ask is not None and (pair := session.next()) is not None:
             session.answer(ask(pair))
         return session
+
+    def bounds(self, preference: Mapping[str, float] | Sequence[float] | Preference) -> Bounds:
+        """What the best policy for a preference is worth, trained or not, in scaled reward less the price of its KL.
+
+        At least what the best measured policy is, and at most what convexity leaves: `bounds.gain` is what training for
+        the preference could still add. Each end holds in 95 of 100 cases, on the select split's prompts.
+
+        Args:
+            preference: As in `select`; weights of the objectives on the frozen scale that they are trained on.
+
+        Raises:
+            ConfigError: The run took down no ceilings: it had no price of KL, or its sampling was cut.
+            PreferenceError: The preference cannot be read.
+
+        References:
+            `pareto_align.front.certificates`.
+        """
+        spanning = [objective.name for objective in self.record.objectives if objective.role == "optimize"]
+        asked = Preference.of(preference, spanning).weights
+        told = [row.provenance for row in self.record.members]
+        told += [dict(row.get("provenance") or {}) for row in self.record.fallen]
+        origins = [Origin.of(row) for row in told if row.get("ceiling") is not None]
+        if not origins:
+            raise ConfigError(
+                "Nothing is known of the best policies: bounds need a run with kl_coef above 0, without top_k and "
+                "top_p, whose rewards are never missing."
+            )
+        anchors = np.array([origin.preference for origin in origins], dtype=float)
+        ceilings = [origin.ceiling for origin in origins if origin.ceiling is not None]
+        return bounds_at(asked, anchors, ceilings, float(self.record.config["kl_coef"]))
+
+    def calibrate(
+        self,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        by: Literal["logits", "soup"] = "logits",
+        count: int = 19,
+        confidence: float = 0.9,
+        seed: int = 0,
+        **kw: Any,
+    ) -> Calibration:
+        """Try what is predicted at preferences that nothing was fitted to: intervals with a promised coverage.
+
+        A quadratic in the preference is fitted to the members; the mixtures at `count` preferences, drawn evenly from
+        the simplex, answer the prompts and are scored. Costs `count` times as many answers as there are prompts.
+
+        Args:
+            prompts: Held-out ones.
+            objectives: The run's.
+            by: How members are mixed.
+            count: Held-out preferences; 9 at the least for a confidence of .9, 19 for .95.
+            confidence: Of the intervals.
+            seed: Of preferences and answers.
+            **kw: Passed to `Blend.measure`.
+
+        Raises:
+            ConfigError: Too few preferences for the confidence, or objectives that are not the front's.
+            PreferenceError: No member was trained for a preference.
+        """
+        from pareto_align.blend import WAYS, Blend
+        from pareto_align.calibration import calibrate
+
+        if by not in WAYS:
+            raise ConfigError(f"`by` must be one of {', '.join(WAYS)}. Found {by!r:.40}.")
+
+        def mixture(asked: list[float]) -> Blend:
+            found = self.mixture(asked, by=by)
+            assert isinstance(found, Blend)
+            return found
+
+        options = {"count": count, "confidence": confidence, "seed": seed}
+        return calibrate(self.record, mixture, prompts, objectives, **options, **kw)  # type: ignore[arg-type]
+
+    def headroom(
+        self,
+        preference: Mapping[str, float] | Sequence[float] | Preference,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        seed: int = 0,
+        **kw: Any,
+    ) -> Headroom:
+        """What choosing a member for each prompt could gain over the best single one, for a preference.
+
+        Every member answers the prompts twice: once to be chosen by, once to be scored by. The utility is the weighted
+        sum of framed rewards, of which 0 to 1 is what was seen before training.
+
+        Args:
+            preference: As in `select`.
+            prompts: Held-out ones.
+            objectives: The run's.
+            columns: Further columns that the rewards ask for.
+            seed: Of the answers.
+            **kw: Passed to `Member.generate`.
+
+        Raises:
+            ConfigError: The objectives are not the front's, or a reward is missing for some answer.
+            PreferenceError: The preference cannot be read.
+        """
+        from pareto_align.front.headroom import headroom
+        from pareto_align.objectives import ObjectiveSet
+
+        axes = list(optimized(self.record))
+        weights = Preference.of(preference, [self.names[i] for i in axes]).weights
+        rewards = objectives if isinstance(objectives, ObjectiveSet) else ObjectiveSet(list(objectives))
+        if sorted(rewards.names) != sorted(self.names):
+            raise ConfigError(
+                f"The front was measured in {', '.join(self.names)}. Found objectives {', '.join(rewards.names)}."
+            )
+        places = [rewards.names.index(self.names[i]) for i in axes]
+        frames = [(self.record.objectives[i].lower, self.record.objectives[i].upper) for i in axes]
+        lower, upper = np.array(frames).T
+        asked = list(prompts)
+
+        def utilities(member: Member, draw: int) -> np.ndarray:
+            answers = member.generate(asked, seed=draw, **kw)
+            said: list[Any] = [
+                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+                for prompt, text in zip(asked, answers, strict=True)
+            ]
+            scores = rewards.score(asked, said, columns, training=False)[:, places]
+            return np.asarray((scores - lower) / (upper - lower) @ weights)
+
+        tables = [np.stack([utilities(member, draw) for member in self]) for draw in (seed, seed + 1)]
+        return headroom(*tables, seed=seed)
 
     def mixture(
         self,

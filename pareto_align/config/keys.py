@@ -32,7 +32,8 @@ SECTIONS: dict[str, str] = {
     "eval_comparisons": "held-out comparisons, in the same way; by default taken from `comparisons`",
     "objectives": "a list of objectives, each with a name and a reward, or with `prefers`",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
-    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, {name: rvpo, k: ...}, or module:Class; "
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, disco, drpo, rdpo, "
+    "{name: rvpo, k: ...}, or module:Class; "
     "from comparisons dpo, {name: dpo, loss_type: ..., beta: ...}, or modpo",
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
     "family": "independent, blocks, gates, panacea, pblora, {name: blocks, shared: ..., each: ...}, or module:Class",

@@ -27,7 +27,7 @@ from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
 from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
-from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
+from pareto_align.policies.optimizer import OPTIMIZERS, FamilyOptimizer, PopulationOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Spending
@@ -38,7 +38,7 @@ from pareto_align.runs.publishing import Publisher
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import steered_axes
+from pareto_align.weighting.evidence import audited, steered_axes
 
 __all__ = ["Plan", "assemble", "open_population"]
 
@@ -70,6 +70,7 @@ class Plan:
             )
         if self.lora is not None:
             check_lora(self.lora)
+        self.learner.check(self.objectives)
         self._check_needs()
         self._check_family()
         self.preferences()
@@ -87,6 +88,16 @@ class Plan:
             raise ConfigError(
                 f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which there is not with the learner "
                 f"{name!r}. Choose another weighting, such as 'fixed' or 'chebyshev'."
+            )
+        if self.weighting.needs_kl and self.settings.kl_coef == 0:
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} may take all weight away, and only a price of KL leads a "
+                "policy back then. Set kl_coef above 0, or see its page for the form that always trades."
+            )
+        if self.explorer.needs_kl and self.settings.kl_coef == 0:
+            raise ConfigError(
+                f"The explorer {self.explorer.name!r} goes by the price of KL, without which no policy is the best one "
+                "for a preference. Set kl_coef above 0."
             )
         if self.learner.needs != "comparisons":
             for objective in self.objectives:
@@ -142,9 +153,9 @@ class Plan:
         names = [self.objectives.names[i] for i in self.objectives.axes]
         return self.explorer.preferences(names, self.settings.population, self.settings.seed)
 
-    def names(self) -> dict[str, str]:
-        """Of the parts that go by one, and how the weighting reads a preference."""
-        names = {
+    def names(self) -> dict[str, Any]:
+        """Of the parts that go by one, how the weighting reads a preference, and the audited objectives it goes by."""
+        names: dict[str, Any] = {
             "weighting": self.weighting.name,
             "reading": self.weighting.reading,
             "learner": self.learner.name,
@@ -152,6 +163,9 @@ class Plan:
         }
         if self.measures_labels:
             names["measured"] = "labels"
+        columns = audited(self.objectives)
+        if followed := [self.objectives.names[columns[i]] for i in self.weighting.goes_by(len(columns))]:
+            names["followed"] = followed
         return names if self.family is None else names | {"family": self.family.name}
 
 
@@ -237,6 +251,8 @@ def assemble(
             seed,
             rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
             group=settings.eval_group,
+            # of truncated sampling the probabilities are not those that are trained
+            engine=engine if settings.kl_coef > 0 and settings.top_k is None and settings.top_p is None else None,
         )
 
     select = measures("select")
@@ -252,13 +268,13 @@ def assemble(
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
-    adam: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
-    optimizer: PopulationAdamW | FamilyAdamW
+    chosen: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
+    optimizer: PopulationOptimizer | FamilyOptimizer
     if plan.family is None:
-        optimizer = PopulationAdamW(population.parameters, **adam)
+        optimizer = OPTIMIZERS[settings.optimizer](population.parameters, **chosen)
     else:
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
-        optimizer = FamilyAdamW(plan.family, population, **adam)
+        optimizer = FamilyOptimizer(plan.family, population, kind=settings.optimizer, **chosen)
         optimizer.place(preferences)
     plan.learner.setup(
         Context(

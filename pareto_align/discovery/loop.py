@@ -22,7 +22,7 @@ from pareto_align.learning.learner import Experience, Learner, StepReport
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.families import Family
-from pareto_align.policies.optimizer import FamilyAdamW
+from pareto_align.policies.optimizer import FamilyOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import Budget, Spending
 from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, remove_checkpoint
@@ -31,7 +31,7 @@ from pareto_align.runs.settings import Settings
 from pareto_align.runs.stopping import StopRequest
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import FROM_GRADIENTS, make_signal
+from pareto_align.weighting.evidence import FROM_GRADIENTS, HALVES, make_signal
 
 __all__ = ["FrontDiscovery"]
 
@@ -198,7 +198,7 @@ class FrontDiscovery:
         gradients = None
         if self.learner.values_with_gradients or self.weighting.requires & FROM_GRADIENTS:
             with deterministic(settings.deterministic):
-                gradients = self.learner.gradients(seen, halves="cross_gramians" in self.weighting.requires)
+                gradients = self.learner.gradients(seen, halves=bool(self.weighting.requires & HALVES))
         signal = make_signal(
             self.weighting,
             self.objectives,
@@ -283,7 +283,7 @@ class FrontDiscovery:
 
     def _serve(self, preferences: np.ndarray) -> None:
         """Let the slots serve a family at other preferences `[K, m]`."""
-        assert isinstance(self.learner.optimizer, FamilyAdamW)
+        assert isinstance(self.learner.optimizer, FamilyOptimizer)
         self.slots.preferences = preferences
         self.learner.optimizer.place(preferences)
 
@@ -294,6 +294,8 @@ class FrontDiscovery:
         for slot, task in enumerate(self.explorer.propose(state)):
             if task is not None:
                 self._assign(step, slot, task)
+        if (reason := self.explorer.satisfied) is not None:
+            self.journal.write("satisfied", step=step, reason=reason)
 
     def _exploration(self, step: int) -> Exploration:
         assert self.slots.measured is not None
@@ -301,6 +303,7 @@ class FrontDiscovery:
             step=step,
             steps=self.settings.steps,
             spent=self.budget.spent(self.spending.tokens),
+            kl_coef=self.settings.kl_coef,
             names=[self.objectives.names[i] for i in self.objectives.axes],
             preferences=self.slots.preferences.copy(),
             measured=self.slots.measured.copy(),
@@ -402,6 +405,8 @@ class FrontDiscovery:
 
     def _done(self) -> bool:
         """Whether training ends here: something is used up, or the front stands still."""
-        return self.keeper.plateau.reached or self.budget.used_up(
-            self.step, self.spending.tokens, self.spending.seconds
+        return (
+            self.keeper.plateau.reached
+            or self.explorer.satisfied is not None
+            or self.budget.used_up(self.step, self.spending.tokens, self.spending.seconds)
         )

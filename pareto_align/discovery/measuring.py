@@ -15,6 +15,7 @@ from pareto_align.errors import ParetoAlignWarning
 from pareto_align.evaluation.answers import Measurement, Measures
 from pareto_align.evaluation.racing import race
 from pareto_align.front import Estimate, Origin, ParetoArchive, Status
+from pareto_align.front.certificates import Ceiling, ceiling_of
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.mixing import AdapterMixture, mix_all
 from pareto_align.policies.population import PolicyPopulation
@@ -138,7 +139,8 @@ class FrontKeeper:
         names = []
         for measurement, origin, row in zip(found, origins, policies, strict=True):
             names.append(self._new_name())
-            told = replace(origin, length=round(measurement.length, 2))
+            ceiling = self._ceiling(measurement, origin.preference)
+            told = replace(origin, length=round(measurement.length, 2), ceiling=ceiling)
             self.archive.offer(names[-1], measurement.estimate, told, row.detach().to("cpu", copy=True))
         budget = self.settings.remeasure_tokens
         raced = race(
@@ -268,6 +270,21 @@ class FrontKeeper:
         )
         if said is not None:
             warnings.warn(said, ParetoAlignWarning, stacklevel=5)  # the caller of fit or resume
+
+    def _ceiling(self, measurement: Measurement, preference: tuple[float, ...] | None) -> Ceiling | None:
+        """What a policy's own answers say of the best one for its preference; None where they cannot."""
+        if measurement.log_ratios is None or preference is None:
+            return None
+        rewards = self.scale.normalize(measurement.rewards)[..., list(self.objectives.axes)]
+        known = np.isfinite(rewards).all(-1) & np.isfinite(measurement.log_ratios)
+        if not known.all():
+            return None
+        group = rewards.shape[1]
+        # the same prompt may be asked several times
+        place = {ids: x for x, ids in enumerate(dict.fromkeys(tuple(prompt.ids) for prompt in self.select.prompts))}
+        prompts = np.repeat([place[tuple(prompt.ids)] for prompt in self.select.prompts], group)
+        flat = rewards.reshape(len(prompts), -1)
+        return ceiling_of(flat, measurement.log_ratios.ravel(), prompts, preference, self.settings.kl_coef)
 
     def frame(self, estimate: Estimate) -> np.ndarray:
         """`[m]` means in the frame in which 0 to 1 spans each optimized objective."""

@@ -15,6 +15,7 @@ from pareto_align.data.prompts import PromptRow, groups_of
 from pareto_align.front import Estimate
 from pareto_align.learning.rollouts import score
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams, sample
 from pareto_align.seeds import seed_for
@@ -35,6 +36,7 @@ class Measurement:
         texts: The first completion of each of the n prompts.
         length: Mean completion length in tokens.
         of_answers: Whether the scores are of what the policy answers, and not of labels.
+        log_ratios: `[n, G]` nats by which each completion is likelier than under the reference; None where nobody asks.
     """
 
     estimate: Estimate
@@ -42,6 +44,7 @@ class Measurement:
     texts: list[str]
     length: float
     of_answers: bool = True
+    log_ratios: np.ndarray | None = None
 
 
 class Measures(Protocol):
@@ -79,6 +82,7 @@ class Evaluator:
         seed: The same seed gives every policy the same random numbers.
         rows_at_once: Most rows of one decoding batch; one of fewer policies takes more prompts at once.
         group: Column whose values make prompts one unit of the estimates; None: each is its own.
+        engine: Reads what was said once more with the frozen base, for `Measurement.log_ratios`; None: nobody asks.
     """
 
     repeatable = True
@@ -94,6 +98,7 @@ class Evaluator:
         *,
         rows_at_once: int = ROWS_AT_ONCE,
         group: str | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.population = population
         self.objectives = objectives
@@ -104,6 +109,7 @@ class Evaluator:
         self.seed = seed
         self.rows_at_once = rows_at_once
         self.groups = groups_of(self.prompts, group)
+        self.engine = engine
         self.tokens = 0
 
     def measure_reference(self, *, check: bool = False) -> Measurement:
@@ -140,6 +146,7 @@ class Evaluator:
         texts: list[list[str]] = [[] for _ in range(count)]
         ids: list[list[list[int]]] = [[] for _ in range(count)]
         lengths = np.zeros(count)
+        ratios: list[np.ndarray] = []
         again = ("repeat", repeat) if repeat else ()
         # decoding takes as many steps for many prompts as for few, so as many run together as there is room for
         at_once = PROMPTS_A_SEED * max(1, self.rows_at_once // (count * group * PROMPTS_A_SEED))
@@ -158,6 +165,9 @@ class Evaluator:
                 prompts_a_seed=PROMPTS_A_SEED,
             )
             lengths += drawn.lengths.sum((1, 2)).numpy()
+            if self.engine is not None and policies.shape[0]:
+                reference = self.engine.reference_logprobs(self.engine.prepare(asked, drawn))
+                ratios.append((drawn.logprobs - reference).sum(-1).double().numpy())
             lists, share = drawn.token_lists(), len(part) * group
             said = self.population.base.decode_all(lists)
             for policy in range(count):
@@ -175,6 +185,7 @@ class Evaluator:
                 rewards=scores[k],
                 texts=texts[k][::group],
                 length=float(lengths[k]) / (len(number) * group),
+                log_ratios=np.concatenate([part[k] for part in ratios]) if ratios else None,
             )
             for k in range(count)
         ]

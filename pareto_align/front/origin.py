@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.errors import ConfigError
+from pareto_align.front.certificates import Ceiling
 from pareto_align.spelling import hint
 
 __all__ = ["NO_SPREAD", "Origin"]
@@ -34,6 +35,8 @@ class Origin:
         noise: Norm of the random step away from the mixture; its sign is the direction's.
         seed: Of that step.
         report: What the report split holds against it.
+        ceiling: What its own answers on the select split say of the best policy for its preference, and of itself;
+            known where training has a price of KL.
     """
 
     step: int | None = None
@@ -49,6 +52,7 @@ class Origin:
     noise: float = 0.0
     seed: int | None = None
     report: str | None = None
+    ceiling: Ceiling | None = None
 
     @property
     def can_learn(self) -> bool:
@@ -78,16 +82,25 @@ class Origin:
         for name in told:
             if name not in known:
                 raise ConfigError(f"An origin has no field {name!r}.{hint(str(name), known)}")
-        return cls(**{name: _frozen(value) for name, value in told.items()})
+        known_of = {name: _frozen(value) for name, value in told.items()}
+        if isinstance(ceiling := known_of.get("ceiling"), Mapping):
+            known_of["ceiling"] = Ceiling(**{name: _frozen(value) for name, value in ceiling.items()})
+        return cls(**known_of)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's own types, without what does not apply."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: _plain(value)
             for name, value in found.items()
             if value is not None and value != () and (name != "noise" or value)
         }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ceiling):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _frozen(value: Any) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale
 from pareto_align.weighting import Signal, Weighting
-from pareto_align.weighting.evidence import make_signal, mean_rewards
+from pareto_align.weighting.evidence import make_signal, mean_rewards, steered_axes
 
 __all__ = ["BatchWeights"]
 
@@ -73,7 +73,7 @@ class BatchWeights:
             raise ConfigError(f"`scale_batches` must be a whole number of at least 1. Found {scale_batches!r}.")
         self.weighting, self.objectives, self.preference = weighting, objectives, preference
         self.group_size, self.scale_batches = group_size, scale_batches
-        self.columns = [*objectives.axes, *(column for column, _ in objectives.constraints)]
+        self.columns = list(steered_axes(objectives, weighting))
         self.setup()
 
     def setup(self) -> None:
@@ -100,7 +100,7 @@ class BatchWeights:
         maximised = self._maximised(np.asarray(rewards, dtype=np.float64))
         spans = self._measure(maximised)
         if self.scale is None:
-            row = np.concatenate([self.preference, np.zeros(len(self.objectives.constraints))])
+            row = np.concatenate([self.preference, np.zeros(len(self.columns) - self.objectives.m)])
         else:
             row = self.weighting(self._signal(maximised, step, steps))[0]
         if row.shape != (len(self.columns),) or not np.isfinite(row).all():
@@ -166,7 +166,7 @@ class BatchWeights:
     def _signal(self, rewards: FloatArray, step: int, steps: int) -> Signal:
         """What the weighting gets to see of maximised rewards [n, M] in the user's units."""
         assert self.scale is not None
-        group = self.group_size if "covariances" in self.weighting.requires else 1
+        group = self.group_size if self.weighting.requires & {"covariances", "audit_covariances"} else 1
         batch = rewards.reshape(1, -1, group, self.objectives.M)
         return make_signal(
             self.weighting,

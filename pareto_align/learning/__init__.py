@@ -5,6 +5,8 @@ from __future__ import annotations
 from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.choice import available_learners, make_learner
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
+from pareto_align.learning.decorrelated import Rdpo
+from pareto_align.learning.discriminative import Disco, Drpo
 from pareto_align.learning.kto import KtoLearner
 from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
@@ -16,7 +18,9 @@ from pareto_align.learning.selfplay import Egpo, Inpo, OnlineDpo, Sppo
 __all__ = [
     "Context",
     "Credit",
+    "Disco",
     "Dpo",
+    "Drpo",
     "Egpo",
     "Experience",
     "Inpo",
@@ -27,6 +31,7 @@ __all__ = [
     "OnlineLearner",
     "PolicyLoss",
     "PromptRow",
+    "Rdpo",
     "Rollouts",
     "Sppo",
     "StepReport",

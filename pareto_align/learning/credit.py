@@ -28,6 +28,7 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -36,6 +37,7 @@ from torch import Tensor
 from pareto_align.arguments import KeepsArguments, Positive
 from pareto_align.errors import ConfigError
 from pareto_align.learning.losses import centre
+from pareto_align.objectives import Objective
 from pareto_align.registry import Registry
 
 __all__ = [
@@ -65,11 +67,20 @@ class Credit(KeepsArguments, ABC):
     Attributes:
         name: The name it is registered under.
         needs_group: It compares completions of one prompt, so G must be at least 2.
+        needs_logprobs: Its collapse goes by how likely a completion is as well.
     """
 
     kind = "Learner"
     name: ClassVar[str] = ""
     needs_group: ClassVar[bool] = True
+    needs_logprobs: ClassVar[bool] = False
+
+    def check(self, objectives: Sequence[Objective]) -> None:
+        """See before a run whether these m optimized objectives are what it can work with; by default any are.
+
+        Raises:
+            ConfigError: They are not.
+        """
 
     def vector(self, rewards: Tensor) -> Tensor:
         """Vector advantages [K, N, G, m] of `rewards` [K, N, G, m] (on the frozen scale, maximised, NaN = missing).
@@ -86,12 +97,21 @@ class Credit(KeepsArguments, ABC):
         rewards = rewards if rewards.dtype == torch.float64 else rewards.float()
         return torch.nan_to_num(self._vector(rewards), nan=0.0)
 
-    def combine(self, vector: Tensor, weights: Tensor, *, applies_to: str = "advantage") -> Tensor:
+    def combine(
+        self, vector: Tensor, weights: Tensor, *, applies_to: str = "advantage", logprobs: Tensor | None = None
+    ) -> Tensor:
         """Advantages [K, N, G] of vector advantages [K, N, G, m] under `weights` [K, m].
 
         They carry `against_peers`, so that a charge on a completion is compared with its peers as its rewards were.
 
         The strength of a row is the sum of its magnitudes, which for non-negative weights is its sum.
+
+        Args:
+            vector: [K, N, G, m] from `vector`.
+            weights: [K, m].
+            applies_to: Whether weights act on the advantage, or on the reward before it is normalised.
+            logprobs: [K, N, G] mean log-probability of a completion's tokens, for a credit that `needs_logprobs`;
+                without it all completions count as equally likely.
 
         Raises:
             ConfigError: The shapes do not belong together, or `applies_to` is unknown.
@@ -104,11 +124,12 @@ class Credit(KeepsArguments, ABC):
             raise ConfigError(f"`applies_to` must be 'advantage' or 'reward'. Found {applies_to!r}.")
         weights = weights.to(vector)
         strength = weights.abs().sum(dim=1)
+        given = {} if logprobs is None or not self.needs_logprobs else {"logprobs": logprobs.to(vector)}
         if applies_to == "reward":
-            found = self._normalize(self._collapse(vector, weights))
+            found = self._normalize(self._collapse(vector, weights, **given))
         else:
             direction = weights / torch.where(strength > 0, strength, torch.ones_like(strength))[:, None]
-            found = self._normalize(self._collapse(vector, direction)) * strength[:, None, None]
+            found = self._normalize(self._collapse(vector, direction, **given)) * strength[:, None, None]
         found.against_peers = self.against_peers  # type: ignore[attr-defined]
         return found
 
@@ -128,8 +149,11 @@ class Credit(KeepsArguments, ABC):
     def _vector(self, rewards: Tensor) -> Tensor:
         """Vector advantages [K, N, G, m]; NaN is allowed where the reward is NaN."""
 
-    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
-        """One advantage a completion, [K, N, G, m] x [K, m] -> [K, N, G]: for most methods the weighted sum."""
+    def _collapse(self, vector: Tensor, weights: Tensor, **given: Tensor) -> Tensor:
+        """One advantage a completion, [K, N, G, m] x [K, m] -> [K, N, G]: for most methods the weighted sum.
+
+        One that `needs_logprobs` is given `logprobs` [K, N, G].
+        """
         return (vector * weights[:, None, None, :]).sum(dim=-1)
 
     def _normalize(self, scalar: Tensor) -> Tensor:
@@ -298,7 +322,7 @@ class Pama(Gdpo):
     ) -> None:
         self.granularity, self.saturated, self.noon = granularity, saturated, bool(noon)
 
-    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
+    def _collapse(self, vector: Tensor, weights: Tensor, **given: Tensor) -> Tensor:
         turned = vector * weights.sign()[:, None, None, :]
         counted = (weights != 0)[:, None, None, :].expand_as(vector)
         if self.saturated == "leave_out":
@@ -333,7 +357,7 @@ class Rvpo(Gdpo):
     def __init__(self, *, k: Positive = 1.0) -> None:
         self.k = float(k)
 
-    def _collapse(self, vector: Tensor, weights: Tensor) -> Tensor:
+    def _collapse(self, vector: Tensor, weights: Tensor, **given: Tensor) -> Tensor:
         turned = vector * weights.sign()[:, None, None, :]
         shares = weights.abs().log()[:, None, None, :]
         found = -torch.logsumexp(shares - self.k * turned, dim=-1) / self.k

@@ -20,7 +20,7 @@ from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.gradients import ObjectiveGradients
-from pareto_align.policies.optimizer import FamilyAdamW, PopulationAdamW
+from pareto_align.policies.optimizer import FamilyOptimizer, PopulationAdamW, PopulationOptimizer
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.registry import Registry
 from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
@@ -99,7 +99,7 @@ class Context:
     engine: Engine
     scale: RewardScale
     axes: Sequence[int]
-    optimizer: PopulationAdamW | FamilyAdamW | None = None
+    optimizer: PopulationOptimizer | FamilyOptimizer | None = None
     objectives: ObjectiveSet | None = None
     prompts: Sequence[PromptRow | ComparisonRow] = ()
     prompts_per_step: int = 8
@@ -137,6 +137,13 @@ class Learner(KeepsArguments, ABC):
     def scale(self) -> RewardScale:
         """The scale of the values that a step sees: that of the rewards, or the learner's own."""
         return self.context.scale
+
+    def check(self, objectives: ObjectiveSet) -> None:
+        """See, before a model is loaded, whether it can learn from these objectives; by default it can.
+
+        Raises:
+            ConfigError: It cannot.
+        """
 
     @abstractmethod
     def collect(self, step: int) -> Experience:

@@ -36,6 +36,11 @@ class PolicyLoss:
         kl: `"k1"` charges `log pi - log ref` of the whole completion to its advantage: the unbiased gradient of the
             reverse KL. `"k3"` adds `exp(d) - d - 1`, d = log ref - log pi, to each token's loss as GRPO does
             (arXiv 2402.03300): smoother, but on-policy its gradient is that of the *forward* KL.
+        kl_limit: delta, nats a token by which an update may leave the policy that sampled, None for no limit: beyond
+            it each policy's loss has `[kl_limit_coef (KL - delta)]_+ KL` added, the bracket held constant and KL the
+            mean of `log old - log new` over the policy's tokens. Only felt from the second update on. With the
+            discriminative credits it stands for the clip (DisCO, arXiv 2505.12366, whose delta is 1e-4).
+        kl_limit_coef: How steeply a step beyond the limit is paid for; 1000 as in DisCO's scripts.
         aggregation: `"constant"` sums a completion's tokens and divides by T (unbiased; Dr. GRPO, arXiv 2503.20783),
             `"token"` is the mean over all of a policy's tokens, `"sequence"` the mean of each completion's mean.
 
@@ -47,6 +52,8 @@ class PolicyLoss:
     kl_coef: float = 0.0
     kl: str = "k1"
     aggregation: str = "constant"
+    kl_limit: float | None = None
+    kl_limit_coef: float = 1e3
 
     def __post_init__(self) -> None:
         if self.kl not in KL_ESTIMATORS:
@@ -57,6 +64,10 @@ class PolicyLoss:
             )
         if not self.kl_coef >= 0:
             raise ConfigError(f"`kl_coef` must be 0 or more. Found kl_coef={self.kl_coef}.")
+        if self.kl_limit is not None and not self.kl_limit >= 0:
+            raise ConfigError(f"`kl_limit` must be 0 or more, or None. Found kl_limit={self.kl_limit}.")
+        if not self.kl_limit_coef > 0:
+            raise ConfigError(f"`kl_limit_coef` must be positive. Found kl_limit_coef={self.kl_limit_coef}.")
         if not self.clip > 0:
             raise ConfigError(f"`clip` must be positive. Found clip={self.clip}.")
 
@@ -72,6 +83,18 @@ class PolicyLoss:
         if self.aggregation == "token":
             return real / real.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return real / real.sum(3, keepdim=True).clamp(min=1) / (prompts * group)
+
+    def pull_back(self, old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
+        """How strongly each token [K, N, G, T] is pulled back to the policy that sampled: `kl_limit`'s bracket.
+
+        Args:
+            old, new: `[K, N, G, T]` log-probabilities when it was sampled, and before this update.
+            mask: `[K, N, G, T]` True for tokens.
+        """
+        assert self.kl_limit is not None
+        share = mask.float() / mask.sum((1, 2, 3), keepdim=True).clamp(min=1)
+        divergence = ((old - new) * share).sum((1, 2, 3), keepdim=True)
+        return self.kl_limit_coef * (divergence - self.kl_limit).clamp(min=0) * share
 
     def charge_kl(
         self,

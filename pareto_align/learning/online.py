@@ -15,6 +15,7 @@ from pareto_align.learning.learner import StepReport
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.on_policy import OnPolicyLearner
 from pareto_align.learning.rollouts import Rollouts
+from pareto_align.objectives import ObjectiveSet
 from pareto_align.policies.batches import Batch
 from pareto_align.policies.gradients import ObjectiveGradients, halves_of, inner_products
 from pareto_align.policies.logprobs import TokenLoss
@@ -47,6 +48,15 @@ class OnlineLearner(OnPolicyLearner):
         """What its credit was built with; the loss is told among the run's settings."""
         return arguments_of(self.credit)
 
+    def check(self, objectives: ObjectiveSet) -> None:
+        """Whether the credit can work with the optimized objectives.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        every = list(objectives)
+        self.credit.check([every[column] for column in objectives.axes])
+
     def coefficients(self, seen: Rollouts) -> Tensor:
         """Advantages `[K, N, G, m]` of the optimized objectives on the frozen scale."""
         return self.credit.vector(self._scaled(seen))
@@ -70,7 +80,8 @@ class OnlineLearner(OnPolicyLearner):
         batch = self._prepared(seen) if gradients is None else gradients.batch
         vector = self.coefficients(seen)
         trade = torch.from_numpy(weights).float()
-        advantages = self.credit.combine(vector, trade, applies_to=applies_to)
+        likely = done.logprobs.sum(-1) / done.lengths.clamp(min=1) if self.credit.needs_logprobs else None
+        advantages = self.credit.combine(vector, trade, applies_to=applies_to, logprobs=likely)
         # a group of one has no spread of its own: its peers are the policy's other prompts
         peers = advantages if advantages.shape[2] > 1 else advantages.transpose(1, 2)
         spread = peers.std(2, correction=0).mean(1)
@@ -160,17 +171,25 @@ class OnlineLearner(OnPolicyLearner):
         weights = self.loss.token_weights(batch.done.mask)
         given = {"advantage": advantages[..., None].expand(weights.shape), "weight": weights}
         given |= {name: x for name, x in (("reference", reference), ("old", old)) if x is not None}
+        if old is not None and self.loss.kl_limit is not None:
+            given["back"] = self.loss.pull_back(old, self.engine.logprobs(batch), batch.done.mask)
         before = self.engine.descend(batch, self._token_loss, given, logprobs=old is None)
         found = before if old is None else old
         assert found is not None
         return found
 
     def _token_loss(
-        self, advantage: Tensor, weight: Tensor, reference: Tensor | None = None, old: Tensor | None = None
+        self,
+        advantage: Tensor,
+        weight: Tensor,
+        reference: Tensor | None = None,
+        old: Tensor | None = None,
+        back: Tensor | None = None,
     ) -> TokenLoss:
         def loss(logprob: Tensor, chunk: slice) -> Tensor:
             sampled = logprob.detach() if old is None else old[chunk]
             ref = None if reference is None else reference[chunk]
-            return self.loss.token_loss(logprob, sampled, advantage[chunk], ref) * weight[chunk]
+            found = self.loss.token_loss(logprob, sampled, advantage[chunk], ref) * weight[chunk]
+            return found if back is None else found + back[chunk] * (sampled - logprob)
 
         return loss

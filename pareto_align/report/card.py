@@ -44,7 +44,7 @@ def model_card(record: FrontRecord, *, folder: str = "members") -> str:
         _introduction(record),
         "## Members\n\n" + markdown_table(front_table(record)) + "\n\n" + _reading(record),
         "## Load one\n\n" + _loading(record, folder),
-        "## What was optimized\n\n" + "\n".join(_objective_line(o) for o in record.objectives),
+        "## What was optimized\n\n" + "\n".join(_objective_line(o, _followed(record)) for o in record.objectives),
         _cost(record.cost),
         _samples(record),
         _not_kept(record),
@@ -138,10 +138,19 @@ def _loading(record: FrontRecord, folder: str) -> str:
     return fenced("\n".join(code), "python") + "\n\n" + after
 
 
-def _objective_line(objective: ObjectiveRecord) -> str:
+def _followed(record: FrontRecord) -> frozenset[str]:
+    """Names of the audited objectives that steered the weights of the others."""
+    names = record.config.get("followed", ())
+    return frozenset(map(str, names if isinstance(names, Sequence) and not isinstance(names, str) else ()))
+
+
+def _objective_line(objective: ObjectiveRecord, followed: frozenset[str]) -> str:
     direction = "maximized" if objective.maximize else "minimized"
     if objective.role == "audit":
-        direction = f"audited, {'more' if objective.maximize else 'less'} is better; measured, never optimized"
+        told = "measured, never optimized"
+        if objective.name in followed:
+            told = "it steered what the others were weighed by, so it is **no audit** of this run"
+        direction = f"audited, {'more' if objective.maximize else 'less'} is better; {told}"
     elif objective.role == "constrain":
         direction = "constrained"
     limits = [f"at least {objective.at_least:g}"] if objective.at_least is not None else []
@@ -216,7 +225,7 @@ def _limits(record: FrontRecord) -> str:
         "stand-in for what is wanted, and an adapter may have found its weak spots.",
         "What was not measured may have got worse. The base model's own limits, license and intended use apply.",
     ]
-    if not any(o.role == "audit" for o in record.objectives):
+    if not any(o.role == "audit" and o.name not in _followed(record) for o in record.objectives):
         lines.append("No objective was kept aside as an audit, so nothing here tells progress from reward hacking.")
     if record.split != "report":
         lines.append("Members were chosen on the very prompts the table is about.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.arguments import arguments_of
-from pareto_align.discovery.evaluation import Measurement
+from pareto_align.evaluation.answers import Measurement
 from pareto_align.front import (
     Entry,
     Estimate,

@@ -15,6 +15,7 @@ LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
 SAMPLERS = ("auto", "eager", "graphs")
 KL_ESTIMATORS = ("k1", "k3")
+OPTIMIZERS = ("adamw", "lion")
 AGGREGATIONS = ("constant", "token", "sequence")
 MOST = 2**63 - 1
 """The largest whole number that every file of a run holds."""
@@ -40,9 +41,10 @@ class Settings:
     temperature: float = _setting(1.0, "sampling temperature, in training and evaluation")
     top_k: int | None = _setting(None, "sample from this many likeliest tokens only")
     top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
-    learning_rate: float = _setting(2e-4, "of AdamW, at the first step")
+    optimizer: str = _setting("adamw", "adamw, or lion: one moment less, at a learning rate 3 to 10 times lower")
+    learning_rate: float = _setting(2e-4, "of the optimizer, at the first step")
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
-    weight_decay: float = _setting(0.0, "of AdamW")
+    weight_decay: float = _setting(0.0, "of the optimizer")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
     kl_coef: float = _setting(
         0.0,
@@ -51,6 +53,10 @@ class Settings:
     )
     kl: str = _setting("k1", "KL estimator: k1 (charged to the advantage) or k3 (a loss term, as GRPO)")
     clip: float = _setting(0.2, "PPO clip range; felt from the second update of a rollout on")
+    kl_limit: float | None = _setting(
+        None, "nats a token by which an update may leave the policy that sampled before it is held back; by default any"
+    )
+    kl_limit_coef: float = _setting(1000.0, "how steeply a step beyond kl_limit is paid for")
     updates_per_rollout: int = _setting(1, "optimizer steps on each batch of completions")
     aggregation: str = _setting("constant", "how token losses add up: constant, token or sequence")
     eval_every: int = _setting(10, "steps between measurements of the population on the select split")
@@ -118,9 +124,9 @@ class Settings:
         ):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
-        for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"):
+        for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution"):
             _require_number(name, getattr(self, name))
-        for name in ("top_p", "max_grad_norm", "max_seconds"):
+        for name in ("top_p", "max_grad_norm", "max_seconds", "kl_limit"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
         for name in ("remeasure_rounds", "samples_kept", "seed"):
@@ -135,10 +141,15 @@ class Settings:
             raise ConfigError(f"`top_p` must lie in (0, 1]. Found {self.top_p!r}.")
         if not self.learning_rate > 0:
             raise ConfigError(f"`learning_rate` must be positive. Found {self.learning_rate!r}.")
+        if not self.kl_limit_coef > 0:
+            raise ConfigError(f"`kl_limit_coef` must be positive. Found {self.kl_limit_coef!r}.")
+        if self.kl_limit is not None and not self.kl_limit >= 0:
+            raise ConfigError(f"`kl_limit` must be 0 or more, or None. Found {self.kl_limit!r}.")
         if not self.clip > 0:
             raise ConfigError(f"`clip` must be positive. Found {self.clip!r}.")
         for name, known in (
             ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("sampler", SAMPLERS), ("kl", KL_ESTIMATORS),
+            ("optimizer", OPTIMIZERS),
             ("aggregation", AGGREGATIONS),
         ):  # fmt: skip
             if getattr(self, name) not in known:

@@ -36,9 +36,11 @@ class CreditContract:
 
     Attributes:
         two_sided: A completion that is worse than its peers is pushed down, so the advantages of a policy have mean 0.
+        relative: Only differences between completions count; False where a reward says by itself what is right.
     """
 
     two_sided: bool = True
+    relative: bool = True
 
     def make(self) -> Credit:
         """A new credit."""
@@ -69,6 +71,8 @@ class CreditContract:
 
     def test_the_origin_of_the_rewards_does_not_matter(self) -> None:
         """Only differences between completions count."""
+        if not self.relative:
+            return
         credit, rewards = self.make(), random_rewards()
         assert torch.allclose(credit.vector(rewards + 3.0), credit.vector(rewards), rtol=0, atol=1e-6)
 

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from pareto_align.discovery.explorers import Exploration, Explorer, Mixture, Task
 from pareto_align.errors import ConfigError
 from pareto_align.front import Estimate, ParetoArchive, lattice
+from pareto_align.front.certificates import Ceiling
 
 __all__ = ["ExplorerContract", "Round", "exploration", "names_of", "simulate", "sphere"]
 
@@ -40,6 +41,14 @@ def names_of(m: int) -> list[str]:
 def sphere(preference: np.ndarray) -> np.ndarray:
     """Where a preference `[m]` leads on a front that is a piece of the unit sphere, under linear weights: p / |p|."""
     return np.asarray(preference / np.linalg.norm(preference))
+
+
+def _ceiling(point: np.ndarray, preference: np.ndarray, stderr: float) -> Ceiling:
+    """Of a policy that is the best one for its preference and needs no KL for it."""
+    values = tuple(np.asarray(point, dtype=float).tolist())
+    return Ceiling(
+        float(np.dot(point, preference)), stderr, 50.0, 0.0, 0.0, values=values, errors=(stderr,) * len(values)
+    )
 
 
 def _estimate(point: np.ndarray, stderr: float) -> Estimate:
@@ -91,6 +100,7 @@ def exploration(
             "policy": slot % K,
             "preference": preference.tolist(),
             "spread": 0.3,
+            "ceiling": _ceiling(point, preference, stderr),
         }
         adapter = ADAPTER if held is None or held[k] else None
         archive.offer(f"m{k:04d}", _estimate(point, stderr), provenance, adapter)
@@ -112,6 +122,7 @@ def _state(
         frame=lambda estimate: estimate.mean,
         frame_stderr=lambda estimate: estimate.stderr,
         seed=seed,
+        kl_coef=0.05,
     )
 
 
@@ -179,7 +190,8 @@ def simulate(
         reached = reached + 0.5 * (targets - reached)
         measured = []
         for k in range(population):
-            provenance = {"step": step, "policy": k, "preference": wanted[k].tolist(), "spread": 0.3}
+            provenance: dict[str, Any] = {"step": step, "policy": k, "preference": wanted[k].tolist(), "spread": 0.3}
+            provenance["ceiling"] = _ceiling(reached[k], wanted[k], stderr)
             measured.append(offer(reached[k], provenance | ({} if floored[k] is None else {"floors": floored[k]})))
         state = _state(archive, wanted, np.stack(measured), step, 10 * rounds, seed=1000 * seed + step)
         holding = _holding(state)

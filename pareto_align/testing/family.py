@@ -28,7 +28,7 @@ from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
 from pareto_align.policies.base import load_base
 from pareto_align.policies.families import Family, families, write_policy
-from pareto_align.policies.optimizer import FamilyAdamW
+from pareto_align.policies.optimizer import FamilyOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.testing.problems import get_problem
 
@@ -156,7 +156,7 @@ class FamilyContract:
         for m in self.objectives:
             with self.ready(m) as family, self.ready(m) as other:
                 preferences = _preferences(m)
-                first, second = FamilyAdamW(family, family.population), FamilyAdamW(other, other.population)
+                first, second = FamilyOptimizer(family, family.population), FamilyOptimizer(other, other.population)
                 for optimizer in (first, second):
                     optimizer.place(preferences)
                 generator = torch.Generator().manual_seed(4)
@@ -175,7 +175,7 @@ class FamilyContract:
     def test_a_broken_gradient_is_left_out(self) -> None:
         """A policy without a finite gradient takes no part; without any the family stays as it is."""
         with self.ready(2) as family:
-            optimizer = FamilyAdamW(family, family.population)
+            optimizer = FamilyOptimizer(family, family.population)
             optimizer.place(_preferences(2))
             grad = torch.ones_like(family.population.parameters)
             grad[1] = torch.nan

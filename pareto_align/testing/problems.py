@@ -325,6 +325,28 @@ def hacked(*, targets: tuple[float, float] = (0.5, 0.3)) -> KnownFrontProblem:
     )
 
 
+def misleading(*, V: int = 24, seed: int = 0) -> KnownFrontProblem:
+    """Three proxies of one audited score: a fair one, a weak one, and one that is highest where the score is lowest."""
+    rng = np.random.default_rng(seed)
+    wanted = rng.uniform(0.0, 1.0, V)
+    fair = np.clip(wanted + 0.25 * rng.normal(size=V), 0.0, 1.0)
+    weak = np.clip(0.6 * wanted + 0.2 + 0.3 * rng.normal(size=V), 0.0, 1.0)
+    false = rng.uniform(0.0, 1.0, V)
+    worst = np.argsort(wanted)[: V // 3]
+    false[worst] = rng.uniform(0.85, 1.0, len(worst))
+    table = np.stack([fair, weak, false], axis=1)
+    return KnownFrontProblem(
+        "misleading",
+        V,
+        1,
+        table[None],
+        np.zeros(3),
+        names=("fair", "weak", "false"),
+        bounds=_unit(3),
+        audits={"wanted": wanted[None]},
+    )
+
+
 def groups(*, V: int = 16, majority: float = 10.0, shared: float = 0.7) -> KnownFrontProblem:
     """Two groups of users, 10 : 1, like other symbols; one is good for both: MaxMin finds it, the mean does not."""
     likes = np.linspace(1.0, 0.3, (V - 1) // 2)
@@ -372,7 +394,7 @@ def _beside_poor(name: str, good: Array, V: int, seed: int) -> KnownFrontProblem
 
 PROBLEMS: dict[str, Callable[..., KnownFrontProblem]] = {
     build.__name__: build
-    for build in (arc, flat, dent, scales, contexts, strings, many, noisy, hacked, groups, tilt, bow)
+    for build in (arc, flat, dent, scales, contexts, strings, many, noisy, hacked, misleading, groups, tilt, bow)
 }
 """The ready problems by name. A function's keyword arguments are the problem's parameters."""
 

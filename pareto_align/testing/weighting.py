@@ -29,6 +29,10 @@ from pareto_align.weighting.base import FloatArray
 __all__ = ["GramianWeightingContract", "WeightingContract", "gramian_samples", "random_signals"]
 
 
+AUDITED = 2
+"""Audited objectives in the checks."""
+
+
 def random_signals(
     seed: int, count: int, K: int, m: int, *, scale: float = 1.0, measured: bool = True, constraints: int = 0
 ) -> list[Signal]:
@@ -46,7 +50,7 @@ def random_signals(
         measured: False leaves `measured` None throughout.
         constraints: Columns of `slack`; 0 leaves it None.
     """
-    rng, others, more = np.random.default_rng(seed), np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+    rng, others, more, last = (np.random.default_rng(stream) for stream in (seed, [seed, 1], [seed, 2], [seed, 3]))
     preferences = rng.dirichlet(np.ones(m), size=K)
     level = rng.random((K, m)) * 0.5
     latest: FloatArray | None = None
@@ -72,7 +76,9 @@ def random_signals(
             spread=spread,
             covariances=rewards @ rewards.transpose(0, 2, 1) / (2 * m),
             cross_gramians=halves[0] @ halves[1].transpose(0, 2, 1),
-            audits=scale * more.random((K, 2)),
+            audits=scale * more.random((K, AUDITED)),
+            audit_covariances=scale * last.standard_normal((K, m, AUDITED)),
+            audit_gramians=last.standard_normal((K, m, AUDITED)),
         )
         signals.append(_frozen(signal))
     return signals
@@ -129,6 +135,7 @@ def _rows(signal: Signal, rows: ArrayLike, columns: ArrayLike) -> Signal:
     r, c = np.asarray(rows, dtype=int), np.asarray(columns, dtype=int)
     places: dict[str, Any] = dict.fromkeys(("gramians", "covariances", "cross_gramians"), np.ix_(r, c, c))
     places |= dict.fromkeys(("values", "preferences", "measured", "spread"), np.ix_(r, c))
+    places |= dict.fromkeys(("audit_covariances", "audit_gramians"), np.ix_(r, c))
     places |= dict.fromkeys(("slack", "audits"), (r,))
     arrays = {name: getattr(signal, name) for name in places}
     taken: dict[str, Any] = {name: None if array is None else array[places[name]] for name, array in arrays.items()}
@@ -147,6 +154,8 @@ class WeightingContract:
         symmetric: False for a method that treats objectives differently (a main objective and constraints).
         signed: True for a method whose weights may be negative; it says so itself in an attribute `signed`.
         constraints: Constrained objectives in the checks, c: for a method that requires "slack" and returns [K, m + c].
+        steers_audits: True for a method whose weights have columns for audited objectives, of which the checks have
+            two; it says so itself.
     """
 
     K: int = 4
@@ -156,6 +165,12 @@ class WeightingContract:
     symmetric: bool = True
     signed: bool = False
     constraints: int = 0
+    steers_audits: bool = False
+
+    @property
+    def further(self) -> int:
+        """Columns of weights beside those of the m objectives."""
+        return self.constraints + (AUDITED if self.steers_audits else 0)
 
     def make(self) -> Weighting:
         """A new weighting, not set up yet."""
@@ -179,6 +194,7 @@ class WeightingContract:
         assert weighting.reading in ("place", "rate")
         assert weighting.requires <= {field.name for field in dataclasses.fields(Signal) if field.default is None}
         assert bool(getattr(weighting, "signed", False)) == self.signed
+        assert weighting.steers_audits == self.steers_audits
 
     def test_rows_are_weights(self) -> None:
         """Rows are finite, non-negative and sum as promised, also for one policy or one objective."""
@@ -217,7 +233,9 @@ class WeightingContract:
                         spread=np.abs(values),
                         covariances=gramians,
                         cross_gramians=factor * gramians,
-                        audits=factor * values[:, :1],
+                        audits=factor * np.resize(values, (K, AUDITED)),
+                        audit_covariances=factor * np.resize(values, (K, m, AUDITED)),
+                        audit_gramians=factor * np.resize(values, (K, m, AUDITED)),
                     )
                     self._check(weighting(_frozen(signal)), K, m)
 
@@ -228,7 +246,7 @@ class WeightingContract:
             plain, permuted = self.ready(), self.ready()
             for signal in self.signals(2, 8):
                 # Columns of constraints come after those of the objectives and stay where they are.
-                expected = plain(signal)[:, [*order, *range(self.m, self.m + self.constraints)]]
+                expected = plain(signal)[:, [*order, *range(self.m, self.m + self.further)]]
                 found = permuted(_rows(signal, np.arange(self.K), order))
                 np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -340,7 +358,7 @@ class WeightingContract:
             yield _frozen(dataclasses.replace(signal, values=values, measured=measured))
 
     def _check(self, weights: FloatArray, K: int, m: int) -> None:
-        assert weights.shape == (K, m + self.constraints)
+        assert weights.shape == (K, m + self.further)
         assert weights.dtype == np.float64
         assert np.isfinite(weights).all()
         assert self.signed or (weights >= 0).all()

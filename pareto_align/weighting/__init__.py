@@ -6,6 +6,7 @@ from pareto_align.weighting.adaptive import SAW
 from pareto_align.weighting.aggregators import IMTLG, MGDA, AlignedMTL, CAGrad, NashMTL, PCGrad, UPGrad
 from pareto_align.weighting.barrier import Barrier
 from pareto_align.weighting.base import Signal, Weighting, available, make, register
+from pareto_align.weighting.bilevel import Bilevel
 from pareto_align.weighting.chebyshev import Chebyshev
 from pareto_align.weighting.covariance import CTWA
 from pareto_align.weighting.fixed import Fixed
@@ -37,6 +38,7 @@ __all__ = [
     "AlignedMTL",
     "AugmentedTchebycheff",
     "Barrier",
+    "Bilevel",
     "CAGrad",
     "Chebyshev",
     "EPOSearch",

@@ -64,6 +64,10 @@ class Signal:
             objective i on the first half, j on the second. Unbiased where `gramians` are not; not symmetric; None where
             nobody asks for it.
         audits: [K, a] mean of each policy's rewards in the a audited objectives, like `values`; None without any.
+        audit_covariances: [K, m, a] covariances of the rewards with the audited ones among the completions of a prompt,
+            like `covariances`; None where nobody asks for it.
+        audit_gramians: [K, m, a] inner products of the objectives' gradients with those of the audited objectives, each
+            on one half of the batch, mean of the two ways round; None where nobody asks for it.
         spent: Share of the budget of tokens that is used, 0 where there is none.
 
     Raises:
@@ -81,6 +85,8 @@ class Signal:
     covariances: FloatArray | None = None
     cross_gramians: FloatArray | None = None
     audits: FloatArray | None = None
+    audit_covariances: FloatArray | None = None
+    audit_gramians: FloatArray | None = None
     spent: float = 0.0
 
     def __post_init__(self) -> None:
@@ -102,6 +108,10 @@ class Signal:
                 raise ConfigError(
                     f"Signal.{name} must have shape [{K}, {letter}], a row a policy. Found {array.shape}."
                 )
+        for name in ("audit_covariances", "audit_gramians"):
+            array = getattr(self, name)
+            if array is not None and (array.ndim != 3 or array.shape[:2] != (K, m)):
+                raise ConfigError(f"Signal.{name} must have shape [{K}, {m}, a]. Found {array.shape}.")
 
     @property
     def progress(self) -> float:
@@ -125,6 +135,9 @@ class Weighting(KeepsArguments, ABC):
             "measured" may still be None before the first evaluation. A method that requires "slack" returns weights
             [K, m + c]: the last c columns steer the constrained objectives, in the order of `Signal.slack`.
         signed: True where weights may be negative, to push an objective down.
+        steers_audits: True where its weights have columns for the a audited objectives, which come last:
+            [K, m + a]. What has weight 0 there is seen by the learner, and not trained on.
+        needs_kl: True where all of a row may fall to 0, so that nothing but the price of KL tells where to go.
         reading: What a preference asks for. "place": a point of the front, by the shortfalls from the best there;
             "rate": an exchange rate between the objectives, also where it is only what the weights start from. The
             choice from a finished front reads a preference in the same way.
@@ -140,6 +153,8 @@ class Weighting(KeepsArguments, ABC):
     # Not ClassVar: a weighting that is built of others takes these from its parts.
     requires: frozenset[str] = frozenset()
     signed: bool = False
+    steers_audits: bool = False
+    needs_kl: bool = False
     tries_policies: bool = False
     applies_to: Literal["advantage", "reward"] = "advantage"
     reading: Literal["place", "rate"] = "rate"
@@ -157,6 +172,10 @@ class Weighting(KeepsArguments, ABC):
     @abstractmethod
     def __call__(self, signal: Signal) -> FloatArray:
         """Weights [K, m] for this step: finite, float64, non-negative unless `signed`. Called exactly once a step."""
+
+    def goes_by(self, audits: int) -> tuple[int, ...]:
+        """Places, among that many audited objectives, of those that it goes by: these are no audits of the run."""
+        return tuple(range(audits)) if "audits" in self.requires else ()
 
     def reset(self, slot: int) -> None:
         """Forget what belongs to policy `slot`: from now on another policy lives there."""

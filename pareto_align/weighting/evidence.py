@@ -21,6 +21,8 @@ from pareto_align.weighting.base import FloatArray, Signal, Weighting
 __all__ = [
     "FROM_GRADIENTS",
     "FROM_REWARDS",
+    "HALVES",
+    "audited",
     "make_signal",
     "mean_rewards",
     "reward_covariances",
@@ -28,16 +30,23 @@ __all__ = [
     "steered_axes",
 ]
 
-FROM_REWARDS = frozenset({"audits", "covariances", "slack", "spread"})
+FROM_REWARDS = frozenset({"audit_covariances", "audits", "covariances", "slack", "spread"})
 """The optional fields of a `Signal` that rewards are enough for."""
-FROM_GRADIENTS = frozenset({"gramians", "cross_gramians"})
+HALVES = frozenset({"audit_gramians", "cross_gramians"})
+"""Those that need the objectives' gradients on two halves of a batch."""
+FROM_GRADIENTS = HALVES | {"gramians"}
 """Those that need the objectives' gradients."""
 
 
 def steered_axes(objectives: ObjectiveSet, weighting: Weighting) -> tuple[int, ...]:
-    """Columns a weighting has weights for: the m optimized objectives, and the c constrained ones if it steers them."""
+    """Columns a weighting has weights for: the m optimized objectives, then constrained and audited ones it steers."""
     constrained = [column for column, _ in objectives.constraints] if "slack" in weighting.requires else []
-    return (*objectives.axes, *constrained)
+    return (*objectives.axes, *constrained, *(audited(objectives) if weighting.steers_audits else ()))
+
+
+def audited(objectives: ObjectiveSet) -> tuple[int, ...]:
+    """Columns of the a audited objectives."""
+    return tuple(column for column, objective in enumerate(objectives) if objective.role == "audit")
 
 
 def make_signal(
@@ -68,7 +77,7 @@ def make_signal(
         preferences: `[K, m]`.
         spent: Share of the token budget used, 0 without one.
         measured: `[K, m]` framed, or None before the first evaluation.
-        gramians, cross_gramians: `[K, s, s]` of the s >= m objectives that are steered, the optimized ones first.
+        gramians, cross_gramians: `[K, s, s]` of the s >= m objectives that are steered, as `steered_axes` has them.
 
     Raises:
         ConfigError: The weighting requires something of rewards, and there are none.
@@ -76,7 +85,8 @@ def make_signal(
     requires, m = weighting.requires, objectives.m
     axes = list(objectives.axes)
     scaled = scale.normalize(values)
-    slack = spread = covariances = audits = None
+    slack = spread = covariances = audits = audit_covariances = audit_gramians = None
+    followed = list(audited(objectives))
     if "slack" in requires:
         columns = [column for column, _ in objectives.constraints]
         thresholds = np.full(objectives.M, np.nan)
@@ -84,13 +94,19 @@ def make_signal(
             thresholds[column] = threshold
         slack = (scaled - scale.normalize(thresholds))[:, columns]
     if "audits" in requires:
-        audits = scaled[:, [i for i, objective in enumerate(objectives) if objective.role == "audit"]]
-    if requires & {"spread", "covariances"}:
+        audits = scaled[:, followed]
+    if "audit_gramians" in requires and cross_gramians is not None:
+        last = slice(cross_gramians.shape[1] - len(followed), None)
+        both = cross_gramians[:, :m, last], cross_gramians[:, last, :m].swapaxes(1, 2)
+        audit_gramians = (both[0] + both[1]) / 2
+    if requires & {"spread", "covariances", "audit_covariances"}:
         if rewards is None:
             raise ConfigError(f"The weighting {weighting.name!r} goes by rewards, and there are none to go by.")
         each = scale.normalize(rewards)[..., axes]
         spread = spread_of(each.reshape(len(each), -1, m)) if "spread" in requires else None
         covariances = reward_covariances(each) if "covariances" in requires else None
+        if "audit_covariances" in requires:
+            audit_covariances = reward_covariances(each, scale.normalize(rewards)[..., followed])
     return Signal(
         step=step,
         steps=steps,
@@ -103,6 +119,8 @@ def make_signal(
         covariances=covariances,
         cross_gramians=None if cross_gramians is None else cross_gramians[:, :m, :m],
         audits=audits,
+        audit_covariances=audit_covariances,
+        audit_gramians=audit_gramians,
         spent=spent,
     )
 
@@ -125,8 +143,8 @@ def spread_of(rewards: FloatArray) -> FloatArray:
     return found
 
 
-def reward_covariances(rewards: ArrayLike) -> FloatArray:
-    """Mean over the prompts of the covariance matrix of the rewards among a prompt's completions: `[K, m, m]`.
+def reward_covariances(rewards: ArrayLike, others: ArrayLike | None = None) -> FloatArray:
+    """Mean over the prompts of the covariances of rewards among a prompt's completions: `[K, m, m]`, or `[K, m, a]`.
 
     Covariances are over n, not n - 1: they are those of the sample that the update is made of. With one completion a
     prompt (G = 1) the prompts take the completions' place. A prompt counts for a pair of objectives where it has at
@@ -134,22 +152,33 @@ def reward_covariances(rewards: ArrayLike) -> FloatArray:
 
     Args:
         rewards: `[K, N, G, m]` on the frozen scale; NaN where a reward is missing.
+        others: `[K, N, G, a]` what they are held against; by default each other.
     """
     found = np.asarray(rewards, dtype=np.float64)
+    against = found if others is None else np.asarray(others, dtype=np.float64)
     if found.shape[2] == 1:
-        found = found.transpose(0, 2, 1, 3)
-    here = ~np.isnan(found)
-    both = np.einsum("kngi,kngj->knij", here.astype(float), here.astype(float))
-    filled = np.where(here, found, 0.0)
-    # centred first, so that a large common value does not eat the digits
-    filled = np.where(here, filled - filled.sum(2, keepdims=True) / np.maximum(here.sum(2, keepdims=True), 1), 0.0)
+        found, against = found.transpose(0, 2, 1, 3), against.transpose(0, 2, 1, 3)
+    (one, here), (two, there) = _centred(found), _centred(against)
+    both = np.einsum("kngi,kngj->knij", here, there)
     count = np.maximum(both, 1)
-    product = np.einsum("kngi,kngj->knij", filled, filled) / count
+    product = np.einsum("kngi,kngj->knij", one, two) / count
     # means over the completions that have both rewards; 0 where none is missing
-    mean = np.einsum("kngi,kngj->knij", filled, here.astype(float)) / count
-    covariance = product - mean * mean.swapaxes(2, 3)
+    first = np.einsum("kngi,kngj->knij", one, there) / count
+    second = np.einsum("kngi,kngj->knij", here, two) / count
+    covariance = product - first * second
     usable = both >= 2
     prompts = usable.sum(1)
     total = np.where(usable, covariance, 0.0).sum(1)
     mean_of_prompts: FloatArray = np.where(prompts > 0, total / np.maximum(prompts, 1), np.nan)
     return mean_of_prompts
+
+
+def _centred(rewards: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rewards `[K, N, G, m]` less their prompt's mean, 0 where missing, and 1 where they are there.
+
+    Centred before anything is multiplied, so that a large common value does not eat the digits.
+    """
+    here = ~np.isnan(rewards)
+    filled = np.where(here, rewards, 0.0)
+    mean = filled.sum(2, keepdims=True) / np.maximum(here.sum(2, keepdims=True), 1)
+    return np.where(here, filled - mean, 0.0), here.astype(float)

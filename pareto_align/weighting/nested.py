@@ -27,6 +27,13 @@ class NestedWeighting(Weighting):
             raise ConfigError(f"Weighting '{self.name}' was given the same instance twice; it is called once a step.")
         self.requires = self.requires.union(*(part.requires for part in self.parts))
         self.signed = self.signed or any(part.signed for part in self.parts)
+        self.needs_kl = self.needs_kl or any(part.needs_kl for part in self.parts)
+        self.steers_audits = self.steers_audits or any(part.steers_audits for part in self.parts)
+        if self.steers_audits and "slack" in self.requires:
+            raise ConfigError(
+                f"Weighting '{self.name}' is built of a part with weights for constraints and one with weights for "
+                "audited objectives: which column is whose cannot be told."
+            )
         if len(applied := {part.applies_to for part in self.parts}) > 1:
             found = ", ".join(f"'{part.name}' to the {part.applies_to}" for part in self.parts)
             raise ConfigError(f"Weighting '{self.name}' is built of parts that must apply to the same. Found {found}.")

@@ -103,7 +103,7 @@ def _other(field):
     """A valid value that is not the default: one that got lost on the way would be noticed."""
     special = {"lr_schedule": "cosine", "kl": "k3", "aggregation": "token", "top_p": 0.5, "max_grad_norm": 2.0}
     special |= {"layout": "dense", "gradient_checkpointing": True, "activated": True, "max_tokens": 10**6}
-    special |= {"eval_group": "topic", "sampler": "eager", "deterministic": True}
+    special |= {"eval_group": "topic", "sampler": "eager", "deterministic": True, "kl_limit": 0.5, "optimizer": "lion"}
     if field.name in special:
         return special[field.name]
     return 7 if field.default is None or isinstance(field.default, int) else field.default + 0.25
@@ -188,6 +188,7 @@ def test_a_number_is_finite(name, value):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"optimizer": "adam"}, "`optimizer` must be one of adamw, lion. Found 'adam'"),
         ({"kl": "k2"}, "`kl` must be one of k1, k3. Found 'k2'"),
         ({"aggregation": "mean"}, "`aggregation` must be one of constant, token, sequence. Found 'mean'"),
         ({"kl_coef": -0.1}, "`kl_coef` must be 0 or more. Found -0.1"),

@@ -11,6 +11,7 @@ from pareto_align.discovery.explorers import (
     CMORL,
     Adaptive,
     Bayesian,
+    CornerWeights,
     Discover,
     Everywhere,
     Evolution,
@@ -65,6 +66,11 @@ class TestAdaptivePSA(ExplorerContract):
 class TestAdaptiveBoth(ExplorerContract):
     def make(self) -> Explorer:
         return Adaptive(rule="both", patience=1)
+
+
+class TestCornerWeights(ExplorerContract):
+    def make(self) -> Explorer:
+        return CornerWeights(candidates=32, epsilon=1e-3)
 
 
 class TestCMORL(ExplorerContract):

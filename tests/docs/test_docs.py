@@ -436,6 +436,28 @@ def test_the_page_of_mixtures_runs(run_example, tmp_path):
     assert (tmp_path / "mixed" / "mixture.json").exists()
 
 
+def test_the_page_of_unseen_preferences_runs(run_example, tmp_path):
+    from pareto_align.calibration import Calibration
+
+    found = run_example(DOCS / "unseen-preferences.md")
+    assert np.isfinite(found["bounds"].lower)
+    assert found["bounds"].upper > found["bounds"].lower - 1e-9 or found["bounds"].upper == np.inf
+    kept = Calibration.load(tmp_path / "calibration.json")
+    np.testing.assert_allclose(kept.predict([0.6, 0.4])[0], found["values"])
+    assert (kept.errors.shape, kept.by) == ((9, 2), "logits")
+    np.testing.assert_allclose(kept.halfwidth, np.abs(kept.errors).max(0))
+    assert found["headroom"].low <= found["headroom"].high
+
+
+def test_the_page_of_right_answers_runs(run_example):
+    found = run_example(DOCS / "right-answers.md")
+    by_sum, by_drpo = found["by_sum"].numpy(), found["by_drpo"].numpy()
+    assert by_sum.round(2)[[1, 3]].tolist() == pytest.approx([-0.40, 0.16])
+    assert (by_drpo[:2] > 0).all()
+    assert (by_drpo[2:] < 0).all()
+    assert by_drpo[0] > 100 * by_drpo[1]
+
+
 def test_the_contributing_page_runs(run_example):
     found = run_example(DOCS / "contributing.md")
     assert len(found["front"]) >= 1

@@ -146,6 +146,38 @@ def test_a_step_is_a_hand_written_one(family, settings, tmp_path):
         assert relative_error(moved, expected) < HAND_WRITTEN
 
 
+@pytest.mark.parametrize("tau", [10.0, 0.5])
+def test_a_step_of_drpo_is_along_the_gradient_of_its_objective(tau, tmp_path):
+    """The published objective on the model itself, by autograd through stock PEFT."""
+    lam, weights = 0.3, WEIGHTS[:2]
+    population = random_population(tiny_base("llama", dtype=torch.float64), 2)
+    before = population.parameters.clone()
+    rollouts = draw(population, range(2))
+    rng = np.random.default_rng(0)
+    rewards = np.stack([rng.random((2, len(RAGGED), G)) > 0.5, 3 * rng.random((2, len(RAGGED), G))], -1).astype(float)
+    rewards[0, 0, :, 0] = 1.0  # all right: no part of the objective, but of its mean
+    rollouts = replace(rollouts, rewards=rewards)
+    learner = make_learner(population, PolicyLoss(aggregation="sequence"), {"name": "drpo", "lam": lam, "tau": tau})
+    learner.step(rollouts, weights, 1e-2)
+    done = rollouts.completions
+    for k in range(2):
+        model = tiny_model("llama").double()
+        peft = as_peft(population, before[k], tmp_path / str(k), model, is_trainable=True).eval()
+        objective = 0.0
+        for n, prompt in enumerate(rollouts.prompts):
+            said = [done.tokens[k, n, g, : done.lengths[k, n, g]].tolist() for g in range(G)]
+            scores = torch.stack([plain_logprobs(peft, prompt.ids, tokens).mean() for tokens in said])
+            right = torch.tensor(rewards[k, n, :, 0] > 0.5)
+            if right.all() or not right.any():
+                continue
+            share = torch.tensor(rewards[k, n, :, 1] / 3 * weights[k, 1] / weights[k].sum() / lam)[right].softmax(0)
+            lowered = tau * (torch.logsumexp(scores[~right] / tau, 0) - np.log(int((~right).sum())))
+            objective = objective + (share * scores[right]).sum() - lowered
+        (objective / len(RAGGED) * weights[k].sum()).backward()
+        expected = peft_row(population, peft, grad=True)
+        assert relative_error(-population.grad[k], expected) < HAND_WRITTEN
+
+
 # ------------------------------------------------------------------------------------- alone and among others
 
 

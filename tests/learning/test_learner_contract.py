@@ -36,7 +36,13 @@ def contract(base, name, **members):
 
 
 for _name in [name for name in available_credits() if type(make_credit(name)).__module__.startswith("pareto_align.")]:
-    _made = contract(CreditContract, _name, make=lambda self, name=_name: make_credit(name), two_sided=_name != "pama")
+    _made = contract(
+        CreditContract,
+        _name,
+        make=lambda self, name=_name: make_credit(name),
+        two_sided=_name != "pama",
+        relative=_name not in ("disco", "drpo"),
+    )
     globals()[f"TestCredit{_name}"] = _made
 
 

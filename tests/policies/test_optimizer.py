@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.policies.optimizer import OPTIMIZERS, PopulationAdamW, PopulationLion
+from pareto_align.runs.settings import OPTIMIZERS as NAMES
 
 K, M, STEPS = 3, 20, 12
 
@@ -152,3 +153,77 @@ def test_a_step_makes_two_blocks_of_the_parameters_size_at_most():
         optimizer.step(grad, 1e-2)
     own = {x.untyped_storage().data_ptr() for x in (ours, grad, optimizer.mean, optimizer.square)}
     assert len(seen.found.keys() - own) == 2
+
+
+# Lion.
+
+
+def test_lion_gold():
+    # .9 (-.2, 0) + .1 (.3, -.1) = (-.15, -.01): both go up by 1e-4, after a decay of 1e-5; m' = .99 m + .01 g
+    ours = torch.tensor([[1.0, -2.0]])
+    optimizer = PopulationLion(ours, weight_decay=0.1, max_norm=None)
+    optimizer.mean.copy_(torch.tensor([[-0.2, 0.0]]))
+    optimizer.step(torch.tensor([[0.3, -0.1]]), 1e-4)
+    assert torch.allclose(ours, torch.tensor([[1.00009, -1.99988]]), rtol=0, atol=1e-7)
+    assert torch.allclose(optimizer.mean, torch.tensor([[-0.195, -0.001]]))
+
+
+def by_formula(row, grads, rates, *, betas, weight_decay, max_norm):
+    """One row by the published algorithm, one number at a time."""
+    p, m = row.double().tolist(), [0.0] * len(row)
+    for grad, rate in zip(grads.double(), rates, strict=True):
+        factor = 1.0 if max_norm is None else min(1.0, max_norm / (float(grad.norm()) + 1e-6))
+        for i, g in enumerate((grad * factor).tolist()):
+            u = betas[0] * m[i] + (1 - betas[0]) * g
+            p[i] -= rate * (math.copysign(1.0, u) + weight_decay * p[i])
+            m[i] = betas[1] * m[i] + (1 - betas[1]) * g
+    return torch.tensor(p)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_every_row_of_lion_is_stepped_alone(max_norm):
+    grads, rates = gradients(), [1e-2 * (1 - s / STEPS) for s in range(STEPS)]
+    ours, settings = start(), {"betas": (0.9, 0.99), "weight_decay": 0.1, "max_norm": max_norm}
+    optimizer = PopulationLion(ours, **settings)
+    for grad, rate in zip(grads, rates, strict=True):
+        optimizer.step(grad, rate)
+    for k in range(K):
+        assert torch.allclose(ours[k], by_formula(start()[k], grads[:, k], rates, **settings), atol=1e-6)
+
+
+def test_a_row_of_lion_without_a_gradient_stays_and_one_can_start_again():
+    ours = start()
+    optimizer = PopulationLion(ours, weight_decay=0.1)
+    for grad in gradients()[:3]:
+        optimizer.step(grad, 1e-2)
+    before, mean = ours.clone(), optimizer.mean.clone()
+    broken = gradients()[3]
+    broken[1, 0] = math.nan
+    norms = optimizer.step(broken, 1e-2)
+    assert not torch.isfinite(norms[1])
+    assert torch.equal(ours[1], before[1])
+    assert torch.equal(optimizer.mean[1], mean[1])
+    assert not torch.equal(ours[0], before[0])
+    resumed = PopulationLion(ours.clone(), weight_decay=0.1)
+    resumed.load_state_dict({name: value.clone() for name, value in optimizer.state_dict().items()})
+    optimizer.step(gradients()[4], 1e-2)
+    resumed.step(gradients()[4], 1e-2)
+    assert torch.equal(ours, resumed.parameters)
+    optimizer.reset(0)
+    assert not optimizer.mean[0].any()
+    assert optimizer.mean[2].any()
+
+
+def test_the_settings_know_all_optimizers():
+    assert tuple(OPTIMIZERS) == NAMES
+
+
+@pytest.mark.parametrize("family", ["independent", "blocks"])
+def test_a_run_with_lion_learns(family, tmp_path):
+    from pareto_align.testing.judging import judged_fit
+    from pareto_align.testing.problems import get_problem
+
+    settings = {"weighting": "fixed", "population": 2, "steps": 30, "eval_every": 30, "learning_rate": 2e-3}
+    fit = judged_fit(get_problem("arc", V=8), tmp_path, optimizer="lion", family=family, **settings)
+    gained = (fit.values * fit.preferences).sum(1) - (fit.preferences * 0.6).sum(1)
+    assert (gained > 0.1).all()

@@ -12,6 +12,7 @@ from pareto_align.discovery.explorers.base import (
 )
 from pareto_align.discovery.explorers.bayesian import Bayesian
 from pareto_align.discovery.explorers.cmorl import CMORL
+from pareto_align.discovery.explorers.corner_weights import CornerWeights
 from pareto_align.discovery.explorers.discover import Discover
 from pareto_align.discovery.explorers.everywhere import Everywhere
 from pareto_align.discovery.explorers.evolution import Evolution
@@ -23,6 +24,7 @@ __all__ = [
     "CMORL",
     "Adaptive",
     "Bayesian",
+    "CornerWeights",
     "Discover",
     "Everywhere",
     "Evolution",

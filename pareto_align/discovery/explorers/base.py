@@ -75,6 +75,7 @@ class Exploration:
         frame_stderr: Takes an estimate to their `[m]` standard errors.
         seed: For explorers that draw; another one at every call.
         spent: Share of the budget of tokens that is used, 0 where there is none.
+        kl_coef: Price of one nat of KL, 0 for none.
     """
 
     step: int
@@ -87,6 +88,7 @@ class Exploration:
     frame_stderr: Callable[[Estimate], np.ndarray]
     seed: int
     spent: float = 0.0
+    kl_coef: float = 0.0
 
     @property
     def progress(self) -> float:
@@ -113,6 +115,7 @@ class Explorer(KeepsArguments, ABC):
         moves_slots: False for one that gives no slot another task and mixes no adapters, so that a family can be
             trained under it: the slots of a family have no policies of their own.
         for_families: True for one that draws preferences, which only a family can follow.
+        needs_kl: True for one that goes by the price of KL.
     """
 
     kind = "Explorer"
@@ -120,6 +123,7 @@ class Explorer(KeepsArguments, ABC):
     floor_weighting: str = "lagrangian"
     moves_slots: ClassVar[bool] = True
     for_families: ClassVar[bool] = False
+    needs_kl: ClassVar[bool] = False
 
     @abstractmethod
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
@@ -141,6 +145,11 @@ class Explorer(KeepsArguments, ABC):
     def mixtures(self, state: Exploration) -> Sequence[Mixture]:
         """Candidates to be measured now without training."""
         return ()
+
+    @property
+    def satisfied(self) -> str | None:
+        """Why nothing is left to be trained, as a sentence that ends the run; None: the run goes on."""
+        return None
 
     def draw(self, seed: int) -> np.ndarray | None:
         """Preferences `[K, m]` that a family is trained on in one step; None: those of `preferences`, at every step.
