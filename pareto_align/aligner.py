@@ -23,6 +23,7 @@ from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
 from pareto_align.registry import is_named
 from pareto_align.runs.settings import Settings
+from pareto_align.runs.trackers import check_trackers, tracker_names
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting import make as make_weighting
@@ -74,6 +75,8 @@ class ParetoAligner:
         trust_remote_code: Off unless asked for.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
         callbacks: Callables, each handed every event of the run as a mapping.
+        report_to: A tracker, or several, that is told what the journal is told: "tensorboard", "mlflow", "trackio",
+            "wandb" and what else accelerate knows, or a tracker of its kind; by default none.
         progress: Show how far the run is: a bar on a terminal, a picture in a notebook, and anywhere else a line on
             stderr for each stage and each evaluation. False shows nothing, not even how the model is loaded.
         population, steps, ...: See `pareto_align.runs.settings.Settings`.
@@ -148,6 +151,7 @@ class ParetoAligner:
         trust_remote_code: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
         callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = (),
+        report_to: Any = None,
         progress: bool = True,
     ) -> None:
         self.settings = Settings(
@@ -217,6 +221,7 @@ class ParetoAligner:
         self.trust_remote_code = trust_remote_code
         self.output_dir = output_dir
         self.callbacks = _callbacks(callbacks)
+        self.report_to = tracker_names(report_to)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
         self._check_loading()
@@ -286,6 +291,7 @@ class ParetoAligner:
             from pareto_align.discovery.identity import base_facts, machine_facts
 
             plan = self._plan()  # what cannot work says so before anything is loaded
+            check_trackers(self.report_to)
             given = self._read(plan, prompts, eval_prompts)
             folder = new_run_folder(where)
             with locked(folder):
@@ -405,6 +411,7 @@ class ParetoAligner:
         from pareto_align.discovery.identity import check_same_base, check_same_run, warn_of_other_machine
 
         plan = self._plan()
+        check_trackers(self.report_to)
         check_same_run(record, plan, self._facts(plan), self.model if isinstance(self.model, str) else None)
         if done:
             return self._finished(folder)
@@ -441,11 +448,26 @@ class ParetoAligner:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
         from pareto_align.discovery.assembly import assemble, open_population
 
-        with open_population(plan, base, splits) as population:
+        with self._tracked(folder) as trackers, open_population(plan, base, splits) as population:
             try:
-                assemble(plan, population, splits, folder, callbacks=callbacks, **more).run()
+                assemble(plan, population, splits, folder, callbacks=[*callbacks, *trackers], **more).run()
             finally:
                 self.policies_ = population.parameters.detach().cpu()
+
+    @contextmanager
+    def _tracked(self, folder: Path) -> Iterator[list[Callable[[Mapping[str, Any]], None]]]:
+        """The trackers of a run, if any, which are closed whatever happens."""
+        from pareto_align.runs.trackers import Trackers
+
+        if not self.report_to:
+            yield []
+            return
+        settings = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
+        trackers = Trackers(self.report_to, folder, self.objectives.names, self.objectives.axes, settings)
+        try:
+            yield [trackers]
+        finally:
+            trackers.close()
 
     def _finished(self, folder: Path, base: Base | None = None) -> ParetoFront:
         """The front of a run that has come to its end, with its card."""

@@ -48,7 +48,6 @@ ELSEWHERE: dict[str, str] = {
     "scale_rewards": "How rewards become advantages is `learner`: 'grpo' divides by the group's standard deviation, "
     "'dr_grpo' does not.",
     "loss_type": "That is `learner` ('grpo', 'dr_grpo', ...) together with `aggregation` (constant, token, sequence).",
-    "report_to": "Every event of a run is handed to each callable in `callbacks`, and is a line of its journal.jsonl.",
     "log_completions": "Members carry samples: `front[0].samples`.",
     "train_dataset": "Prompts are given to `fit(prompts)`.",
     "eval_dataset": "Held-out prompts are given to `fit(prompts, eval_prompts=...)`.",

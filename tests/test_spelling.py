@@ -33,7 +33,7 @@ def test_unknown_keywords_are_told_what_was_meant():
         ("peft_config", "Did you mean 'lora'"),
         ("stpes", "Did you mean 'steps'"),
         ("reward_weights", "Unknown setting 'reward_weights'. Weights are not given: every policy has its own"),
-        ("report_to", "handed to each callable in `callbacks`"),
+        ("log_completions", "Members carry samples"),
         ("qqq", "Unknown setting 'qqq'.$"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -214,6 +214,8 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         keywords["family"] = _named("family", values["family"], folder, families.make, Family)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
+    if values.get("report_to") is not None:
+        keywords["report_to"] = values["report_to"]
     return ParetoAligner(objectives=objectives, **keywords, **more)
 
 
