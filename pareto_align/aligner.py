@@ -27,7 +27,7 @@ from pareto_align.runs.trackers import check_trackers, tracker_names
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
 from pareto_align.weighting import make as make_weighting
-from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
+from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS, steered_axes
 
 if TYPE_CHECKING:
     from pareto_align.data.prompts import Splits
@@ -463,7 +463,8 @@ class ParetoAligner:
             yield []
             return
         settings = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
-        trackers = Trackers(self.report_to, folder, self.objectives.names, self.objectives.axes, settings)
+        axes, m = steered_axes(self.objectives, self.weighting), self.objectives.m
+        trackers = Trackers(self.report_to, folder, self.objectives.names, axes, m, settings)
         try:
             yield [trackers]
         finally:

@@ -106,6 +106,8 @@ class Plan:
                         f"Objective {objective.name!r} has labels (prefers={objective.prefers!r}) and no reward, which "
                         f"the learner {name!r} learns from. Give it a reward, or choose learner='dpo'."
                     )
+            if self.learner.own_loss:
+                self._check_own_loss(name)
             return
         steered = steered_axes(self.objectives, self.weighting)
         for column, objective in enumerate(self.objectives):
@@ -126,6 +128,17 @@ class Plan:
                 f"to the untrained model. Found kl_coef={self.settings.kl_coef}."
             )
 
+    def _check_own_loss(self, name: str) -> None:
+        settings = self.settings
+        for key, plain, instead in (
+            ("kl_coef", 0.0, "its beta (or tau) is the price of one nat"),
+            ("updates_per_rollout", 1, "it makes one step from what was sampled"),
+            ("top_k", None, "it compares the probabilities of whole distributions"),
+            ("top_p", None, "it compares the probabilities of whole distributions"),
+        ):
+            if (found := getattr(settings, key)) != plain:
+                raise ConfigError(f"`{key}` has no part in the learner {name!r}: {instead}. Found {key}={found}.")
+
     def _check_family(self) -> None:
         """Whether the explorer and the weighting can work with the family, or without one."""
         if self.family is None:
@@ -136,6 +149,12 @@ class Plan:
                 )
             return
         self.family.lora(self.lora, self.objectives.m)  # says what is wrong with the ranks
+        if self.learner.needs_own_policies:
+            raise ConfigError(
+                f"The learner {self.learner.name!r} keeps each policy as it was some steps ago, and the policies of a "
+                "family have no parameters of their own. Use family='independent', or learner='online-dpo' with "
+                "reference='base'."
+            )
         if self.explorer.moves_slots:
             raise ConfigError(
                 f"The explorer {self.explorer.name!r} gives slots policies and tasks of their own, and the slots of "

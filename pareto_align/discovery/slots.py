@@ -86,6 +86,7 @@ class Slots:
         """Take a policy (or a family, as row 0 of all slots) back to where it was when it was last right."""
         self.learner.optimizer.put_back(row, self.recovery.good[row])
         for slot in slots:
+            self.learner.reset(slot)  # what it remembers of the policy is of the one that went wrong
             self.weighting.reset(slot)
 
     def note(self, report: StepReport) -> None:

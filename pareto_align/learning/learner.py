@@ -117,6 +117,7 @@ class Learner(KeepsArguments, ABC):
         needs_group: Completions of one prompt are compared, so G must be at least 2.
         provides: The optional fields of a weighting's `Signal` that a run with it can fill in.
         values_with_gradients: What a step saw is only known once its gradients are.
+        own_loss: Its loss is not a policy gradient: what is set for one (a price of KL, clipping) has no part in it.
     """
 
     kind = "Learner"
@@ -125,6 +126,12 @@ class Learner(KeepsArguments, ABC):
     needs_group: bool = False
     provides: ClassVar[frozenset[str]] = FROM_REWARDS | FROM_GRADIENTS | {"measured"}
     values_with_gradients: ClassVar[bool] = False
+    own_loss: ClassVar[bool] = False
+
+    @property
+    def needs_own_policies(self) -> bool:
+        """Whether it keeps parameters of each policy, which those of a family do not have."""
+        return False
 
     def setup(self, context: Context) -> None:
         """Begin a run; whatever was learnt in an earlier one is forgotten."""

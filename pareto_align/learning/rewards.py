@@ -250,7 +250,7 @@ def learned_reward(folder: str | os.PathLike[str], *, name: str | None = None, *
     """
     path = path_of(folder, "folder")
     record = path / "rewards.json"
-    key = (path.resolve(), record.stat().st_mtime_ns if record.is_file() else 0, *sorted(load.items()))
+    key = (path.resolve(), record.stat().st_mtime_ns if record.is_file() else 0, repr(sorted(load.items())))
     rewards = _loaded.get(key)
     if rewards is None:
         rewards = _loaded[key] = load_rewards(path, **load)

@@ -33,7 +33,6 @@ from pareto_align.learning.preferences import PairView, make_losses
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.policies.batches import Batch
 from pareto_align.policies.gradients import ObjectiveGradients
-from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.weighting.evidence import FROM_REWARDS, spread_of
 
 __all__ = ["Egpo", "Inpo", "OnlineDpo", "Sppo"]
@@ -61,6 +60,7 @@ class OnlineDpo(OnPolicyLearner):
     """
 
     needs_group = True
+    own_loss = True
     provides = FROM_REWARDS | {"measured", "gramians"}
     previous: Tensor | None = None  # [K, P], where the policies were when it was last taken
 
@@ -80,6 +80,8 @@ class OnlineDpo(OnPolicyLearner):
     def _begin(self, loss: Any, labels: str, pairs: str, reference: str, every: int) -> None:
         if loss.weights_inside or (loss.unit != "pair" and loss.name != "sppo"):
             raise ConfigError(f"The learner {self.name!r} compares pairs of answers. Found loss_type={loss.name!r}.")
+        if loss.name == "copg" and (labels, pairs) != ("hard", "all"):
+            raise ConfigError("'copg' reads the rewards themselves: leave `labels` and `pairs` out.")
         if labels == "difference" and loss.name not in IN_PROPORTION:
             raise ConfigError(
                 f"labels='difference' may be below 0 and above 1, which only {', '.join(IN_PROPORTION)} take. Found "
@@ -89,34 +91,24 @@ class OnlineDpo(OnPolicyLearner):
         self.reference, self.every = reference, every
 
     def setup(self, context: Context) -> None:
-        """Begin a run.
-
-        Raises:
-            ConfigError: Policies of a family have no parameters of their own that could be kept.
-        """
+        """Begin a run."""
         super().setup(context)
         self.steps_made = 0
-        self.previous = None
-        if self._keeps_previous:
-            self._own_policies()
-            self.previous = self._now()
+        self.previous = self._now() if self._keeps_previous else None
 
     @property
     def _keeps_previous(self) -> bool:
         return self.reference == "previous" or self.loss.name == "inpo"
 
     @property
+    def needs_own_policies(self) -> bool:
+        """Where it keeps the iterate before."""
+        return self._keeps_previous
+
+    @property
     def reads_reference(self) -> bool:
         """Whether its steps need the log-probabilities of the answers under the untrained model."""
         return self.reference == "base"
-
-    def _own_policies(self) -> None:
-        if not isinstance(self.optimizer, PopulationAdamW):
-            raise ConfigError(
-                f"The learner {self.name!r} keeps each policy as it was some steps ago, and the policies of a family "
-                "have no parameters of their own. Take family='independent', or learner='online-dpo' with "
-                "reference='base'."
-            )
 
     def _now(self) -> Tensor:
         return self.optimizer.parameters.detach().clone()
@@ -245,7 +237,7 @@ class Sppo(OnlineDpo):
 
     Args:
         beta: 1 / eta; the paper's is 0.001.
-        labels: How the pairs of a prompt's answers are labelled, see `OnlineDpo`.
+        labels: How pairs are labelled, see `OnlineDpo`: "difference" for win rates, "soft" or "hard" for other rewards.
         every: Steps of one iteration.
     """
 
@@ -253,7 +245,7 @@ class Sppo(OnlineDpo):
         self,
         *,
         beta: Positive = 1e-3,
-        labels: Literal["hard", "soft", "difference"] = "hard",
+        labels: Literal["hard", "soft", "difference"] = "difference",
         every: Count = 8,
     ) -> None:
         self._begin(make_losses("sppo", beta=beta), labels, "all", "previous", every)
@@ -268,7 +260,7 @@ class Inpo(OnlineDpo):
     Args:
         eta: Size of the step from the iterate before, inverted.
         tau: How strongly the untrained model is held on to; at most eta.
-        labels: How the pairs of a prompt's answers are labelled, see `OnlineDpo`.
+        labels: How pairs are labelled, see `OnlineDpo`: "difference" for win rates, "soft" or "hard" for other rewards.
         every: Steps of one iteration.
     """
 
@@ -277,7 +269,7 @@ class Inpo(OnlineDpo):
         *,
         eta: Positive = 0.0075,
         tau: NotNegative = 0.0025,
-        labels: Literal["hard", "soft", "difference"] = "hard",
+        labels: Literal["hard", "soft", "difference"] = "difference",
         every: Count = 8,
     ) -> None:
         self._begin(make_losses("inpo", eta=eta, tau=tau), labels, "all", "base", every)
@@ -288,7 +280,9 @@ class Egpo(OnlineDpo):
     """EGPO: online IPO by extragradient, whose last policy reaches the Nash equilibrium, fast where steps are large.
 
     Every second step is taken from where the step before began, along the gradient that was found after it. So a full
-    step costs two, and a policy that is measured between them is half-way: let `eval_every` be even.
+    step costs two, and a policy that is measured between them is half-way: let `eval_every` be even. The paper draws
+    the pairs from a fixed distribution and takes only the opponents from half-way; here the second half samples, and
+    is differentiated, where the first one led. The fixed point is the same.
 
     Args:
         beta: The price of one nat from the untrained model, in units of the reward.
@@ -300,14 +294,14 @@ class Egpo(OnlineDpo):
         self._begin(make_losses("copg", beta=beta), "hard", "all", "base", 1)
 
     def setup(self, context: Context) -> None:
-        """Begin a run.
-
-        Raises:
-            ConfigError: Policies of a family have no parameters of their own that could be kept.
-        """
+        """Begin a run."""
         super().setup(context)
-        self._own_policies()
         self.start = self._whole()
+
+    @property
+    def needs_own_policies(self) -> bool:
+        """It keeps where a step began."""
+        return True
 
     def _whole(self) -> dict[str, Tensor]:
         """The policies and the optimizer's state, as they are."""

@@ -89,7 +89,15 @@ class WinRate(ComposedReward):
             np.add.at(total, side[judged], share[judged])
             np.add.at(count, side[judged], 1)
         size = len(batch.completions)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)[:size]
+        rates: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)[:size]
+        if self._meets_peers:  # of two peers each has met the other, which counts their difference twice
+            for run in _runs(batch.prompts):
+                rates[run.start : run.stop] = 0.5 + (rates[run.start : run.stop] - 0.5) * (len(run) - 1) / len(run)
+        return rates
+
+    @property
+    def _meets_peers(self) -> bool:
+        return self.learning and self._against == "peers"
 
     def _played(self, batch: RewardCall) -> tuple[list[Any], Games]:
         return self._answers(batch), self._games(batch, tied=False)
@@ -97,20 +105,20 @@ class WinRate(ComposedReward):
     def _answers(self, batch: RewardCall) -> list[Any]:
         """Those of the batch, then the reference answer of every row that has one."""
         theirs = column_values(self.name, self._reference, batch.columns)
-        as_text = [isinstance(completion, str) for completion in batch.completions]
+        texts = ["" if answer is None else completion_text(answer) for answer in theirs]
         return batch.completions + [
-            str(answer) if text else [{"role": "assistant", "content": str(answer)}]
-            for answer, text in zip(theirs, as_text, strict=True)
+            text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
+            for text, completion in zip(texts, batch.completions, strict=True)
         ]
 
     def _games(self, batch: RewardCall, *, tied: bool) -> Games:
         """Who meets whom, in the games that are tied from the start, as both say the same, or in the others."""
         size = len(batch.completions)
-        if self.learning and self._against == "peers":
+        if self._meets_peers:
             games = [game for run in _runs(batch.prompts) for game in _round(run, self._opponents)]
         else:
             theirs = column_values(self.name, self._reference, batch.columns)
-            games = [(row, size + row) for row, answer in enumerate(theirs) if isinstance(answer, str)]
+            games = [(row, size + row) for row, answer in enumerate(theirs) if answer is not None]
         texts = [completion_text(answer) for answer in self._answers(batch)]
         chosen = [game for game in games if (texts[game[0]] == texts[game[1]]) == tied]
         return np.array(chosen, dtype=np.intp).reshape(-1, 2)
@@ -151,13 +159,16 @@ def win_rate(
     for answers that no other beats, also where preferences go in circles, which no reward of single answers can say;
     with a policy gradient it is SPO.
 
+    Among G peers a win rate is drawn towards 1/2 by (G - 1) / G, as if each had also met itself: two peers have met
+    each other, so the plain difference of their win rates would be too large by that much.
+
     The judge is called like a reward function, sync or async, once a batch, with one more argument: `opponents`, an
     answer for each completion. It says how likely the completion is the better one. Two answers that are the same are
     tied without asking.
 
     Args:
         judge: `judge(prompts, completions, opponents, **columns)` -> B probabilities; None where it cannot tell.
-        reference: A column with an answer a row. A row without one is not measured.
+        reference: A column with an answer a row, text or chat messages. A row with None is not measured.
         against: Whom training answers meet: their "peers", or the same "reference" as when measured.
         opponents: How many peers each answer meets at most, an even number; by default all of them.
         both_orders: Ask twice, with the answers changing places, and take the mean. Off for a judge that says

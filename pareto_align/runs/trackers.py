@@ -5,6 +5,7 @@ Trackers are accelerate's, which is imported when a run with one begins. They ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ SHOWN = 4
 """Prompts whose answers are logged."""
 CONTINUED = {
     "mlflow": lambda run, known: {"run_name": run, "run_id": known},
-    "trackio": lambda run, known: {"name": run, "resume": "allow"},
+    "trackio": lambda run, known: {"name": known or run, "resume": "allow"},
     "wandb": lambda run, known: {"name": run, "id": known, "resume": "allow"},
 }
 """How the same run of a tracker is found again by a run that goes on; others begin one of their own."""
@@ -39,14 +40,14 @@ def tracker_names(report_to: Any) -> list[Any]:
         ConfigError: It is something else.
     """
     several = isinstance(report_to, Sequence) and not isinstance(report_to, str)
-    found = list(report_to) if several else [report_to]
+    found = [one for one in (report_to if several else [report_to]) if one is not None and one != NOTHING]
     for one in found:
         if not isinstance(one, str) and not callable(getattr(one, "log", None)):
             raise ConfigError(
                 "`report_to` must be the name of a tracker, such as 'tensorboard', a list of names, or trackers of "
                 f"accelerate's kind. Found {one!r:.80}."
             )
-    return [one for one in found if one is not None and one != NOTHING]
+    return found
 
 
 def check_trackers(names: Sequence[Any]) -> None:
@@ -82,7 +83,8 @@ class Trackers:
         names: From `tracker_names`.
         run: The run folder; TensorBoard's files are in its `tensorboard`.
         objectives: Names of the M objectives.
-        axes: The m of them that are optimized.
+        axes: The m of them that are optimized, and behind them those that are steered.
+        m: How many are optimized.
         settings: What the run was begun with.
     """
 
@@ -92,22 +94,26 @@ class Trackers:
         run: Path,
         objectives: Sequence[str],
         axes: Sequence[int],
+        m: int,
         settings: Mapping[str, Any],
     ) -> None:
         self.run, self.objectives, self.settings = run, list(objectives), settings
-        self.optimized = [self.objectives[axis] for axis in axes]
-        self.steered = [name for name in self.objectives if name not in self.optimized]
+        followed = [self.objectives[axis] for axis in axes]
+        self.optimized, self.steered = followed[:m], followed[m:]
         self._state: dict[str, Any] = {"ids": {}, "told": {}}
         with suppress(OSError, ValueError):
             self._state |= json.loads((run / STATE).read_text(encoding="utf-8"))
         self._trackers: dict[str, Any] = {}
-        for name in names:
+        for number, name in enumerate(names):
             kind = name if isinstance(name, str) else str(getattr(name, "name", type(name).__name__))
+            kind = kind if kind not in self._trackers else f"{kind} {number}"
             with self._forgiven(kind):
                 self._trackers[kind] = self._started(name)
 
     def _started(self, name: Any) -> Any:
         if not isinstance(name, str):
+            if callable(start := getattr(name, "start", None)):
+                start()
             return name
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -119,7 +125,7 @@ class Trackers:
         else:
             more = {"logging_dir": str(self.run)} if kind.requires_logging_directory else {}
             how = CONTINUED.get(name, lambda run, known: {})
-            tracker = kind(PROJECT, **more, **how(self.run.name, self._state["ids"].get(name)))
+            tracker = kind(PROJECT, **more, **how(self._called, self._state["ids"].get(name)))
         tracker.start()
         if name not in self._state["ids"]:
             plain = {k: v for k, v in self.settings.items() if isinstance(v, bool | int | float | str)}
@@ -127,8 +133,18 @@ class Trackers:
                 tracker.log({"settings": "\n".join(f"    {k}: {v}" for k, v in plain.items())}, step=0)
             else:
                 tracker.store_init_configuration(plain)
-            self._state["ids"][name] = _id_of(tracker.tracker)
+            self._state["ids"][name] = self._called if name == "trackio" else _id_of(tracker.tracker)
+            self._remember()
         return tracker
+
+    @property
+    def _called(self) -> str:
+        """The run's name, with what tells folders of one name apart."""
+        return f"{self.run.name}-{hashlib.sha256(str(self.run.resolve()).encode()).hexdigest()[:6]}"
+
+    def _remember(self) -> None:
+        with suppress(OSError):  # a full disk is for the run itself to tell
+            write_whole(self.run / STATE, json.dumps(self._state).encode())
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Tell the trackers of one event."""
@@ -143,8 +159,7 @@ class Trackers:
                 if table:
                     _log_table(self._trackers[name], table, step)
         self._state["told"][kind] = step
-        with suppress(OSError):  # a full disk is for the run itself to tell
-            write_whole(self.run / STATE, json.dumps(self._state).encode())
+        self._remember()
 
     def _values(self, event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         """Numbers by the names that they have in a tracker."""
@@ -209,7 +224,7 @@ class _Forgiven:
 
 
 def _named(prefix: str, names: Sequence[str], row: Sequence[Any]) -> Iterator[tuple[str, float]]:
-    for name, value in zip(names, row, strict=False):
+    for name, value in zip(names, row, strict=True):
         if value is not None:
             yield prefix + name, float(value)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from aligner_runs import PROBLEM, make
+from aligner_runs import make
 from peft import LoraConfig
 from tiny_models import random_population, tiny_base
 
@@ -205,10 +205,11 @@ def test_taken_down_and_put_back_it_goes_on_the_same(learner, made):
 
 
 @pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 3}, {"name": "sppo", "every": 3}])
-def test_nothing_of_an_old_tenant_is_kept(learner):
-    """A slot that changes hands after three steps goes on as one that began there; its neighbour does not notice."""
+@pytest.mark.parametrize("made", [3, 4])
+def test_nothing_of_an_old_tenant_is_kept(learner, made):
+    """A slot that changes hands goes on as one that began there, between the halves of a step too; others notice nothing."""
     moved, undisturbed = Table(learner, 2), Table(learner, 2)
-    for _ in range(4):
+    for _ in range(made):
         moved.step()
         undisturbed.step()
     tenant = torch.randn_like(moved.population.parameters[0]) * 0.05
@@ -254,11 +255,16 @@ def test_a_fit_with_a_judge(tmp_path):
     assert ((found.values[:, 0] >= 0) & (found.values[:, 0] <= 1)).all()
 
 
-def test_games_refuse_what_they_cannot_have(tmp_path):
+def test_games_refuse_what_they_cannot_have():
     with pytest.raises(ConfigError, match="'egpo' keeps each policy as it was"):
-        make(learner="egpo", family="blocks", weighting="fixed", output_dir=tmp_path / "run").fit(list(PROBLEM.prompts))
+        make(learner="egpo", family="blocks", explorer="grid", weighting="fixed")._plan()
     with pytest.raises(ConfigError, match="which only ipo, inpo, sppo take"):
         make_learner({"name": "online-dpo", "labels": "difference"})
+    with pytest.raises(ConfigError, match="reads the rewards themselves"):
+        make_learner({"name": "online-dpo", "loss_type": "copg", "pairs": "extremes"})
+    for setting in ({"kl_coef": 0.1}, {"updates_per_rollout": 2}, {"top_p": 0.9}):
+        with pytest.raises(ConfigError, match=f"`{next(iter(setting))}` has no part in the learner 'egpo'"):
+            make(learner="egpo", **setting)._plan()
     with pytest.raises(ConfigError, match="tau of at most eta"):
         make_learner({"name": "inpo", "eta": 0.1, "tau": 0.2})
     with pytest.raises(ConfigError, match="no setting 'loss_type'"):

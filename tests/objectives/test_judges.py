@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from pareto_align.errors import ConfigError, ObjectiveError
@@ -27,8 +28,8 @@ def test_in_training_it_is_the_mean_over_the_others_of_the_group():
     reward = win_rate(referee, reference="gold")
     said = ["rock", "paper", "scissors", "rock", "rock", "paper"]
     prompts, gold = ["a"] * 3 + ["b"] * 3, ["paper"] * 6
-    # among the three each wins one and loses one; then two rocks tie, and paper beats both
-    assert reward(prompts, said, gold=gold) == [0.5, 0.5, 0.5, 0.25, 0.25, 1.0]
+    # among the three each wins one and loses one; then two rocks tie, and paper beats both: 1/4, 1/4, 1, drawn to 1/2
+    assert reward(prompts, said, gold=gold) == pytest.approx([0.5, 0.5, 0.5, 1 / 3, 1 / 3, 5 / 6])
 
 
 def test_a_policys_answers_are_not_compared_with_those_of_another():
@@ -36,7 +37,7 @@ def test_a_policys_answers_are_not_compared_with_those_of_another():
     reward = win_rate(referee, reference="gold")
     prompts = ["a", "a", "b", "b"] * 2
     said = ["rock", "paper", "x", "xx"] + ["rock", "scissors", "x", "x"]
-    assert reward(prompts, said, gold=["paper"] * 8) == pytest.approx([0, 1, 0.3, 0.7, 1, 0, 0.5, 0.5])
+    assert reward(prompts, said, gold=["paper"] * 8) == pytest.approx([0.25, 0.75, 0.4, 0.6, 0.75, 0.25, 0.5, 0.5])
 
 
 def test_measured_it_is_against_the_reference_answers():
@@ -55,7 +56,7 @@ def test_a_judge_that_favours_what_it_reads_first_is_asked_both_ways():
     asked = ["a"] * 2
     assert win_rate(lazy, reference="gold")(asked, ["x", "y"], gold=asked) == pytest.approx([0.5, 0.5])
     once = win_rate(lazy, reference="gold", both_orders=False)
-    assert once(asked, ["x", "y"], gold=asked) == pytest.approx([0.9, 0.1])
+    assert once(asked, ["x", "y"], gold=asked) == pytest.approx([0.7, 0.3])
 
 
 def test_the_judge_is_called_once_with_columns_and_not_for_what_is_the_same():
@@ -100,9 +101,35 @@ def test_an_async_judge_and_chat_messages():
     said = [[{"role": "assistant", "content": text}] for text in ("rock", "paper")]
     objectives = ObjectiveSet([Objective("wins", reward, bounds=(0, 1))])
     prompts = [[{"role": "user", "content": "play"}]] * 2
-    assert objectives.score(prompts, said, {"gold": ["scissors"] * 2}).ravel().tolist() == [0.0, 1.0]
+    assert objectives.score(prompts, said, {"gold": ["scissors"] * 2}).ravel().tolist() == [0.25, 0.75]
     measured = objectives.score(prompts, said, {"gold": ["scissors"] * 2}, training=False)
     assert measured.ravel().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_the_difference_of_two_peers_is_right_on_average(size):
+    """Over groups drawn from a policy, the sum of differences to the peers is that of the exact win rates."""
+    rng, names, policy = np.random.default_rng(0), list(BEATS), np.array([0.5, 0.3, 0.2])
+    game = np.array([[0.5 + 0.5 * (BEATS[a] == b) - 0.5 * (BEATS[b] == a) for b in names] for a in names])
+    exact, reward = game @ policy, win_rate(referee, reference="gold")
+    draws = rng.choice(3, (4000, size), p=policy)
+    said = [names[i] for i in draws.ravel()]
+    prompts = [str(i // size) for i in range(len(said))]
+    found = np.array(reward(prompts, said, gold=["x"] * len(said))).reshape(draws.shape)
+    slopes = (found[:, :1] - found[:, 1:]).sum(1)  # of the first answer against its peers
+    expected = (exact[draws[:, :1]] - exact[draws[:, 1:]]).sum(1)
+    for answer in range(3):
+        of = draws[:, 0] == answer
+        assert slopes[of].mean() == pytest.approx((size - 1) * (exact[answer] - 0.5), abs=0.06)
+        assert expected[of].mean() == pytest.approx((size - 1) * (exact[answer] - 0.5), abs=0.06)
+
+
+def test_a_reference_may_be_messages_and_nothing_else():
+    reward = win_rate(referee, reference="gold")
+    reward.learning = False
+    assert reward(["a"], ["rock"], gold=[[{"role": "assistant", "content": "scissors"}]]) == [1.0]
+    with pytest.raises(ObjectiveError):
+        reward(["a"], ["rock"], gold=[3])
 
 
 def test_what_it_cannot_be_made_of_is_refused():

@@ -11,6 +11,7 @@ from aligner_runs import PROBLEM, make
 
 from pareto_align.config import load_config
 from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.objectives import Objective
 
 pytest.importorskip("accelerate")
 
@@ -160,7 +161,7 @@ def test_mlflows_store(tmp_path, monkeypatch):
     client = mlflow.MlflowClient()
     (experiment,) = client.search_experiments(filter_string="name = 'pareto_align'")
     (found,) = client.search_runs([experiment.experiment_id])  # one run, gone on with
-    assert found.info.run_name == "run"
+    assert found.info.run_name.startswith("run-")
     assert found.data.params["learning_rate"]
     assert [metric.step for metric in client.get_metric_history(found.info.run_id, "policy_00/r1")] == [1, 2, 3, 4]
 
@@ -175,9 +176,47 @@ def test_trackios_store(tmp_path, monkeypatch):
     make(output_dir=run, report_to="trackio", steps=4, eval_every=2, population=2).resume(run)
     from trackio.sqlite_storage import SQLiteStorage
 
-    logs = SQLiteStorage.get_logs("pareto_align", "run")
+    (name,) = SQLiteStorage.get_runs("pareto_align")
+    logs = SQLiteStorage.get_logs("pareto_align", name)
     assert [log["step"] for log in logs if "policy_00/r1" in log] == [1, 2, 3, 4]
     assert any("report/hypervolume" in log for log in logs)
+
+
+def test_none_is_none():
+    assert make().report_to == make(report_to=None).report_to == make(report_to="none").report_to == []
+    assert make(report_to=["none", "tensorboard"]).report_to == ["tensorboard"]
+
+
+def test_two_trackers_of_one_name_are_both_started_and_told(tmp_path):
+    class Started(Recorder):
+        def start(self):
+            self.begun = True
+
+    first, second = Started(), Started()
+    fit(tmp_path / "run", [first, second])
+    assert first.begun
+    assert first.seen == second.seen != []
+    assert first.ended == second.ended == 1
+
+
+def test_multipliers_are_told_by_the_name_of_their_constraint(tmp_path):
+    """An audit stands before the constraint, and has no multiplier."""
+
+    def nothing(completions, **_):
+        return [0.0] * len(completions)
+
+    tracker = Recorder()
+    objectives = [
+        *PROBLEM.objectives(),
+        Objective("seen", lambda completions, **_: [0.0] * len(completions), role="audit", bounds=(0, 1)),
+        Objective(
+            "held", lambda completions, **_: [0.0] * len(completions), role="constrain", at_least=0.5, bounds=(0, 1)
+        ),
+    ]
+    make(objectives=objectives, weighting="lagrangian", output_dir=tmp_path / "run", report_to=tracker, steps=3,
+         eval_every=2, population=2).fit(list(PROBLEM.prompts))  # fmt: skip
+    assert of(tracker, "policy_00/multiplier/held")[-1][1] > 0
+    assert not of(tracker, "policy_00/multiplier/seen")
 
 
 def test_what_is_no_tracker_is_refused_before_a_model_is_loaded(tmp_path):
