@@ -13,6 +13,8 @@ from tiny_models import random_population, tiny_base
 
 from pareto_align import ParetoAligner
 from pareto_align.data.prompts import PromptRow
+from pareto_align.discovery.extension import FloorKeeper
+from pareto_align.discovery.slots import Slots
 from pareto_align.errors import ConfigError
 from pareto_align.learning import Context, make_learner
 from pareto_align.learning.rollouts import Rollouts
@@ -27,6 +29,7 @@ from pareto_align.testing.judging import judged_fit
 from pareto_align.testing.learner import LearnerContract
 from pareto_align.testing.problems import get_problem
 from pareto_align.testing.tiny import LORA_TARGETS, symbol_tokenizer, tiny_llama
+from pareto_align.weighting import make as make_weighting
 
 
 class TestOnlineDpo(LearnerContract):
@@ -207,7 +210,7 @@ def test_taken_down_and_put_back_it_goes_on_the_same(learner, made):
 @pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 3}, {"name": "sppo", "every": 3}])
 @pytest.mark.parametrize("made", [3, 4])
 def test_nothing_of_an_old_tenant_is_kept(learner, made):
-    """A slot that changes hands goes on as one that began there, between the halves of a step too; others notice nothing."""
+    """A slot that changes hands goes on as one that began there, between the halves of a step too."""
     moved, undisturbed = Table(learner, 2), Table(learner, 2)
     for _ in range(made):
         moved.step()
@@ -223,6 +226,24 @@ def test_nothing_of_an_old_tenant_is_kept(learner, made):
         table.seen()
     assert np.array_equal(moved.policy[1], undisturbed.policy[1])
     np.testing.assert_allclose(moved.policy[0], fresh.policy[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 8}, {"name": "sppo", "every": 8}])
+@pytest.mark.parametrize("made", [3, 4])
+def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
+    """Nothing that was kept of the wrong one comes back two steps later."""
+    table = Table(learner, 2)
+    weighting = make_weighting("fixed")
+    weighting.setup(2, 1)
+    slots = Slots(table.population, table.learner, weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
+    for _ in range(made):
+        table.step()
+    table.population.parameters[0] = torch.nan
+    table.step()
+    slots.go_back(0, [0])
+    for _ in range(3):
+        table.step()
+    assert torch.isfinite(table.population.parameters).all()
 
 
 def test_the_iterate_before_is_taken_every_so_many_steps():
