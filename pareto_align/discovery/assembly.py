@@ -99,8 +99,8 @@ class Plan:
         if self.weighting.compares_slots and (self.explorer.moves_slots or self.settings.population < 2):
             found = f"the explorer {self.explorer.name!r} and population={self.settings.population}"
             raise ConfigError(
-                f"The weighting {self.weighting.name!r} compares neighbouring slots (estimate='paired'), which takes two "
-                f"of them that no explorer moves elsewhere. Found {found}. Choose explorer='grid' with population=2 or "
+                f"The weighting {self.weighting.name!r} compares neighbouring slots (estimate='paired'), which takes "
+                f"two of them that no explorer moves elsewhere. Found {found}. Choose explorer='grid' with population=2 or "
                 "more, or another estimate."
             )
         if self.explorer.needs_kl and self.settings.kl_coef == 0:
@@ -170,8 +170,8 @@ class Plan:
             )
         if self.weighting.follows_slots:
             raise ConfigError(
-                f"The weighting {self.weighting.name!r} goes from a slot's preference and learns for the slot from then "
-                "on, and a family is trained on other preferences at every step. Choose another weighting, such as "
+                f"The weighting {self.weighting.name!r} goes from a slot's preference and learns for the slot from "
+                "then on, and a family is trained on other preferences at every step. Choose another weighting, such as "
                 "'fixed', or family='independent'."
             )
 

@@ -30,8 +30,8 @@ class RunStatus:
         steps: Training steps it was given.
         objectives: Names of the M objectives.
         evaluations: The measurements of the front, events of the journal.
-        untrained: [M] means of the untrained model, in the user's units, NaN for one that is not known; empty where none
-            is.
+        untrained: [M] means of the untrained model, in the user's units, NaN for one that is not known; empty where
+            none is.
         left: Seconds of training that are left at the pace so far; NaN where that is not known.
         notes: What else happened: policies that stalled or were rolled back, and why it stopped.
     """

@@ -146,8 +146,8 @@ class Weighting(KeepsArguments, ABC):
         tries_policies: True where slots try out thresholds of their own and are compared: a family, whose slots have
             no policies of their own, cannot serve it.
         compares_slots: True where neighbouring slots are compared with each other: two of them must stay what they are.
-        follows_slots: True where it goes from a slot's preference and learns for that slot from then on: a family, whose
-            slots have no policies of their own, cannot serve it.
+        follows_slots: True where it goes from a slot's preference and learns for that slot from then on: a family,
+            whose slots have no policies of their own, cannot serve it.
         goes_by_covariance: True where it weighs a reward by what it has to do with another, on its own scale: a credit
             that rescales each prompt changes what a weight means.
         state_names: Attributes (arrays or numbers) that make up the state.
