@@ -619,7 +619,8 @@ class ParetoFront:
         """What the best policy for a preference is worth, trained or not, in scaled reward less the price of its KL.
 
         At least what the best measured policy is, and at most what convexity leaves: `bounds.gain` is what training for
-        the preference could still add. Each end holds in 95 of 100 cases, on the select split's prompts.
+        the preference could still add. Each end holds in 95 of 100 cases, on the select split's prompts, however many
+        policies it is chosen from.
 
         Args:
             preference: As in `select`; weights of the objectives on the frozen scale that they are trained on.

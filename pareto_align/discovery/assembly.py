@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pareto_align.data.prompts import Splits
 from pareto_align.discovery.explorers import Explorer
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
-from pareto_align.errors import ConfigError
+from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.evaluation.answers import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.evaluation.labels import LabelEvaluator
 from pareto_align.front import Estimate
@@ -72,6 +73,7 @@ class Plan:
             check_lora(self.lora)
         self.learner.check(self.objectives)
         self._check_needs()
+        self._check_credit()
         self._check_family()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
@@ -93,6 +95,13 @@ class Plan:
             raise ConfigError(
                 f"The weighting {self.weighting.name!r} may take all weight away, and only a price of KL leads a "
                 "policy back then. Set kl_coef above 0, or see its page for the form that always trades."
+            )
+        if self.weighting.compares_slots and (self.explorer.moves_slots or self.settings.population < 2):
+            found = f"the explorer {self.explorer.name!r} and population={self.settings.population}"
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} compares neighbouring slots (estimate='paired'), which takes "
+                f"two that no explorer moves elsewhere. Found {found}. Choose explorer='grid' with population=2 or "
+                "more, or another estimate."
             )
         if self.explorer.needs_kl and self.settings.kl_coef == 0:
             raise ConfigError(
@@ -139,6 +148,18 @@ class Plan:
             if (found := getattr(settings, key)) != plain:
                 raise ConfigError(f"`{key}` has no part in the learner {name!r}: {instead}. Found {key}={found}.")
 
+    def _check_credit(self) -> None:
+        """Warn where a weight does not mean the same from step to step."""
+        credit = getattr(self.learner, "credit", None)
+        if self.weighting.goes_by_covariance and credit is not None and not credit.linear:
+            warnings.warn(
+                f"The weighting {self.weighting.name!r} is derived for a learner that is linear in the rewards, and "
+                f"{self.learner.name!r} is not: a weight means another thing from step to step. Choose learner="
+                "'centred', 'dr_grpo' or 'rloo'.",
+                ParetoAlignWarning,
+                stacklevel=5,
+            )
+
     def _check_family(self) -> None:
         """Whether the explorer and the weighting can work with the family, or without one."""
         if self.family is None:
@@ -165,6 +186,12 @@ class Plan:
             raise ConfigError(
                 f"The weighting {self.weighting.name!r} compares slots that train under thresholds of their own, and a "
                 f"family has one policy a preference. Use a Lagrangian weighting, or family='independent'."
+            )
+        if self.weighting.follows_slots:
+            raise ConfigError(
+                f"The weighting {self.weighting.name!r} goes from a slot's preference and learns for the slot from "
+                "then on, and a family is trained on other preferences at every step. Choose another weighting, such "
+                "as 'fixed', or family='independent'."
             )
 
     def preferences(self) -> np.ndarray:

@@ -12,7 +12,12 @@ The ceilings V*(w_j) are known though no policy is the best one. For any policy,
 
 an importance sampling identity, so that a policy's own answers say how far it is from the best one. It is only as good
 as the weights exp(q / beta) are even: the effective number of answers says so, and where it is small there is no
-ceiling.
+ceiling. Nor is there one of a policy that collapsed: of answers that it never gives it knows nothing, and equal ones
+count as one.
+
+The lower end is the largest of several noisy values, and the upper end the least over combinations of noisy ceilings:
+the luckiest error would be picked. So the error allowed is shared among them (Bonferroni), and each gives way by as
+much as lets all of them hold at once.
 
 References:
     Roijers et al., "Computing Convex Coverage Sets for Faster Multi-objective Coordination", JAIR 52, 2015 (optimistic
@@ -25,20 +30,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import PreferenceError
 
-__all__ = ["LEAST_EFFECTIVE", "Bounds", "Ceiling", "bounds_at", "ceiling_of"]
+__all__ = ["LEAST_COVERED", "LEAST_EFFECTIVE", "Bounds", "Ceiling", "bounds_at", "ceiling_of"]
 
 Floats = NDArray[np.float64]
 
 LEAST_EFFECTIVE = 10.0
-"""Effective answers a prompt below which a ceiling is refused."""
-SURE = 1.645
-"""Standard errors to either side: each end holds in 95 of 100 cases, as far as its noise is normal."""
+"""Effective answers to a prompt, of the prompt with fewest, below which a ceiling is refused."""
+LEAST_COVERED = 0.9
+"""Share of the reference's probability that a prompt's answers must stand for where they are all alike.
+
+Where they differ a small share is no sign of collapse: the best policy leaves out what is worse, and a nat of KL away
+it shows .6 in 256 answers.
+"""
+ALIKE = 1e-6
+"""Nats, and scaled reward, by which equal answers may differ in rounding."""
+ERROR = 0.05
+"""How often either end may fail, as far as the noise is normal; shared among what it is chosen from."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,8 @@ class Ceiling:
     Attributes:
         value: V*, in scaled reward.
         stderr: Its standard error.
-        effective: Effective answers of a prompt, the mean over the prompts.
+        effective: Effective answers to a prompt, of the prompt that has fewest. Equal answers count as one where they
+            stand for less than `LEAST_COVERED` of what the reference says: there the policy has collapsed.
         kl: KL of the policy from the reference, in nats an answer.
         kl_stderr: Its standard error.
         covered: Share of the reference's probability that the policy's answers stand for, about 1 where it can say
@@ -68,7 +83,7 @@ class Ceiling:
 
     @property
     def trusted(self) -> bool:
-        """Whether enough answers bear it."""
+        """Whether enough answers bear it, which those of a collapsed policy never are."""
         return self.effective >= LEAST_EFFECTIVE
 
 
@@ -127,23 +142,26 @@ def ceiling_of(
     size = len(counts)
     told = np.column_stack([ratio, found])  # [n, 1 + m]
     means = np.stack([np.bincount(owner, column) for column in told.T], 1) / counts[:, None]
+    covered = np.bincount(owner, np.exp(-ratio)) / counts
+    alike = np.bincount(owner, (np.abs(told - means[owner]) > ALIKE).any(1)) == 0
+    effective[alike & (covered < LEAST_COVERED)] = 1.0
     squares = np.stack([np.bincount(owner, column) for column in ((told - means[owner]) ** 2).T], 1)
     errors = np.sqrt((squares / (np.maximum(counts - 1, 1) * counts)[:, None]).sum(0)) / size
     kl, *values = means.mean(0).tolist()
     return Ceiling(
         value=float(soft.mean()),
         stderr=float(np.sqrt(variance.sum()) / size),
-        effective=float(effective.mean()) if np.isfinite(soft).all() else 0.0,
+        effective=float(effective.min()) if np.isfinite(soft).all() else 0.0,
         kl=kl,
         kl_stderr=float(errors[0]),
-        covered=float(min((np.bincount(owner, np.exp(-ratio)) / counts).mean(), 1.0)),
+        covered=float(min(covered.mean(), 1.0)),
         values=tuple(values),
         errors=tuple(errors[1:].tolist()),
     )
 
 
 def bounds_at(
-    preference: ArrayLike, anchors: ArrayLike, ceilings: Sequence[Ceiling], beta: float, *, sure: float = SURE
+    preference: ArrayLike, anchors: ArrayLike, ceilings: Sequence[Ceiling], beta: float, *, error: float = ERROR
 ) -> Bounds:
     """Bounds of V* at a preference, from k measured policies; one linear programme of k unknowns and m equations.
 
@@ -152,8 +170,9 @@ def bounds_at(
         anchors: [k, m] preferences at which the ceilings are.
         ceilings: k of them; those that are not trusted take part in the lower bound only.
         beta: Price of one nat, in scaled reward.
-        sure: Standard errors by which either end gives way; those of a policy's values are added up as if all were
-            wrong in one direction.
+        error: How often either end may fail. The upper one has it shared among the trusted ceilings, the lower one
+            among the policies (Bonferroni); the standard errors of a policy's values are added up as if all were wrong
+            in one direction.
 
     Raises:
         PreferenceError: There is no measured policy.
@@ -165,12 +184,19 @@ def bounds_at(
     asked, places = np.asarray(preference, dtype=float), np.asarray(anchors, dtype=float)
     values, errors = (np.array([getattr(one, name) for one in ceilings]) for name in ("values", "errors"))
     kls, noise = (np.array([getattr(one, name) for one in ceilings]) for name in ("kl", "kl_stderr"))
+    sure = _standard_errors(error, len(ceilings))
     worth = values @ asked - beta * kls - sure * (errors @ asked + beta * noise)
     best = int(worth.argmax())
     trusted = [k for k, one in enumerate(ceilings) if one.trusted]
     upper = np.inf
     if trusted:
+        sure = _standard_errors(error, len(trusted))
         tops = np.array([ceilings[k].value + sure * ceilings[k].stderr for k in trusted])
         found = linprog(tops, A_eq=places[trusted].T, b_eq=asked, bounds=(0, None))
         upper = float(found.fun) if found.status == 0 else np.inf
     return Bounds(float(worth[best]), upper, best)
+
+
+def _standard_errors(error: float, count: int) -> float:
+    """By how many standard errors each of `count` normal values gives way, so that all hold but for `error`."""
+    return NormalDist().inv_cdf(1 - error / count)

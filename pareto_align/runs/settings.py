@@ -145,6 +145,11 @@ class Settings:
             raise ConfigError(f"`kl_limit_coef` must be positive. Found {self.kl_limit_coef!r}.")
         if self.kl_limit is not None and not self.kl_limit >= 0:
             raise ConfigError(f"`kl_limit` must be 0 or more, or None. Found {self.kl_limit!r}.")
+        if self.kl_limit is not None and self.updates_per_rollout == 1:
+            raise ConfigError(
+                "`kl_limit` does nothing with updates_per_rollout=1: the first update on a rollout is made at the "
+                "policy that sampled it, whose divergence from itself is 0. Set updates_per_rollout to 2 or more."
+            )
         if not self.clip > 0:
             raise ConfigError(f"`clip` must be positive. Found {self.clip!r}.")
         for name, known in (

@@ -30,7 +30,8 @@ class RunStatus:
         steps: Training steps it was given.
         objectives: Names of the M objectives.
         evaluations: The measurements of the front, events of the journal.
-        untrained: [M] means of the untrained model, in the user's units; empty where they are not known.
+        untrained: [M] means of the untrained model, in the user's units, NaN for one that is not known; empty where
+            none is.
         left: Seconds of training that are left at the pace so far; NaN where that is not known.
         notes: What else happened: policies that stalled or were rolled back, and why it stopped.
     """
@@ -88,7 +89,8 @@ class RunStatus:
         for i, name in enumerate(self.objectives if rows else ()):
             column = [row[i] for row in rows if i < len(row) and row[i] is not None]
             if column:
-                before = f"   untrained {self.untrained[i]:.4g}" if i < len(self.untrained) else ""
+                known = i < len(self.untrained) and math.isfinite(self.untrained[i])
+                before = f"   untrained {self.untrained[i]:.4g}" if known else ""
                 found.append(f"{name:<{width}}  {min(column):.4g} to {max(column):.4g}{before}")
         if self.last is not None and self.last.get("open_verdicts"):
             found.append(f"{self.last['open_verdicts']} verdicts are open: more prompts would settle them")
@@ -125,7 +127,7 @@ def run_status(folder: Path) -> RunStatus:
         steps=steps if isinstance(steps, int) else 0,
         objectives=tuple(map(str, start.get("objectives") or ())),
         evaluations=tuple(event for event in events if event["event"] == "evaluation"),
-        untrained=tuple(float(v) for v in start.get("reference") or () if v is not None),
+        untrained=tuple(math.nan if v is None else float(v) for v in start.get("reference") or ()),
         left=_left(events, steps if isinstance(steps, int) else 0),
         notes=tuple(told),
     )

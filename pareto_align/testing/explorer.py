@@ -191,7 +191,9 @@ def simulate(
         measured = []
         for k in range(population):
             provenance: dict[str, Any] = {"step": step, "policy": k, "preference": wanted[k].tolist(), "spread": 0.3}
-            provenance["ceiling"] = _ceiling(reached[k], wanted[k], stderr)
+            # the best policy for what the slot pursues is where it is led to, however far it still is
+            best = float(np.dot(targets[k], wanted[k]))
+            provenance["ceiling"] = replace(_ceiling(reached[k], wanted[k], stderr), value=best)
             measured.append(offer(reached[k], provenance | ({} if floored[k] is None else {"floors": floored[k]})))
         state = _state(archive, wanted, np.stack(measured), step, 10 * rounds, seed=1000 * seed + step)
         holding = _holding(state)

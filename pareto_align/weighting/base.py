@@ -145,6 +145,11 @@ class Weighting(KeepsArguments, ABC):
             rewards before advantages are normalised, where a common factor may cancel.
         tries_policies: True where slots try out thresholds of their own and are compared: a family, whose slots have
             no policies of their own, cannot serve it.
+        compares_slots: True where neighbouring slots are compared with each other: two of them must stay what they are.
+        follows_slots: True where it goes from a slot's preference and learns for that slot from then on: a family,
+            whose slots have no policies of their own, cannot serve it.
+        goes_by_covariance: True where it weighs a reward by what it has to do with another, on its own scale: a credit
+            that rescales each prompt changes what a weight means.
         state_names: Attributes (arrays or numbers) that make up the state.
     """
 
@@ -156,6 +161,9 @@ class Weighting(KeepsArguments, ABC):
     steers_audits: bool = False
     needs_kl: bool = False
     tries_policies: bool = False
+    compares_slots: bool = False
+    follows_slots: bool = False
+    goes_by_covariance: bool = False
     applies_to: Literal["advantage", "reward"] = "advantage"
     reading: Literal["place", "rate"] = "rate"
     state_names: ClassVar[tuple[str, ...]] = ()

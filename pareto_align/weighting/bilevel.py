@@ -78,6 +78,8 @@ class Bilevel(Weighting):
         ConfigError: A setting out of range.
     """
 
+    follows_slots = True
+    goes_by_covariance = True
     state_names = ("weights", "total", "count", "longest")
 
     def __init__(
@@ -99,6 +101,7 @@ class Bilevel(Weighting):
         self.requires = REQUIRED[estimate]
         self.steers_audits = estimate != "covariance"
         self.needs_kl = not simplex
+        self.compares_slots = estimate == "paired"
         self.primary, self.simplex, self.shared = int(primary), bool(simplex), bool(shared)
         self.window, self.period, self.after = float(window), int(period), float(after)
         self.eta = float((0.15 if simplex else 0.1) if eta is None else eta)
@@ -115,8 +118,13 @@ class Bilevel(Weighting):
         self.total, self.count, self.longest = np.zeros((K, m)), np.zeros((K, m)), np.zeros((K, 1))
 
     def reset(self, slot: int) -> None:
-        """Policy `slot` starts again at its preference, and with it the other one of its pair."""
+        """Policy `slot` starts again at its preference, and with it the other one of its pair.
+
+        Where all share one row nothing is forgotten: it is what all the others learned, too.
+        """
         super().reset(slot)
+        if self.shared:
+            return
         rows = self._pair(slot)
         self.weights[rows] = np.nan
         self.total[rows] = self.count[rows] = self.longest[rows] = 0.0
@@ -170,7 +178,7 @@ class Bilevel(Weighting):
 
     def _pair(self, slot: int) -> slice:
         """The rows that `slot` shares its weights with."""
-        if self.shared or self.estimate != "paired":
+        if self.estimate != "paired":
             return slice(slot, slot + 1)
         first = slot - slot % 2
         return slice(first, first + 2)

@@ -28,6 +28,8 @@ class NestedWeighting(Weighting):
         self.requires = self.requires.union(*(part.requires for part in self.parts))
         self.signed = self.signed or any(part.signed for part in self.parts)
         self.needs_kl = self.needs_kl or any(part.needs_kl for part in self.parts)
+        for trait in ("compares_slots", "follows_slots", "goes_by_covariance"):
+            setattr(self, trait, getattr(self, trait) or any(getattr(part, trait) for part in self.parts))
         self.steers_audits = self.steers_audits or any(part.steers_audits for part in self.parts)
         if self.steers_audits and "slack" in self.requires:
             raise ConfigError(

@@ -60,12 +60,33 @@ def test_a_slot_that_is_not_done_goes_on() -> None:
     assert begun(epsilon=0.01).propose(state) == [None, None]
 
 
+def test_a_slot_is_judged_by_its_newest_policy_although_it_fell_and_for_its_own_preference_only() -> None:
+    """The newest of slot 0 is dominated and holds no adapter; before that the slot had finished another preference."""
+    asked, points = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.4], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0], [0.2, 0.1], [0.0, 1.0]]
+    held = [True, True, False, True]
+    state = exploration(points, preferences=asked, population=2, stderr=1e-4, held=held)
+    new = state.archive.entries["m0002"]
+    assert new.origin.ceiling is not None
+    new.origin = replace(new.origin, ceiling=replace(new.origin.ceiling, value=0.8))
+    assert new not in state.alive()
+    assert CornerWeights._latest(0, state) == new.origin.ceiling
+    assert begun(epsilon=0.01).propose(state)[0] is None
+    # its ceiling bounds what is left to gain: without it .4 could be added at its preference
+    new.origin = replace(new.origin, ceiling=replace(new.origin.ceiling, value=0.61))
+    done = begun(epsilon=0.3)
+    done.propose(state)
+    assert done.satisfied is not None
+    # of a policy for another preference nothing is taken to be known
+    new.origin = replace(new.origin, preference=(1.0, 0.0))
+    assert CornerWeights._latest(0, state) is None
+
+
 def test_bounds_that_nothing_bears_are_said_and_move_nothing() -> None:
     state = exploration(np.eye(2), preferences=np.eye(2))
     for entry in state.archive.entries.values():
         assert entry.origin.ceiling is not None
         entry.origin = replace(entry.origin, ceiling=replace(entry.origin.ceiling, effective=1.0))
-    with pytest.warns(ParetoAlignWarning, match=r"at most 1\.0 effective answers"):
+    with pytest.warns(ParetoAlignWarning, match=r"effective answers to every prompt \(at most 1\.0\)"):
         assert begun().propose(state) == [None, None]
 
 
@@ -83,7 +104,7 @@ def test_a_run_ends_with_a_guarantee_that_is_true(tmp_path: Path) -> None:
         problem,
         tmp_path / "run",
         weighting="fixed",
-        explorer={"name": "corner-weights", "epsilon": 0.06, "candidates": 21, "settle": 0.1},
+        explorer={"name": "corner-weights", "epsilon": 0.08, "candidates": 21, "settle": 0.1},
         population=2,
         kl_coef=BETA,
         steps=120,

@@ -114,6 +114,12 @@ def test_every_setting_says_what_it_is_for():
     assert all(len(field.metadata["help"]) > 5 for field in settings_help().values())
 
 
+def test_a_limit_on_the_first_update_is_refused():
+    with pytest.raises(ConfigError, match="`kl_limit` does nothing with updates_per_rollout=1"):
+        Settings(kl_limit=0.5)
+    assert Settings(kl_limit=0.5, updates_per_rollout=2).kl_limit == 0.5
+
+
 COUNTS = [
     "population", "steps", "prompts_per_step", "group_size", "max_new_tokens", "updates_per_rollout", "eval_every",
     "eval_prompts", "eval_group_size", "stall_patience", "micro_batch_tokens", "top_k", "archive_capacity",

@@ -70,7 +70,7 @@ class TestAdaptiveBoth(ExplorerContract):
 
 class TestCornerWeights(ExplorerContract):
     def make(self) -> Explorer:
-        return CornerWeights(candidates=32, epsilon=1e-3)
+        return CornerWeights(candidates=32, epsilon=0.02)
 
 
 class TestCMORL(ExplorerContract):

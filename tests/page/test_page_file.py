@@ -21,6 +21,7 @@ from page_fronts import front_record, journal, on_disk
 
 from pareto_align import ConfigError, FrontFileError, ParetoFront
 from pareto_align.cli import main
+from pareto_align.front import Estimate
 from pareto_align.report.page import content, page_html
 from pareto_align.report.page.noise import LARGEST, noise_content
 
@@ -65,6 +66,26 @@ def test_equal_fronts_give_equal_bytes_and_no_path_of_the_machine(tmp_path):
     assert pages[0] == pages[1]
     assert str(tmp_path) not in pages[0]
     assert ParetoFront.load(tmp_path / "here" / "my_front" / "front").page() != ""
+
+
+def test_a_model_from_a_folder_is_called_by_the_folders_own_name(tmp_path):
+    record = front_record(2, 2)
+    record = replace(record, base={**record.base, "name": str(tmp_path / "secret" / "tuned-1b")})
+    page = on_disk(record, tmp_path / "my_front", journal()).page()
+    assert " for tuned-1b: " in page
+    assert "secret" not in page
+    assert str(tmp_path) not in page
+    record = replace(record, base={**record.base, "name": "owner/tuned-1b"})
+    assert " for owner/tuned-1b: " in on_disk(record, tmp_path / "hub", journal()).page()
+
+
+def test_a_few_equal_measurements_are_no_evidence(tmp_path):
+    record = front_record(1, 2)
+    few = [Estimate.from_samples(np.full((4, 2), value), tuple(range(4))) for value in (0.4, 0.6)]
+    unbounded = [replace(objective, bounds=None) for objective in record.objectives]
+    member = replace(record.members[0], estimate=few[1])
+    record = replace(record, objectives=unbounded, members=[member], reference_policy=few[0])
+    assert content._against(record, 0) == [None, None]
 
 
 def test_what_a_notebook_shows_is_the_page_in_a_frame_that_reaches_nothing(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import time
 
@@ -38,6 +40,24 @@ def test_a_watched_run_is_the_run_that_nobody_watched(tmp_path):
     assert len(files) > 2
     for file in files:
         assert (tmp_path / "watched" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+
+
+def test_an_objective_that_the_untrained_model_has_no_value_for_leaves_the_others_theirs(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").write_text("")
+    fit(tmp_path / "real")
+    record = (tmp_path / "real" / "run.json").read_text()
+    (tmp_path / "run" / "run.json").write_text(record)
+    events = [
+        {"event": "start", "objectives": ["a", "b"], "reference": [None, 0.25]},
+        {"event": "evaluation", "step": 1, "front": [[0.5, 0.75]], "members": 1, "hypervolume": 0.1},
+    ]
+    (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    status = run_status(tmp_path / "run")
+    assert math.isnan(status.untrained[0])
+    assert status.untrained[1] == 0.25
+    assert "a  0.5 to 0.5" in status.lines()
+    assert "b  0.75 to 0.75   untrained 0.25" in status.lines()
 
 
 def test_a_run_begins_although_somebody_asks_just_then(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from pareto_align import Grid, Objective, ParetoAligner
-from pareto_align.errors import ConfigError
+from pareto_align.discovery.explorers import CMORL
+from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.report.card import model_card
 from pareto_align.testing import exact
@@ -38,6 +40,19 @@ class TestBilevelShared(WeightingContract):
 
     def make(self) -> Weighting:
         return Bilevel(shared=True, **QUICK)
+
+    def test_reset_leaves_other_slots_alone(self) -> None:
+        """The one row of all stays as it is: a slot that begins again has it, too."""
+        signals = self.signals(10, 9)
+        plain, reset = self.ready(), self.ready()
+        for signal in signals[:7]:
+            plain(signal)
+            reset(signal)
+        reset.reset(1)
+        for signal in signals[7:]:
+            found = reset(signal)
+            np.testing.assert_array_equal(found, plain(signal))
+            np.testing.assert_array_equal(found, np.broadcast_to(found[:1], found.shape))
 
 
 class TestBilevelByGramians(WeightingContract):
@@ -269,6 +284,39 @@ def test_it_reaches_more_of_what_is_wanted_and_the_card_says_how(tmp_path: Path)
 def test_the_box_needs_a_price_of_kl(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kl_coef above 0"):
         run(tmp_path, {"name": "bilevel", "simplex": False}, kl_coef=0.0)
+
+
+@pytest.mark.parametrize(("explorer", "population"), [("discover", 2), (Grid([[1 / 3] * 3]), 1), (CMORL(), 2)])
+def test_a_pair_must_stay_together(tmp_path: Path, explorer: object, population: int) -> None:
+    """Of a slot that the explorer moves, or that has no neighbour, nothing can be compared."""
+    with pytest.raises(ConfigError, match=r"explorer='grid' with population=2"):
+        judged_fit(
+            get_problem("misleading"), tmp_path, weighting={"name": "bilevel", "estimate": "paired"},
+            explorer=explorer, population=population, steps=2,
+        )  # fmt: skip
+
+
+def test_a_family_has_no_slots_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="or family='independent'"):
+        judged_fit(get_problem("misleading"), tmp_path, weighting="bilevel", family="blocks", population=3, steps=2)
+    weighting = Schedule([(0.0, "fixed"), (0.5, "bilevel")])
+    assert weighting.follows_slots
+    assert weighting.goes_by_covariance
+
+
+@pytest.mark.parametrize("learner", ["grpo", "gdpo"])
+def test_learners_that_rescale_each_prompt_are_warned_of(learner: str) -> None:
+    def planned(weighting: str, learner: str) -> None:
+        aligner = ParetoAligner("tiny", get_problem("misleading").objectives(), weighting=weighting, learner=learner)
+        aligner._plan()
+
+    with pytest.warns(ParetoAlignWarning, match="means another thing from step to step") as seen:
+        planned("bilevel", learner)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParetoAlignWarning)
+        planned("bilevel", "centred")
+        planned("fixed", learner)
 
 
 def test_an_audit_must_be_there() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from pareto_align.discovery.explorers.checks import check_keys, require
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.front import preferences as simplex
 from pareto_align.front.certificates import LEAST_EFFECTIVE, Bounds, Ceiling, bounds_at
+from pareto_align.front.entries import Entry
 
 __all__ = ["CornerWeights"]
 
@@ -66,17 +67,13 @@ class CornerWeights(Explorer):
     def propose(self, state: Exploration) -> Sequence[Task | None]:
         """See `Explorer.propose`."""
         tasks: list[Task | None] = [None] * len(state.preferences)
-        known = [e for e in state.alive() if e.origin.ceiling is not None and e.origin.preference is not None]
+        # what was measured stays true of a policy whose adapter was let go, or that breaks a constraint
+        known = _with_ceilings(state.archive.entries.values())
         if not known or state.kl_coef == 0:
             return tasks
         ceilings = [e.origin.ceiling for e in known if e.origin.ceiling is not None]
-        anchors = np.array([e.origin.preference for e in known], dtype=float)
-
-        def bounds(preference: np.ndarray) -> Bounds:
-            return bounds_at(preference, anchors, ceilings, state.kl_coef)
-
         asked = _spread(len(state.names), self.candidates)
-        found = [bounds(preference) for preference in asked]
+        found = [_bounds(preference, known, state.kl_coef) for preference in asked]
         gains = np.array([one.gain for one in found])
         if gains.max() <= self.epsilon:
             self.reason = (
@@ -87,8 +84,9 @@ class CornerWeights(Explorer):
         if not any(one.trusted for one in ceilings):
             effective = max(one.effective for one in ceilings)
             warnings.warn(
-                f"Explorer {self.name!r} trusts no bound: at most {effective:.1f} effective answers to a prompt, and "
-                f"{LEAST_EFFECTIVE:g} are needed. Raise eval_group_size or kl_coef; until then nothing moves.",
+                f"Explorer {self.name!r} trusts no bound: no policy has {LEAST_EFFECTIVE:g} effective answers to every "
+                f"prompt (at most {effective:.1f}). Raise eval_group_size, or kl_coef where answers are all alike; "
+                "until then nothing moves.",
                 ParetoAlignWarning,
                 stacklevel=2,
             )
@@ -96,7 +94,7 @@ class CornerWeights(Explorer):
             return tasks
         pursued = np.array(state.preferences)
         for slot in range(len(tasks)):
-            own = self._latest(slot, known)
+            own = self._latest(slot, state)
             if own is None or own.value - self._worth(own, pursued[slot], state.kl_coef) > self.epsilon:
                 continue
             others = np.delete(pursued, slot, axis=0)
@@ -105,7 +103,11 @@ class CornerWeights(Explorer):
             place = int(open_gains.argmax())
             if not np.isfinite(open_gains[place]):
                 continue
-            parent = known[found[place].best].id
+            # from an infeasible policy, or one whose adapter was let go, nothing goes on
+            parents = _with_ceilings(state.alive())
+            if not parents:
+                continue
+            parent = parents[_bounds(asked[place], parents, state.kl_coef).best].id
             reason = f"Training for it may add up to {gains[place]:.4f}, more than elsewhere; from {parent!r}."
             tasks[slot] = Task(asked[place], reason, parent)
             pursued[slot] = asked[place]
@@ -121,14 +123,17 @@ class CornerWeights(Explorer):
         return float(np.dot(ceiling.values, preference)) - beta * ceiling.kl
 
     @staticmethod
-    def _latest(slot: int, known: Sequence[Any]) -> Ceiling | None:
-        """What the slot's policy was found to be when it was last measured."""
-        own = [e for e in known if e.origin.policy == slot]
-        if not own:
+    def _latest(slot: int, state: Exploration) -> Ceiling | None:
+        """What the slot's policy was found to be for its preference when last measured; None where nothing is known.
+
+        A newest policy that is dominated holds no adapter any more and is still the slot's last word: an older one may
+        have been trained for another preference.
+        """
+        own = [e.origin for e in state.archive.entries.values() if e.origin.policy == slot]
+        last = max(own, key=lambda origin: origin.step or 0, default=None)
+        if last is None or last.ceiling is None or last.preference is None or not last.ceiling.trusted:
             return None
-        last = max(own, key=lambda e: e.origin.step)
-        ceiling: Ceiling = last.origin.ceiling
-        return ceiling if ceiling.trusted else None
+        return last.ceiling if np.allclose(last.preference, state.preferences[slot], rtol=0, atol=1e-9) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it is satisfied."""
@@ -138,6 +143,16 @@ class CornerWeights(Explorer):
         """See `Explorer.load_state_dict`."""
         check_keys(self.name, state, {"reason"})
         self.reason = state["reason"]
+
+
+def _with_ceilings(entries: Iterable[Entry]) -> list[Entry]:
+    return [e for e in entries if e.origin.ceiling is not None and e.origin.preference is not None]
+
+
+def _bounds(preference: np.ndarray, entries: Sequence[Entry], beta: float) -> Bounds:
+    """At a preference, from entries that all have a ceiling."""
+    anchors = np.array([e.origin.preference for e in entries], dtype=float)
+    return bounds_at(preference, anchors, [e.origin.ceiling for e in entries if e.origin.ceiling is not None], beta)
 
 
 def _spread(m: int, count: int) -> np.ndarray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["page_content"]
 
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""What a model is called on the hub: a name, or an owner and a name."""
 TEXT = 200_000
 """Characters of completions that a page holds; where there are more, each is cut to its share."""
 
@@ -111,7 +115,14 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
 def _title(record: FrontRecord) -> str:
     names = " / ".join(o.name for o in record.objectives if o.role == "optimize")
     count, base = len(record.members), record.base.get("name")
-    return f"{count} adapter{'' if count == 1 else 's'}{f' for {base}' if base else ''}: {names}"
+    # where a model lay on the machine that trained is nobody's business
+    named = _model_name(str(base)) if base else ""
+    return f"{count} adapter{'' if count == 1 else 's'}{f' for {named}' if named else ''}: {names}"
+
+
+def _model_name(base: str) -> str:
+    """A hub's id as it is; of a folder or a file its own name alone."""
+    return base if HUB_ID.fullmatch(base) else PureWindowsPath(base).name
 
 
 def _subtitle(record: FrontRecord, run: str) -> str:
@@ -139,6 +150,9 @@ def _against(record: FrontRecord, row: int) -> list[int | None] | None:
     estimate = record.members[row].estimate
     gain, covariance = difference(estimate, reference)
     reach = student_quantile(0.025, np.minimum(estimate.counts, reference.counts)) * np.sqrt(np.diag(covariance))
+    # a few equal measurements have no variance, and say nothing of what was not among them
+    bounds = bounds_of(record)
+    reach = np.where(np.isnan(estimate.noise(bounds) + reference.noise(bounds)), np.nan, reach)
     return [
         None if math.isnan(g) or math.isnan(r) else int(np.sign(g)) if abs(g) > r else 0
         for g, r in zip(gain, reach, strict=True)
