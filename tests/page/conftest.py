@@ -14,7 +14,7 @@ from pareto_align.result import ParetoFront
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs as long as it lives, which other files do not expect
 def browser():
     """Chromium without a window."""
     api = pytest.importorskip("playwright.sync_api", reason="the extra page-test is not installed")
