@@ -463,8 +463,9 @@ class ParetoAligner:
             yield []
             return
         settings = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
-        axes, m = steered_axes(self.objectives, self.weighting), self.objectives.m
-        trackers = Trackers(self.report_to, folder, self.objectives.names, axes, m, settings)
+        names, m = self.objectives.names, self.objectives.m
+        weighed = [names[axis] for axis in steered_axes(self.objectives, self.weighting)]
+        trackers = Trackers(self.report_to, folder, names, weighed[:m], weighed[m:], settings)
         try:
             yield [trackers]
         finally:

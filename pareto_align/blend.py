@@ -16,6 +16,7 @@ from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning, PreferenceError
 from pareto_align.front.blending import coefficients_for
 from pareto_align.front.estimates import Estimate
+from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
 from pareto_align.printable import one_line
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from pareto_align.front.storage import FrontRecord
+    from pareto_align.objectives import ObjectiveSet
     from pareto_align.policies.base import Prompt
 
 __all__ = ["WAYS", "Blend", "BlendMeasured"]
@@ -269,22 +271,9 @@ class Blend:
         Warns:
             ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
         """
-        from pareto_align.objectives import ObjectiveSet
-
-        rewards = objectives if isinstance(objectives, ObjectiveSet) else ObjectiveSet(list(objectives))
-        if sorted(rewards.names) != sorted(self._names):
-            raise ConfigError(
-                f"The front was measured in {', '.join(self._names)}. Found objectives {', '.join(rewards.names)}."
-            )
-        asked = list(prompts)
-        answers: list[Any] = list(self.generate(asked, seed=seed, **kw))
-        said = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(asked, answers, strict=True)
-        ]
-        scores = rewards.score(asked, said, columns, training=False)
-        order = [rewards.names.index(name) for name in self._names]
-        estimate = Estimate.from_samples(scores[:, order] * signs(self._record), range(len(asked)))
+        rewards, asked = run_objectives(objectives, self._names), list(prompts)
+        scores = scored(rewards, self._names, asked, self.generate(asked, seed=seed, **kw), columns)
+        estimate = Estimate.from_samples(scores * signs(self._record), range(len(asked)))
         half = estimate.halfwidth()
         off = np.abs(estimate.mean - self.predicted)
         known = np.hypot(np.nan_to_num(half), np.nan_to_num(self.halfwidth))
@@ -336,8 +325,7 @@ class Blend:
             FrontFileError: The folder has something in it, or cannot be written.
         """
         target = path_of(path, "path")
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
+        check_new(target)
         if self.by == "soup":
             copy_adapter(self.adapter_path, target)
             return target
@@ -424,3 +412,33 @@ def _by_name(coefficients: Mapping[str, float], ids: Sequence[str]) -> np.ndarra
 def _shares(weights: np.ndarray | None, names: Sequence[str]) -> str:
     assert weights is not None
     return " / ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))
+
+
+def run_objectives(objectives: Any, names: Sequence[str]) -> ObjectiveSet:
+    """A run's objectives, as they are given to judge answers anew.
+
+    Raises:
+        ConfigError: They are not all of the front's.
+    """
+    from pareto_align.objectives import ObjectiveSet
+
+    found = objectives if isinstance(objectives, ObjectiveSet) else ObjectiveSet(list(objectives))
+    if sorted(found.names) != sorted(names):
+        raise ConfigError(f"The front was measured in {', '.join(names)}. Found objectives {', '.join(found.names)}.")
+    return found
+
+
+def scored(
+    objectives: ObjectiveSet,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> np.ndarray:
+    """Scores `[N, M]` of an answer to each prompt, maximised, in the order of the front's `names`."""
+    said = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, answers, strict=True)
+    ]
+    scores = objectives.score(list(prompts), said, columns, training=False)
+    return np.asarray(scores[:, [objectives.names.index(name) for name in names]])

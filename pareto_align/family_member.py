@@ -11,6 +11,7 @@ import numpy as np
 
 from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
 from pareto_align.printable import one_line
@@ -77,8 +78,7 @@ class FamilyMember:
             FrontFileError: The folder has something in it, or the family cannot be read.
         """
         target = path_of(path, "path")
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
+        check_new(target)
         self._write(target)
         return target
 

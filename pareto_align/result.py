@@ -21,6 +21,7 @@ import numpy as np
 from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.certificates import Bounds, bounds_at
+from pareto_align.front.files import check_new
 from pareto_align.front.origin import Origin
 from pareto_align.front.preferences import Preference
 from pareto_align.front.reading import inside
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from pareto_align.calibration import Calibration
     from pareto_align.family_member import FamilyMember
     from pareto_align.front.headroom import Headroom
-    from pareto_align.front.preferences import Preference
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
 
@@ -716,29 +716,18 @@ class ParetoFront:
             ConfigError: The objectives are not the front's, or a reward is missing for some answer.
             PreferenceError: The preference cannot be read.
         """
+        from pareto_align.blend import run_objectives, scored
         from pareto_align.front.headroom import headroom
-        from pareto_align.objectives import ObjectiveSet
 
         axes = list(optimized(self.record))
         weights = Preference.of(preference, [self.names[i] for i in axes]).weights
-        rewards = objectives if isinstance(objectives, ObjectiveSet) else ObjectiveSet(list(objectives))
-        if sorted(rewards.names) != sorted(self.names):
-            raise ConfigError(
-                f"The front was measured in {', '.join(self.names)}. Found objectives {', '.join(rewards.names)}."
-            )
-        places = [rewards.names.index(self.names[i]) for i in axes]
-        frames = [(self.record.objectives[i].lower, self.record.objectives[i].upper) for i in axes]
-        lower, upper = np.array(frames).T
-        asked = list(prompts)
+        rewards, asked = run_objectives(objectives, self.names), list(prompts)
+        frames = [(objective.lower, objective.upper) for objective in self.record.objectives]
+        lower, upper = np.array(frames)[axes].T
 
         def utilities(member: Member, draw: int) -> np.ndarray:
-            answers = member.generate(asked, seed=draw, **kw)
-            said: list[Any] = [
-                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-                for prompt, text in zip(asked, answers, strict=True)
-            ]
-            scores = rewards.score(asked, said, columns, training=False)[:, places]
-            return np.asarray((scores - lower) / (upper - lower) @ weights)
+            found = scored(rewards, self.names, asked, member.generate(asked, seed=draw, **kw), columns)
+            return np.asarray((found[:, axes] - lower) / (upper - lower) @ weights)
 
         tables = [np.stack([utilities(member, draw) for member in self]) for draw in (seed, seed + 1)]
         return headroom(*tables, seed=seed)
@@ -823,9 +812,8 @@ class ParetoFront:
             FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here.
         """
         target = path_of(path, "path")
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-        if taken and target.resolve() != self.folder.resolve():
-            raise FrontFileError(f"{target} exists already and is not empty. Save to a new folder.")
+        if target.resolve() != self.folder.resolve():
+            check_new(target)
         sources = {member.id: member.adapter_path for member in self._members}
 
         def copy(member: str, folder: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.data.comparisons import Comparisons
-from pareto_align.errors import ConfigError
+from pareto_align.front.files import check_new
 from pareto_align.report.data_report import examine, report_lines
 
 __all__ = ["data", "rewards"]
@@ -37,9 +36,7 @@ def rewards(arguments: argparse.Namespace) -> None:
     """Learn rewards from a file of comparisons and write them to a folder."""
     from pareto_align.learning.rewards import fit_rewards
 
-    out = Path(arguments.out)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty; rewards are written to a new folder.")
+    check_new(arguments.out)
     comparisons = _read(arguments)
     found = fit_rewards(
         arguments.model,
@@ -49,7 +46,7 @@ def rewards(arguments: argparse.Namespace) -> None:
         groups=arguments.groups,
         seed=arguments.seed,
     )
-    folder = found.save(out)
+    folder = found.save(arguments.out)
     if arguments.json:
         print_json({"folder": str(folder), "names": list(found.names), "report": [asdict(one) for one in found.report]})
         return

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.cli.streams import say
 from pareto_align.printable import printable
 from pareto_align.report.export import journal_path
 from pareto_align.report.units import reference_measured
+from pareto_align.runs.journal import as_json
 
 if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
@@ -22,7 +20,7 @@ __all__ = ["front_json", "print_front", "print_json", "say"]
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; numbers that are not finite become null, and what drives a terminal is escaped."""
-    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(as_json(value), indent=indent, ensure_ascii=False, allow_nan=False)
     print("".join(c if printable(c) == c else json.dumps(c)[1:-1] for c in text), flush=True)
 
 
@@ -72,13 +70,3 @@ def front_json(front: ParetoFront, *, fallen: bool = False) -> dict[str, Any]:
         "cost": front.record.cost,
         **more,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

@@ -281,6 +281,9 @@ def assemble(
         gradient_checkpointing=settings.gradient_checkpointing,
     )
 
+    # bounds are of the select split; of truncated sampling the probabilities are not those that are trained
+    whole = settings.top_k is None and settings.top_p is None
+
     def measures(split: str) -> Measures:
         rows, seed = getattr(splits, split), seed_for(settings.seed, split)
         if plan.measures_labels:
@@ -297,8 +300,7 @@ def assemble(
             seed,
             rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
             group=settings.eval_group,
-            # of truncated sampling the probabilities are not those that are trained
-            engine=engine if settings.kl_coef > 0 and settings.top_k is None and settings.top_p is None else None,
+            engine=engine if split == "select" and settings.kl_coef > 0 and whole else None,
         )
 
     select = measures("select")

@@ -48,7 +48,7 @@ class Measurement:
 
 
 class Measures(Protocol):
-    """What measures policies on a split: `Evaluator`, or `label_evaluation.LabelEvaluator`."""
+    """What measures policies on a split: `Evaluator`, or `labels.LabelEvaluator`."""
 
     @property
     def prompts(self) -> Sequence[Any]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["beside", "sync", "write_synced", "write_whole"]
+from pareto_align.errors import FrontFileError
+
+__all__ = ["beside", "check_new", "sync", "write_synced", "write_whole"]
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that has something in it already.
+
+    Raises:
+        FrontFileError: It has, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FrontFileError(f"{folder} exists already and is not empty. Save to a new folder.")
 
 
 def write_whole(path: Path, data: bytes) -> None:

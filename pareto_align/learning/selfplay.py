@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -288,8 +288,6 @@ class Egpo(OnlineDpo):
         beta: The price of one nat from the untrained model, in units of the reward.
     """
 
-    kept: ClassVar[str] = "start."
-
     def __init__(self, *, beta: Positive = 0.1) -> None:
         self._begin(make_losses("copg", beta=beta), "hard", "all", "base", 1)
 
@@ -325,9 +323,9 @@ class Egpo(OnlineDpo):
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a run that goes on needs."""
-        return {**super().state_dict(), **{self.kept + name: value for name, value in self.start.items()}}
+        return {**super().state_dict(), **{f"start.{name}": value for name, value in self.start.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state_dict()`."""
         super().load_state_dict(state)
-        self.start = {name: value.copy_(state[self.kept + name]) for name, value in self.start.items()}
+        self.start = {name: value.copy_(state[f"start.{name}"]) for name, value in self.start.items()}

@@ -56,7 +56,7 @@ class WinRate(ComposedReward):
         """The judge on all games that are not tied from the start, each in both orders."""
         if "opponents" in batch.columns:
             raise ObjectiveError(f"{self.name}: the prompts' column 'opponents' would hide the judge's; rename it.")
-        answers, games = self._played(batch)
+        answers, games, _ = self._games(batch)
         if not len(games):
             return []
         if self._both_orders:
@@ -69,7 +69,7 @@ class WinRate(ComposedReward):
 
     def combine(self, answers: Sequence[NDArray[np.float64]], batch: RewardCall) -> NDArray[np.float64]:
         """The mean over an answer's games."""
-        everything, games = self._played(batch)
+        everything, games, ties = self._games(batch)
         won = np.empty(0)
         if len(games):
             won = answers[0]
@@ -81,7 +81,6 @@ class WinRate(ComposedReward):
                 )
             if self._both_orders:
                 won = (won[: len(games)] + 1 - won[len(games) :]) / 2
-        ties = self._games(batch, tied=True)
         games, won = np.concatenate([games, ties]), np.concatenate([won, np.full(len(ties), 0.5)])
         total, count = np.zeros(len(everything)), np.zeros(len(everything))
         for side, share in ((games[:, 0], won), (games[:, 1], 1 - won)):
@@ -99,29 +98,26 @@ class WinRate(ComposedReward):
     def _meets_peers(self) -> bool:
         return self.learning and self._against == "peers"
 
-    def _played(self, batch: RewardCall) -> tuple[list[Any], Games]:
-        return self._answers(batch), self._games(batch, tied=False)
+    def _games(self, batch: RewardCall) -> tuple[list[Any], Games, Games]:
+        """Everybody's answers, the batch's first and then a reference answer a row; who plays whom, and who is tied.
 
-    def _answers(self, batch: RewardCall) -> list[Any]:
-        """Those of the batch, then the reference answer of every row that has one."""
+        Two that say the same are tied from the start.
+        """
         theirs = column_values(self.name, self._reference, batch.columns)
-        texts = ["" if answer is None else completion_text(answer) for answer in theirs]
-        return batch.completions + [
-            text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
-            for text, completion in zip(texts, batch.completions, strict=True)
-        ]
-
-    def _games(self, batch: RewardCall, *, tied: bool) -> Games:
-        """Who meets whom, in the games that are tied from the start, as both say the same, or in the others."""
+        texts = [completion_text(completion) for completion in batch.completions]
+        texts += ["" if answer is None else completion_text(answer) for answer in theirs]
         size = len(batch.completions)
         if self._meets_peers:
             games = [game for run in _runs(batch.prompts) for game in _round(run, self._opponents)]
         else:
-            theirs = column_values(self.name, self._reference, batch.columns)
             games = [(row, size + row) for row, answer in enumerate(theirs) if answer is not None]
-        texts = [completion_text(answer) for answer in self._answers(batch)]
-        chosen = [game for game in games if (texts[game[0]] == texts[game[1]]) == tied]
-        return np.array(chosen, dtype=np.intp).reshape(-1, 2)
+        references = [
+            text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
+            for text, completion in zip(texts[size:], batch.completions, strict=True)
+        ]
+        alike = np.array([texts[a] == texts[b] for a, b in games], dtype=bool)
+        pairs = np.array(games, dtype=np.intp).reshape(-1, 2)
+        return [*batch.completions, *references], pairs[~alike], pairs[alike]
 
 
 def _runs(prompts: Sequence[Any]) -> list[range]:

@@ -17,7 +17,7 @@ import numpy as np
 from pareto_align.errors import FrontFileError
 from pareto_align.front.parsing import MAX_NUMBER, check_plain
 
-__all__ = ["Callback", "Journal", "announce", "read_journal", "scan_journal"]
+__all__ = ["Callback", "Journal", "announce", "as_json", "read_journal", "scan_journal"]
 
 Callback = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run: `{"event": "step", "step": 3, ...}`."""
@@ -78,7 +78,7 @@ class Journal:
         Raises:
             FrontFileError: The disk is full, or the file cannot be written; half an event is taken back.
         """
-        record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
+        record = {"event": event, "time": round(time.time(), 3), **{k: as_json(v) for k, v in fields.items()}}
         line = _sealed(json.dumps(record, allow_nan=False)) + "\n"
         if self.path is not None:
             self._append(line)
@@ -217,14 +217,14 @@ def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """JSON's own types; numbers that are not finite become None, for JSON has no word for them."""
     if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(v) for v in value]
+        return [as_json(v) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): as_json(v) for k, v in value.items()}
     if isinstance(value, np.integer | np.bool_):
         return value.item()
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
-    return value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

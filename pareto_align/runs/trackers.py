@@ -23,6 +23,8 @@ __all__ = ["Trackers", "check_trackers", "tracker_names"]
 NOTHING = "none"
 PROJECT = "pareto_align"
 STATE = "trackers.json"
+TOLD = ("step", "evaluation", "report")
+"""The events of a journal that hold numbers of a run."""
 SHOWN = 4
 """Prompts whose answers are logged."""
 CONTINUED = {
@@ -83,8 +85,8 @@ class Trackers:
         names: From `tracker_names`.
         run: The run folder; TensorBoard's files are in its `tensorboard`.
         objectives: Names of the M objectives.
-        axes: The m of them that are optimized, and behind them those that are steered.
-        m: How many are optimized.
+        optimized: Of the m that are optimized.
+        steered: Of those that have multipliers, in the order of a step's.
         settings: What the run was begun with.
     """
 
@@ -93,13 +95,12 @@ class Trackers:
         names: Sequence[Any],
         run: Path,
         objectives: Sequence[str],
-        axes: Sequence[int],
-        m: int,
+        optimized: Sequence[str],
+        steered: Sequence[str],
         settings: Mapping[str, Any],
     ) -> None:
-        self.run, self.objectives, self.settings = run, list(objectives), settings
-        followed = [self.objectives[axis] for axis in axes]
-        self.optimized, self.steered = followed[:m], followed[m:]
+        self.run, self.settings = run, settings
+        self.objectives, self.optimized, self.steered = objectives, optimized, steered
         self._state: dict[str, Any] = {"ids": {}, "told": {}}
         with suppress(OSError, ValueError):
             self._state |= json.loads((run / STATE).read_text(encoding="utf-8"))
@@ -148,15 +149,14 @@ class Trackers:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Tell the trackers of one event."""
-        kind, step = event["event"], event.get("step", 0)
-        values = dict(self._values(event))
-        if not values or not self._trackers or step <= self._state["told"].get(kind, -1):
+        kind = event["event"]
+        if kind not in TOLD or not self._trackers or event["step"] <= self._state["told"].get(kind, -1):
             return
-        table = self._answers() if kind in ("evaluation", "report") else []
+        step = event["step"]
         for name in list(self._trackers):
             with self._forgiven(name):
-                self._trackers[name].log(values, step=step)
-                if table:
+                self._trackers[name].log(dict(self._values(event)), step=step)
+                if kind != "step" and (table := self._answers()):
                     _log_table(self._trackers[name], table, step)
         self._state["told"][kind] = step
         self._remember()
@@ -178,7 +178,7 @@ class Trackers:
                 for policy, value in enumerate(event.get(quantity) or []):
                     yield from _named(f"policy_{policy:02d}/", [quantity], [value])
             yield from _named("run/", ["seconds"], [event["seconds"]])
-        elif kind in ("evaluation", "report"):
+        else:
             names = ("hypervolume", "hypervolume_low", "hypervolume_high", "members", "open_verdicts")
             yield from _named("front/" if kind == "evaluation" else "report/", names, [event.get(n) for n in names])
             for policy, row in enumerate(event.get("values") or []):

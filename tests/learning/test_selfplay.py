@@ -169,9 +169,9 @@ def distribution(logprobs):
 @pytest.mark.parametrize(
     ("learner", "steps", "bound"),
     [
-        ({"name": "online-dpo", "loss_type": "copg", "beta": 0.5}, 150, 2e-3),  # online IPO; .0012 seen
-        ({"name": "egpo", "beta": 0.5}, 300, 1e-3),  # 150 whole steps; .00002 seen
-        ({"name": "inpo", "eta": 1.0, "tau": 0.5, "labels": "difference", "every": 5}, 150, 1e-3),
+        ({"name": "online-dpo", "loss_type": "copg", "beta": 0.5}, 150, 2e-3),
+        ({"name": "egpo", "beta": 0.5}, 300, 1e-4),  # 150 whole steps
+        ({"name": "inpo", "eta": 1.0, "tau": 0.5, "labels": "difference", "every": 5}, 150, 1e-6),
     ],
     ids=["online-ipo", "egpo", "inpo"],
 )
@@ -273,7 +273,16 @@ def test_a_fit_with_a_judge(tmp_path):
         weighting="fixed", explorer="grid", population=2, steps=4, eval_every=2, group_size=4, prompts_per_step=2,
         max_new_tokens=problem.T, lora=LoraConfig(r=2, lora_alpha=4, target_modules="all-linear"),
     ).fit(rows, eval_prompts=rows, output_dir=tmp_path / "run")  # fmt: skip
-    assert ((found.values[:, 0] >= 0) & (found.values[:, 0] <= 1)).all()
+    # what is published is each answer against the reference answer, and what moved the policies was their own game
+    samples = [sample for member in found for sample in member.samples]
+    assert samples
+    for sample in samples:
+        gold = np.sign(sample["completion"].count("a") - "ab".count("a"))
+        assert sample["rewards"] == pytest.approx([0.5 + 0.5 * gold, -len(sample["completion"])])
+    steps = [event for event in found.history if event["event"] == "step"]
+    assert any(norm > 0 for event in steps for norm in event["grad_norm"])
+    # with one prompt all policies are one group, which wins as often as it loses
+    assert all(np.mean([row[0] for row in event["values"]]) == pytest.approx(0.5) for event in steps)
 
 
 def test_games_refuse_what_they_cannot_have():

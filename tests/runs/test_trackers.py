@@ -182,6 +182,39 @@ def test_trackios_store(tmp_path, monkeypatch):
     assert any("report/hypervolume" in log for log in logs)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"family": "blocks", "explorer": "everywhere", "weighting": "fixed"},
+        {"weighting": {"name": "bilevel", "estimate": "gramian"}, "prompts_per_step": 2},
+        {"explorer": {"name": "cmorl", "share": 0.3}, "weighting": "fixed"},
+    ],
+    ids=["family", "audits steered", "floors"],
+)
+def test_whatever_the_run_is_made_of(tmp_path, settings):
+    """A tracker that is handed rows which fit no names would fail, and be left out with a warning."""
+    tracker = Recorder()
+    seen = Objective("seen", lambda completions, **_: [1.0 * len(c) for c in completions], role="audit", bounds=(0, 9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        warnings.filterwarnings("error", "The tracker .* failed", ParetoAlignWarning)
+        make([*PROBLEM.objectives(), seen], output_dir=tmp_path / "run", report_to=tracker, steps=4, eval_every=2,
+             population=3, **settings).fit(list(PROBLEM.prompts))  # fmt: skip
+    assert [step for step, _ in of(tracker, "policy_02/seen")] == [1, 2, 3, 4]
+    assert tracker.ended == 1
+
+
+def test_a_run_from_comparisons(tmp_path):
+    tracker, rows = Recorder(), [{"prompt": PROBLEM.prompts[0], "chosen": a, "rejected": b} for a, b in ("ab", "ca")]
+    objectives = [Objective("one", prefers="chosen"), Objective("two", prefers="chosen", maximize=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        warnings.filterwarnings("error", "The tracker .* failed", ParetoAlignWarning)
+        make(objectives, output_dir=tmp_path / "run", report_to=tracker, steps=2, eval_every=2, population=2,
+             learner="dpo", weighting="fixed", explorer="grid", prompts_per_step=2).fit(rows * 4)  # fmt: skip
+    assert [step for step, _ in of(tracker, "policy_01/two")] == [1, 2]
+
+
 def test_none_is_none():
     assert make().report_to == make(report_to=None).report_to == make(report_to="none").report_to == []
     assert make(report_to=["none", "tensorboard"]).report_to == ["tensorboard"]

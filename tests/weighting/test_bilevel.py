@@ -35,6 +35,16 @@ class TestBilevelInTheBox(WeightingContract):
         return Bilevel(simplex=False, **QUICK)
 
 
+def after_a_reset(contract: WeightingContract, slot: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of a weighting in which a slot began again, and of one in which none did, two steps long."""
+    signals, plain, reset = contract.signals(10, 9), contract.ready(), contract.ready()
+    for signal in signals[:7]:
+        plain(signal)
+        reset(signal)
+    reset.reset(slot)
+    return [(reset(signal), plain(signal)) for signal in signals[7:]]
+
+
 class TestBilevelShared(WeightingContract):
     shares_population = True
 
@@ -43,15 +53,8 @@ class TestBilevelShared(WeightingContract):
 
     def test_reset_leaves_other_slots_alone(self) -> None:
         """The one row of all stays as it is: a slot that begins again has it, too."""
-        signals = self.signals(10, 9)
-        plain, reset = self.ready(), self.ready()
-        for signal in signals[:7]:
-            plain(signal)
-            reset(signal)
-        reset.reset(1)
-        for signal in signals[7:]:
-            found = reset(signal)
-            np.testing.assert_array_equal(found, plain(signal))
+        for found, expected in after_a_reset(self, slot=1):
+            np.testing.assert_array_equal(found, expected)
             np.testing.assert_array_equal(found, np.broadcast_to(found[:1], found.shape))
 
 
@@ -81,14 +84,7 @@ class TestBilevelByPairs(WeightingContract):
             np.testing.assert_allclose(found, plain(signal)[order], rtol=1e-9)
 
     def test_reset_leaves_other_slots_alone(self) -> None:
-        signals = self.signals(10, 9)
-        plain, reset = self.ready(), self.ready()
-        for signal in signals[:7]:
-            plain(signal)
-            reset(signal)
-        reset.reset(3)
-        for signal in signals[7:]:
-            found, expected = reset(signal), plain(signal)
+        for found, expected in after_a_reset(self, slot=3):
             np.testing.assert_array_equal(found[:2], expected[:2])
             assert (found[2:, :3] != expected[2:, :3]).all()
 

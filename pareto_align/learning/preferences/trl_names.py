@@ -12,7 +12,7 @@ from pareto_align.learning.preferences.base import Combined, PreferenceLoss, mak
 __all__ = ["is_trl_config", "learner_of_trl", "losses_of_trl"]
 
 _OF_LOSSES = ("beta", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau")
-_ELSEWHERE = ("loss_type", "loss_weights", "label_smoothing", "use_weighting", "ld_alpha", *_OF_LOSSES)
+_ELSEWHERE = ("loss_type", "loss_weights", "label_smoothing", "ld_alpha", *_OF_LOSSES)
 _OF_TRAINING = (
     "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm",
     "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
@@ -25,8 +25,8 @@ _SMOOTHED = frozenset({"exo_pair", "robust", "aot", "aot_unpaired"})
 def losses_of_trl(config: Any) -> tuple[PreferenceLoss, list[str]]:
     """The loss that a `trl.DPOConfig` asks for, and the fields set there that say nothing about a loss.
 
-    `use_weighting` and `ld_alpha` are settings of the learner here, and are not in the list. As in TRL,
-    `label_smoothing` is for "exo_pair", "robust" and the two "aot" only.
+    `ld_alpha` is a setting of the learner here, and is not in the list. As in TRL, `label_smoothing` is for
+    "exo_pair", "robust" and the two "aot" only.
 
     Args:
         config: Anything with TRL's attributes.
@@ -64,8 +64,7 @@ def learner_of_trl(config: Any) -> tuple[dict[str, Any], list[str]]:
     """
     loss, ignored = losses_of_trl(config)
     names = [part.name for part in getattr(loss, "parts", (loss,))]
-    known = {"ld_alpha": "ld_alpha", "max_length": "max_length", "loss_weights": "loss_weights"}
-    settings = {own: getattr(config, theirs, None) for own, theirs in known.items()}
+    settings = {key: getattr(config, key, None) for key in ("ld_alpha", "max_length", "loss_weights")}
     plain = getattr(config, "f_divergence_type", "reverse_kl") == "reverse_kl"
     for key in _OF_LOSSES:
         if plain and key.startswith("f_"):
@@ -75,8 +74,7 @@ def learner_of_trl(config: Any) -> tuple[dict[str, Any], list[str]]:
     if set(names) & _SMOOTHED:
         settings["label_smoothing"] = config.label_smoothing
     told = {name: value for name, value in settings.items() if value is not None}
-    unread = [*ignored, *(["use_weighting"] if getattr(config, "use_weighting", False) else [])]
-    of_training = [name for name in unread if name in _OF_TRAINING]
+    of_training = [name for name in ignored if name in _OF_TRAINING]
     return {"name": "dpo", "loss_type": names[0] if len(names) == 1 else names, **told}, of_training
 
 

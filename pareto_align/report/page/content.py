@@ -34,6 +34,7 @@ from pareto_align.report.units import (
     reference_measured,
     shown_record,
 )
+from pareto_align.runs.journal import as_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
         for k, member in enumerate(record.members)
     ]
     title = _title(shown)
-    return _plain(
+    return as_json(
         {
             "title": title,
             "subtitle": _subtitle(shown, run_name),
@@ -257,16 +258,3 @@ def _word(text: str) -> str:
 
 def _escape(c: str) -> str:
     return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; numbers that are not finite become null."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
