@@ -35,6 +35,7 @@ _HOMES = {
     "plot": "fronts",
     "page": "fronts",
     "export": "fronts",
+    "push": "fronts",
     "blend": "blending",
     "elicit": "eliciting",
     "chat": "chatting",

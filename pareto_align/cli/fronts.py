@@ -1,4 +1,4 @@
-"""The commands that look at a finished front: `front`, `select`, `plot`, `page` and `export`."""
+"""The commands that look at a finished front: `front`, `select`, `plot`, `page`, `export` and `push`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines
 from pareto_align.result import Choice, ParetoFront
 
-__all__ = ["export", "front", "page", "plot", "select"]
+__all__ = ["export", "front", "page", "plot", "push", "select"]
 
 _DPI = 160
 
@@ -135,13 +135,42 @@ def _possible(loaded: ParetoFront) -> list[str]:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Copy the adapters to a new folder."""
+    """Copy the adapters to a new folder, or merge them into whole models.
+
+    Raises:
+        ConfigError: `--dtype` without `--merge`, or an unknown member.
+    """
     loaded = ParetoFront.load(arguments.run)
-    folder = loaded.export(arguments.out, format=arguments.format)
-    names = folder_names({member.id: member.adapter_path for member in loaded})
+    folder = loaded.export(
+        arguments.out,
+        format=arguments.format,
+        members=arguments.member,
+        merge=arguments.merge,
+        dtype=arguments.dtype,
+    )
+    wanted = [member for member in loaded if arguments.member is None or member.id in arguments.member]
+    names = folder_names({member.id: member.adapter_path for member in wanted})
+    what = "merged" if arguments.merge else "adapters"
     if arguments.json:
-        print_json({"folder": folder, "adapters": {member: folder / name for member, name in names.items()}})
+        print_json({"folder": folder, what: {member: folder / name for member, name in names.items()}})
         return
-    say(f"{len(names)} adapter{'' if len(names) == 1 else 's'} in {folder}")
+    kind = "merged model" if arguments.merge else "adapter"
+    say(f"{len(names)} {kind}{'' if len(names) == 1 else 's'} in {folder}")
     if arguments.format == "vllm":
-        say(f"README.md there says how to start vLLM with {folder / 'lora_modules.json'}")
+        say(f"sh {folder / 'serve.sh'} starts vLLM with them")
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Put a front on the Hugging Face Hub, and print where it is."""
+    loaded = ParetoFront.load(arguments.run)
+    address = loaded.push_to_hub(
+        arguments.repo,
+        private=arguments.private,
+        license=arguments.license,
+        create_pr=arguments.create_pr,
+        journal=arguments.journal,
+    )
+    if arguments.json:
+        print_json({"address": address})
+    else:
+        say(address)

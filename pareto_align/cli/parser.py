@@ -337,18 +337,45 @@ def build_parser() -> argparse.ArgumentParser:
         "--temperature", type=_temperature, help="0 takes the likeliest token each time (default: the run's)"
     )
     chat.add_argument("--seed", type=int, help="seeds the sampling (default 0)")
+    chat.add_argument(
+        "--server", metavar="URL", help="ask a server that has the members, such as one of vLLM; no model is loaded"
+    )
+    chat.add_argument(
+        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME",
+        help="with --server: the environment variable with its key (default OPENAI_API_KEY)",
+    )  # fmt: skip
 
     export = command(
         "export",
         "copy the adapters for use elsewhere",
-        "Copy the adapters to a new folder, as PEFT or vLLM take them.",
+        "Copy the adapters to a new folder, as PEFT or vLLM take them, each with a README and the sampling it was "
+        "measured under; or merge them into copies of the base model.",
         "print the folder and those of the members as JSON",
     )
     _add_run(export)
     export.add_argument("--out", type=_path, metavar="DIR", required=True, help="the new folder")
     export.add_argument(
-        "--format", choices=_FORMATS, default="peft", help="vllm adds a lora_modules.json (default: peft)"
+        "--format", choices=_FORMATS, default="peft", help="vllm adds a script that starts vLLM (default: peft)"
     )
+    export.add_argument("--member", nargs="+", metavar="ID", help="these members only (default: all)")
+    export.add_argument(
+        "--merge", action="store_true", help="whole models that plain transformers loads, each as large as the base"
+    )
+    export.add_argument("--dtype", metavar="DTYPE", help="with --merge: of the models (default: the run's)")
+
+    push = command(
+        "push",
+        "put a front on the Hugging Face Hub",
+        "Put a front into one repository on the Hugging Face Hub, with a card that has the measured means, and print "
+        "the address. Stock PEFT loads a member of it by subfolder=.",
+        "print a JSON object with the address",
+    )
+    _add_run(push)
+    push.add_argument("repo", metavar="REPO", help="owner/name; made if need be")
+    push.add_argument("--private", action="store_true", default=None, help="make it private")
+    push.add_argument("--license", metavar="LICENSE", help="of the adapters, as the Hub calls it")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    push.add_argument("--journal", action="store_true", help="the run's journal goes along")
 
     bench = command(
         "bench",

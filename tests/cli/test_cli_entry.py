@@ -41,6 +41,7 @@ COMMANDS = (
     "page",
     "chat",
     "export",
+    "push",
     "bench",
     "env",
 )
