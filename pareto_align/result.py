@@ -254,37 +254,112 @@ class ParetoFront:
             )
         return found.value if confidence is None else (found.value, found.low, found.high)
 
-    def plot(self, *, labels: bool = True) -> Figure:
-        """The front: members with 95 % intervals, what fell, and the untrained model."""
-        from pareto_align.report.front_plot import draw_front, front_info
+    def plot(
+        self, *, labels: bool = True, highlight: Sequence[str] | None = None, style: Literal["light", "dark"] = "light"
+    ) -> Figure:
+        """The front: members with 95 % intervals, what fell, the untrained model, and constraints with their limits.
 
-        return draw_front(front_info(self.record), labels=labels)
-
-    def plot_history(self) -> Figure:
-        """Hypervolume and each policy's objectives over the run.
+        Args:
+            labels: Whether members are named.
+            highlight: With four objectives or more: the ids of up to eight members that are drawn in colour; by default
+                all of up to eight, else the best one of each objective and the one whose worst objective is best.
+            style: "light", or "dark" for dark backgrounds.
 
         Raises:
+            ConfigError: A member to highlight, or the style, is none.
+        """
+        from pareto_align.report.front_plot import draw_front, front_info
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_front(front_info(self.record), labels=labels, highlight=highlight)
+
+    def plot_history(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """Hypervolume and each policy's objectives over the run, with limits where there are some.
+
+        Raises:
+            ConfigError: The style is none.
             FrontFileError: The front was loaded without its run's journal.
         """
         from pareto_align.report.history_plot import draw_history, history_info
+        from pareto_align.report.style import drawn_in
 
-        return draw_history(history_info(self.record, self.history))
+        with drawn_in(style):
+            return draw_history(history_info(self.record, self.history))
 
-    def plot_weights(self) -> Figure:
-        """The weights each policy trained under.
+    def plot_weights(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """The weights each policy trained under, and the multipliers on constraints.
 
         Raises:
+            ConfigError: The style is none.
             FrontFileError: The front was loaded without its run's journal.
         """
+        from pareto_align.report.style import drawn_in
         from pareto_align.report.weights_plot import draw_weights, weights_info
 
-        return draw_weights(weights_info(self.record, self.history))
+        with drawn_in(style):
+            return draw_weights(weights_info(self.record, self.history))
 
-    def plot_tradeoff(self, gain: str | None = None, cost: str | None = None) -> Figure:
-        """What one more point of `gain` costs in `cost`, along the front; every pair of up to three by default."""
+    def plot_tradeoff(
+        self, gain: str | None = None, cost: str | None = None, *, style: Literal["light", "dark"] = "light"
+    ) -> Figure:
+        """What one more point of `gain` costs in `cost`, along the front; every pair of up to three by default.
+
+        Raises:
+            ConfigError: An objective or the style is none, or the front has one objective.
+        """
+        from pareto_align.report.style import drawn_in
         from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
 
-        return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+        with drawn_in(style):
+            return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+
+    def plot_prices(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """What each objective costs in each other one, a matrix; for three objectives or more.
+
+        Raises:
+            ConfigError: The front has fewer objectives, or the style is none.
+        """
+        from pareto_align.report.prices_plot import draw_prices, prices_info
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_prices(prices_info(self.record))
+
+    def plot_audit(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """Audited objectives against optimised ones over the run: whether what was not trained on follows, or falls.
+
+        Raises:
+            ConfigError: Nothing was audited, or the style is none.
+            FrontFileError: The front was loaded without its run's journal.
+        """
+        from pareto_align.report.audit_plot import audit_info, draw_audit
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_audit(audit_info(self.record, self.history))
+
+    def plot_data(
+        self,
+        kind: Literal["front", "history", "weights", "tradeoff", "prices", "audit"] = "front",
+        *,
+        gain: str | None = None,
+        cost: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The numbers of a figure, one mapping a mark, in your units; `pandas.DataFrame(front.plot_data())` is a table.
+
+        Args:
+            kind: Which figure.
+            gain: With "tradeoff": as in `plot_tradeoff`.
+            cost: Likewise.
+
+        Raises:
+            ConfigError: There is no such figure, or the front has nothing for it.
+            FrontFileError: The run's journal is needed and not there.
+        """
+        from pareto_align.report.figure_data import figure_rows
+
+        return figure_rows(self.record, self.history, kind, gain, cost)
 
     def page(self, path: str | os.PathLike[str] | None = None) -> str:
         """The page of the front: one HTML file in which somebody without Python chooses a member.

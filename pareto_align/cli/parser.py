@@ -15,7 +15,9 @@ import pareto_align
 
 __all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
 
-KINDS = ("front", "history", "weights", "tradeoff")
+KINDS = ("front", "history", "weights", "tradeoff", "prices", "audit")
+_STYLES = ("light", "dark")
+_IMAGES = ("png", "svg", "pdf")
 _RULES = ("linear", "chebyshev", "knee", "lexicographic")
 _WAYS = ("auto", "map", "logits", "soup")
 _FORMATS = ("peft", "vllm")
@@ -297,11 +299,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limits(elicit, preference=False)
 
     plot = command(
-        "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
+        "plot",
+        "draw figures of a front",
+        "Draw figures of a front as PNG, SVG or PDF files, with the numbers beside them if they are wanted.",
+        "print a JSON object, kind to file",
     )
     _add_run(plot)
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
     plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
+    plot.add_argument("--format", choices=_IMAGES, default="png", help="of the files (default: png)")
+    plot.add_argument("--data", action="store_true", help="also a CSV file with what each figure shows")
+    plot.add_argument("--style", choices=_STYLES, default="light", help="dark is for dark backgrounds (default: light)")
+    plot.add_argument("--gain", metavar="NAME", help="with tradeoff: the objective that is bought")
+    plot.add_argument("--cost", metavar="NAME", help="with tradeoff: the objective that pays")
+    plot.add_argument(
+        "--highlight", nargs="+", metavar="ID", help="with front, four objectives or more: members in colour"
+    )
 
     page = command(
         "page",
