@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pareto_align.front.headroom import Headroom
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
+    from pareto_align.report.comparison import FrontComparison
 
 __all__ = ["Choice", "Member", "ParetoFront", "Shown"]
 
@@ -627,6 +628,38 @@ class ParetoFront:
 
         tables = [np.stack([utilities(member, draw) for member in self]) for draw in (seed, seed + 1)]
         return headroom(*tables, seed=seed)
+
+    def compare(self, other: ParetoFront) -> FrontComparison:
+        """This front and another one on the same objectives in one frame: hypervolumes, and their difference with an
+        interval, paired where both were measured on the same prompts.
+
+        Which prompts those are is read from the run folders; a front without one is compared as if the prompts were
+        others. Rewards of the same name are taken to be the same. `print` it, or draw it with `plot_comparison`.
+
+        Raises:
+            ConfigError: The fronts have other objectives, or one has no members.
+        """
+        from pareto_align.report.comparison import compare_fronts
+        from pareto_align.runs.folder import kept_prompts
+
+        fronts = (self, other)
+        prompts = [kept_prompts(exporting.journal_path(f.path).parent, f.record.split) for f in fronts]
+        names = [f.path.name if f.path.name not in ("", "front") else f.path.resolve().parent.name for f in fronts]
+        if names[0] == names[1]:
+            names = [str(f.path) for f in fronts]
+        return compare_fronts(self.record, other.record, (names[0], names[1]), (prompts[0], prompts[1]))
+
+    def plot_comparison(self, other: ParetoFront, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """What this front and another one attain, over each other; for two or three objectives.
+
+        Raises:
+            ConfigError: The fronts have other objectives, too many, or no members, or the style is none.
+        """
+        from pareto_align.report.comparison import draw_comparison
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_comparison(self.compare(other))
 
     def evaluate(
         self,

@@ -28,6 +28,7 @@ _HOMES = {
     "tune": "training",
     "runs": "following",
     "watch": "following",
+    "compare": "fronts",
     "data": "data",
     "rewards": "data",
     "front": "fronts",

@@ -1,4 +1,4 @@
-"""The commands that look at a finished front: `front`, `select`, `plot`, `page`, `export` and `push`."""
+"""The commands that look at a finished front: `front`, `compare`, `select`, `plot`, `page`, `export` and `push`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pareto_align.cli.output import front_json, print_front, print_json, say
-from pareto_align.cli.parser import KINDS
+from pareto_align.cli.parser import IMAGES, KINDS
 from pareto_align.errors import ConfigError
 from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines
 from pareto_align.result import Choice, ParetoFront
 
-__all__ = ["export", "front", "page", "plot", "push", "select"]
+__all__ = ["compare", "export", "front", "page", "plot", "push", "select"]
 
 _DPI = 160
 
@@ -129,6 +129,32 @@ def plot(arguments: argparse.Namespace) -> None:
     else:
         for file in [*files.values(), *data.values()]:
             say(str(file))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print what two fronts attain in one frame, and draw it if that is wanted.
+
+    Raises:
+        ConfigError: The fronts have no frame in common, or `--out` names no such image or cannot be written.
+    """
+    kind = None if arguments.out is None else arguments.out.suffix.lower().removeprefix(".")
+    if kind is not None and kind not in IMAGES:
+        raise ConfigError(f"--out must end in {', '.join('.' + image for image in IMAGES)}. Found {arguments.out}.")
+    first, second = ParetoFront.load(arguments.first), ParetoFront.load(arguments.second)
+    found = first.compare(second)
+    if kind is not None:
+        figure = first.plot_comparison(second, style=arguments.style)
+        try:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            _save(figure, arguments.out, kind)
+        except OSError as error:
+            raise ConfigError(f"Cannot write {arguments.out}: {error.strerror or error}.") from error
+    if arguments.json:
+        print_json({**found.to_dict(), **({} if kind is None else {"figure": arguments.out})})
+        return
+    say(str(found))
+    if kind is not None:
+        say(str(arguments.out))
 
 
 def _save(figure: Any, file: Path, kind: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pareto_align
 
-__all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
+__all__ = ["IMAGES", "KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
 
 KINDS = ("front", "history", "weights", "tradeoff", "prices", "audit")
 _STYLES = ("light", "dark")
-_IMAGES = ("png", "svg", "pdf")
+IMAGES = ("png", "svg", "pdf")
 _RULES = ("linear", "chebyshev", "knee", "lexicographic")
 _WAYS = ("auto", "map", "logits", "soup")
 _FORMATS = ("peft", "vllm")
@@ -215,6 +215,18 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="show how it stands now, and end")
     watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often to look (default 1)")
 
+    compare = command(
+        "compare",
+        "compare two fronts in one frame",
+        "Compare two fronts on the same objectives in one frame: hypervolumes, their difference with an interval "
+        "(paired where both were measured on the same prompts), and how many members of each the other beats.",
+        "print one JSON object",
+    )
+    for which in ("first", "second"):
+        compare.add_argument(which, type=_path, metavar="RUN", help="a run folder, or the front folder in it")
+    compare.add_argument("--out", type=_path, metavar="FILE", help="also draw both to this PNG, SVG or PDF file")
+    compare.add_argument("--style", choices=_STYLES, default="light", help="with --out (default: light)")
+
     data = command(
         "data",
         "look at comparisons before anything is trained",
@@ -307,7 +319,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(plot)
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
     plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
-    plot.add_argument("--format", choices=_IMAGES, default="png", help="of the files (default: png)")
+    plot.add_argument("--format", choices=IMAGES, default="png", help="of the files (default: png)")
     plot.add_argument("--data", action="store_true", help="also a CSV file with what each figure shows")
     plot.add_argument("--style", choices=_STYLES, default="light", help="dark is for dark backgrounds (default: light)")
     plot.add_argument("--gain", metavar="NAME", help="with tradeoff: the objective that is bought")

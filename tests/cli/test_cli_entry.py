@@ -31,6 +31,7 @@ COMMANDS = (
     "tune",
     "runs",
     "watch",
+    "compare",
     "data",
     "rewards",
     "front",
