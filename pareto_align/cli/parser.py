@@ -13,7 +13,7 @@ from typing import Any
 
 import pareto_align
 
-__all__ = ["IMAGES", "KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
+__all__ = ["IMAGES", "KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser", "is_path"]
 
 KINDS = ("front", "history", "weights", "tradeoff", "prices", "audit")
 _STYLES = ("light", "dark")
@@ -75,6 +75,11 @@ def _kind(text: str) -> tuple[str, str]:
 
 def _path(text: str) -> Path:
     return Path(os.path.expanduser(text))  # shells leave the ~ of --out=~/figures alone
+
+
+def is_path(action: argparse.Action) -> bool:
+    """Whether an argument is a file or a folder."""
+    return action.type is _path
 
 
 def _count(text: str) -> int:
@@ -439,6 +444,27 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--json", type=_path, metavar="FILE", help="also write everything measured to this file, as JSON"
     )
+
+    config = command(
+        "config",
+        "print a config with every default, or the schema of configs",
+        "Print a config with overrides applied and every setting's default written out, checked, but without looking "
+        "at the model, the prompts or the code that it names. With --schema: the JSON Schema of configs, for editors.",
+        "print the config as one JSON object instead of YAML",
+    )
+    config.add_argument("config", type=_path, nargs="?", metavar="CONFIG", help="the YAML file")
+    config.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="sets a key, as for fit")
+    config.add_argument("--print", action="store_true", help="print the config (what happens without --schema)")
+    config.add_argument("--schema", action="store_true", help="print the JSON Schema of configs instead")
+
+    completion = command(
+        "completion",
+        "print a script that completes commands in a shell",
+        "Print a script that completes this program's commands, options and files in a shell. For bash: "
+        'eval "$(pareto-align completion bash)".',
+        "print a JSON object with the script",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
     return parser
