@@ -473,7 +473,7 @@ class ParetoAligner:
 
     def _finished(self, folder: Path, base: Base | None = None) -> ParetoFront:
         """The front of a run that has come to its end, with its card."""
-        from pareto_align.report.card import write_card
+        from pareto_align.report.handover import write_card
         from pareto_align.result import ParetoFront
 
         front = ParetoFront.load(folder)

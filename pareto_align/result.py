@@ -25,16 +25,17 @@ from pareto_align.front.files import check_new
 from pareto_align.front.origin import Origin
 from pareto_align.front.preferences import Preference
 from pareto_align.front.reading import inside
-from pareto_align.front.storage import FrontRecord, MemberRecord, read_front, write_front
+from pareto_align.front.storage import FrontRecord, read_front, write_front
+from pareto_align.member import Choice, Member
 from pareto_align.printable import one_line
 from pareto_align.report import export as exporting
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.card import model_card
-from pareto_align.report.explanation import explanation
-from pareto_align.report.fallen import Fallen, fallen_entries, in_words
+from pareto_align.report.fallen import Fallen, fallen_entries
+from pareto_align.report.handover import MEMBER_FILES, generation_settings, write_card
 from pareto_align.report.request import Answer, answer
 from pareto_align.report.table import front_table, html_table, text_table
-from pareto_align.report.units import axes_of, decimals, interval_texts, measured, optimized
+from pareto_align.report.units import axes_of, measured, optimized
 from pareto_align.runs.checkpoint import remove_checkpoint
 from pareto_align.runs.folder import in_use
 from pareto_align.runs.journal import scan_journal
@@ -42,7 +43,6 @@ from pareto_align.runs.journal import scan_journal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-    from peft import PeftModel
 
     from pareto_align.blend import Blend
     from pareto_align.calibration import Calibration
@@ -51,189 +51,11 @@ if TYPE_CHECKING:
     from pareto_align.gate import Gate, Routed
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
+    from pareto_align.report.comparison import FrontComparison
 
 __all__ = ["Choice", "Member", "ParetoFront", "Shown"]
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p")  # of the run, in the record of a front
-
-
-class Member:
-    """One adapter of a front, with what was measured of it.
-
-    Attributes:
-        id: Its name within the front.
-        values: [M] means over the front's `names`, in the user's units.
-        stderr: [M] standard errors, same units; NaN where fewer than two prompts were measured.
-        low: [M] lower ends of the 95 % intervals, same units: for rewards with bounds ends that hold for any such
-            rewards, for others by Student's t; NaN where fewer than two prompts were measured.
-        high: [M] upper ends, likewise.
-        halfwidth: [M] half the widths of those intervals, which need not have the mean in their middle.
-        doubts: [M] why an interval is not to be trusted: "few", "rare" or "skewed"; "" where it is.
-        preference: [m] weights it was trained for, or None if it was trained for none.
-        provenance: Where it comes from: step, policy, parents.
-        adapter_path: Its folder, a stock PEFT adapter.
-    """
-
-    def __init__(self, front: ParetoFront, index: int) -> None:
-        self._front = front
-        self._record: MemberRecord = front.record.members[index]
-        self.id = self._record.id
-        self.values = front.values[index]
-        self.stderr = front.stderr[index]
-        self.low, self.high = front.low[index], front.high[index]
-        self.halfwidth = front.halfwidth[index]
-        self.doubts = front.doubts[index]
-        self.preference = None if self._record.preference is None else np.asarray(self._record.preference, dtype=float)
-        self.provenance: dict[str, Any] = dict(self._record.provenance)
-        if isinstance(doubt := self.provenance.get("report"), str):
-            self.provenance["report"] = in_words(doubt, front.record.objectives)
-        self.adapter_path = front.folder / self._record.adapter
-
-    @property
-    def samples(self) -> list[dict[str, Any]]:
-        """A few answers of its own, each {"prompt", "completion"}."""
-        return list(self._record.sample)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Names to numbers: {"id", "values", "stderr", "interval", "preference", "adapter_path"}, ready for JSON."""
-        front = self._front
-        spanning = [front.names[i] for i in optimized(front.record)]
-        weights = None if self.preference is None else dict(zip(spanning, map(float, self.preference), strict=True))
-        return {
-            "id": self.id,
-            "values": dict(zip(front.names, map(float, self.values), strict=True)),
-            "stderr": dict(zip(front.names, map(float, self.stderr), strict=True)),
-            "interval": dict(zip(front.names, np.stack([self.low, self.high], axis=1).tolist(), strict=True)),
-            "preference": weights,
-            "adapter_path": str(self.adapter_path),
-        }
-
-    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
-        """The base model with this adapter on it.
-
-        Args:
-            base: A base model, its name, or a `PeftModel` that a call before returned, which then gets this adapter
-                too and switches to it; a member of the same name from another front gives way on it. By default the
-                base is loaded by the name the run recorded.
-            **load: Passed to `pareto_align.policies.base.load_base`, such as `device` or `dtype`.
-
-        Raises:
-            ModelError: The run was given a model in memory and `base` is missing, or the base does not fit.
-            FrontFileError: The adapter's config says something that no member's does; nothing in it is run.
-        """
-        from pareto_align.policies.serving import load_adapter
-
-        return load_adapter(self._front.record.base, self.adapter_path, self.id, base, **load)
-
-    def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, seed: int | None = 0, **kw: Any
-    ) -> list[str]:
-        """Answer prompts with this adapter, by default as it answered when it was measured.
-
-        Temperature, `top_k`, `top_p` and length are those of the run; the model's own generation config has no say.
-        The base model is loaded once for a front and kept; members share it.
-
-        Args:
-            prompts: One prompt or several, each text or chat messages.
-            batch_size: Prompts answered at a time.
-            seed: Of what is drawn: equal calls give equal answers. None goes on with torch's own random state.
-            **kw: Passed to `generate` of transformers, where it wins: `max_new_tokens`, `temperature` (0 takes the
-                likeliest token), `do_sample=False`, ... A `generation_config` replaces the run's sampling altogether.
-
-        Returns:
-            One completion a prompt.
-
-        Raises:
-            ConfigError: `batch_size` or `seed` is none, or transformers does not take what is passed to it.
-            PromptError: A prompt is empty, or neither text nor chat messages.
-            ModelError: The base or the adapter cannot be loaded; where the run was given a model in memory, the front's
-                `base` must be set first.
-        """
-        return self._front.server().generate(self.adapter_path, prompts, batch_size=batch_size, seed=seed, **kw)
-
-    def __repr__(self) -> str:
-        front, parts = self._front, []
-        for i, name in enumerate(front.names):
-            digits = decimals(front.halfwidth[:, i], front.values[:, i])
-            (text,) = interval_texts(self.values[i : i + 1], self.low[i : i + 1], self.high[i : i + 1], digits)
-            parts.append(f"{name} {text}")
-        return one_line(f"<{type(self).__name__} {self.id}: {', '.join(parts)}>")
-
-    def _repr_html_(self) -> str:
-        return self._front.members_html([self])
-
-
-class Choice:
-    """The member that serves a preference best, and how sure that is.
-
-    Attributes:
-        member: The chosen member.
-        regret: Expected loss against the member that is truly best, in normalised utility: what noise may cost. NaN
-            where one measurement, or a few all equal, say nothing of the noise.
-        runner_up: The member that comes second, or None on a front of one.
-        probability_best: How likely the choice is the best on all prompts like those measured on, by Student's t; NaN
-            where one measurement, or a few all equal, say nothing of the noise.
-        feasible: Whether its whole 95 % intervals keep the asked limits, each by itself; its means always do. False
-            where one measurement, or a few all equal, say nothing of the noise.
-        rule: The rule that chose: "chebyshev", "linear", "knee", "lexicographic" or the name of a function; "elicited"
-            by the answers of a user, "like" by comparisons.
-        posterior: Of `select_like`, how probable it is that each member, by its id, is the one that is wanted; else
-            None.
-        reason: A few sentences saying why, and how the preference was read.
-    """
-
-    def __init__(self, front: ParetoFront, answered: Answer) -> None:
-        self.member = front[answered.row]
-        self.regret = answered.regret
-        self.runner_up = None if answered.runner_up is None else front[answered.runner_up]
-        self.probability_best = answered.probability_best
-        self.feasible = answered.feasible
-        self.rule = answered.rule
-        self.posterior = None if answered.posterior is None else dict(answered.posterior)
-        self._front, self._answered = front, answered
-        self.reason = answered.reason
-
-    def explain(self) -> str:
-        """Two sentences for somebody who decides on it: its values against the untrained model's, and what the
-        runner-up would change, in the user's units."""
-        return explanation(self._front.record, self._answered)
-
-    def _repr_html_(self) -> str:
-        shown = [self.member, *([] if self.runner_up is None else [self.runner_up])]
-        return f"<p>{html.escape(self.explain())}</p>{self._front.members_html(shown)}"
-
-    @property
-    def values(self) -> np.ndarray:
-        """[M] the member's means, in the user's units."""
-        return self.member.values
-
-    @property
-    def stderr(self) -> np.ndarray:
-        """[M] the member's standard errors."""
-        return self.member.stderr
-
-    @property
-    def adapter_path(self) -> Path:
-        """The member's folder, a stock PEFT adapter."""
-        return self.member.adapter_path
-
-    def load_model(self, base: Any = None, **load: Any) -> PeftModel:
-        """The base model with the chosen adapter on it; see `Member.load_model`."""
-        return self.member.load_model(base, **load)
-
-    def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, seed: int | None = 0, **kw: Any
-    ) -> list[str]:
-        """Answer prompts with the chosen adapter; see `Member.generate`."""
-        return self.member.generate(prompts, batch_size=batch_size, seed=seed, **kw)
-
-    def __repr__(self) -> str:
-        second = "" if self.runner_up is None else f", runner-up {self.runner_up.id}"
-        member = repr(self.member).removeprefix("<Member ").removesuffix(">")
-        if np.isnan(self.probability_best):
-            return one_line(f"<Choice {member}; not known to be the best, too little was measured{second}>")
-        sure = f"best with probability {self.probability_best:.2f}, regret {self.regret:.3f}"
-        return one_line(f"<Choice {member}; {sure}{second}>")
 
 
 class Shown:
@@ -434,37 +256,112 @@ class ParetoFront:
             )
         return found.value if confidence is None else (found.value, found.low, found.high)
 
-    def plot(self, *, labels: bool = True) -> Figure:
-        """The front: members with 95 % intervals, what fell, and the untrained model."""
-        from pareto_align.report.front_plot import draw_front, front_info
+    def plot(
+        self, *, labels: bool = True, highlight: Sequence[str] | None = None, style: Literal["light", "dark"] = "light"
+    ) -> Figure:
+        """The front: members with 95 % intervals, what fell, the untrained model, and constraints with their limits.
 
-        return draw_front(front_info(self.record), labels=labels)
-
-    def plot_history(self) -> Figure:
-        """Hypervolume and each policy's objectives over the run.
+        Args:
+            labels: Whether members are named.
+            highlight: With four objectives or more: the ids of up to eight members that are drawn in colour; by default
+                all of up to eight, else the best one of each objective and the one whose worst objective is best.
+            style: "light", or "dark" for dark backgrounds.
 
         Raises:
+            ConfigError: A member to highlight, or the style, is none.
+        """
+        from pareto_align.report.front_plot import draw_front, front_info
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_front(front_info(self.record), labels=labels, highlight=highlight)
+
+    def plot_history(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """Hypervolume and each policy's objectives over the run, with limits where there are some.
+
+        Raises:
+            ConfigError: The style is none.
             FrontFileError: The front was loaded without its run's journal.
         """
         from pareto_align.report.history_plot import draw_history, history_info
+        from pareto_align.report.style import drawn_in
 
-        return draw_history(history_info(self.record, self.history))
+        with drawn_in(style):
+            return draw_history(history_info(self.record, self.history))
 
-    def plot_weights(self) -> Figure:
-        """The weights each policy trained under.
+    def plot_weights(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """The weights each policy trained under, and the multipliers on constraints.
 
         Raises:
+            ConfigError: The style is none.
             FrontFileError: The front was loaded without its run's journal.
         """
+        from pareto_align.report.style import drawn_in
         from pareto_align.report.weights_plot import draw_weights, weights_info
 
-        return draw_weights(weights_info(self.record, self.history))
+        with drawn_in(style):
+            return draw_weights(weights_info(self.record, self.history))
 
-    def plot_tradeoff(self, gain: str | None = None, cost: str | None = None) -> Figure:
-        """What one more point of `gain` costs in `cost`, along the front; every pair of up to three by default."""
+    def plot_tradeoff(
+        self, gain: str | None = None, cost: str | None = None, *, style: Literal["light", "dark"] = "light"
+    ) -> Figure:
+        """What one more point of `gain` costs in `cost`, along the front; every pair of up to three by default.
+
+        Raises:
+            ConfigError: An objective or the style is none, or the front has one objective.
+        """
+        from pareto_align.report.style import drawn_in
         from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
 
-        return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+        with drawn_in(style):
+            return draw_tradeoff(tradeoff_info(self.record, gain, cost))
+
+    def plot_prices(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """What each objective costs in each other one, a matrix; for three objectives or more.
+
+        Raises:
+            ConfigError: The front has fewer objectives, or the style is none.
+        """
+        from pareto_align.report.prices_plot import draw_prices, prices_info
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_prices(prices_info(self.record))
+
+    def plot_audit(self, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """Audited objectives against optimised ones over the run: whether what was not trained on follows, or falls.
+
+        Raises:
+            ConfigError: Nothing was audited, or the style is none.
+            FrontFileError: The front was loaded without its run's journal.
+        """
+        from pareto_align.report.audit_plot import audit_info, draw_audit
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_audit(audit_info(self.record, self.history))
+
+    def plot_data(
+        self,
+        kind: Literal["front", "history", "weights", "tradeoff", "prices", "audit"] = "front",
+        *,
+        gain: str | None = None,
+        cost: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The numbers of a figure, one mapping a mark, in your units; `pandas.DataFrame(front.plot_data())` is a table.
+
+        Args:
+            kind: Which figure.
+            gain: With "tradeoff": as in `plot_tradeoff`.
+            cost: Likewise.
+
+        Raises:
+            ConfigError: There is no such figure, or the front has nothing for it.
+            FrontFileError: The run's journal is needed and not there.
+        """
+        from pareto_align.report.figure_data import figure_rows
+
+        return figure_rows(self.record, self.history, kind, gain, cost)
 
     def page(self, path: str | os.PathLike[str] | None = None) -> str:
         """The page of the front: one HTML file in which somebody without Python chooses a member.
@@ -733,6 +630,87 @@ class ParetoFront:
         tables = [np.stack([utilities(member, draw) for member in self]) for draw in (seed, seed + 1)]
         return headroom(*tables, seed=seed)
 
+    def compare(self, other: ParetoFront) -> FrontComparison:
+        """This front and another one on the same objectives in one frame: hypervolumes, and their difference with an
+        interval, paired where both were measured on the same prompts.
+
+        Which prompts those are is read from the run folders; a front without one is compared as if the prompts were
+        others. Rewards of the same name are taken to be the same. `print` it, or draw it with `plot_comparison`.
+
+        Raises:
+            ConfigError: The fronts have other objectives, or one has no members.
+        """
+        from pareto_align.report.comparison import compare_fronts
+        from pareto_align.runs.folder import kept_prompts
+
+        fronts = (self, other)
+        prompts = [kept_prompts(exporting.journal_path(f.path).parent, f.record.split) for f in fronts]
+        names = [f.path.name if f.path.name not in ("", "front") else f.path.resolve().parent.name for f in fronts]
+        if names[0] == names[1]:
+            names = [str(f.path) for f in fronts]
+        return compare_fronts(self.record, other.record, (names[0], names[1]), (prompts[0], prompts[1]))
+
+    def plot_comparison(self, other: ParetoFront, *, style: Literal["light", "dark"] = "light") -> Figure:
+        """What this front and another one attain, over each other; for two or three objectives.
+
+        Raises:
+            ConfigError: The fronts have other objectives, too many, or no members, or the style is none.
+        """
+        from pareto_align.report.comparison import draw_comparison
+        from pareto_align.report.style import drawn_in
+
+        with drawn_in(style):
+            return draw_comparison(self.compare(other))
+
+    def evaluate(
+        self,
+        tasks: Sequence[Any] | str,
+        *,
+        limit: int | None = None,
+        batch_size: int = 8,
+        untrained: bool = True,
+        **kw: Any,
+    ) -> ParetoFront:
+        """Put every member through public benchmarks, and return the front with the scores as audited objectives.
+
+        The tasks are those of lm-evaluation-harness, which has to be installed. Nothing on disk changes: `save` writes
+        what is returned, and its table, card, limits (`select(..., at_least={"arc_easy acc": 0.4})`) and page have the
+        new columns.
+
+        Args:
+            tasks: Names of tasks, or configs of one's own.
+            limit: The first so many questions of each task; by default all.
+            batch_size: Questions answered at a time.
+            untrained: Whether the untrained model is put through them as well.
+            **kw: Passed to `lm_eval.simple_evaluate`, such as `num_fewshot`, `apply_chat_template` or `task_manager`.
+
+        Raises:
+            ConfigError: lm_eval is not installed, does not know a task or takes no such argument; there are no
+                members; or a score is called like an objective.
+            ModelError: The base or an adapter cannot be loaded, or no task has a number for each question.
+        """
+        from pareto_align.evaluation.harness import check_tasks, harness_scores
+        from pareto_align.report.audits import with_audits
+
+        asked = check_tasks(tasks)
+        if not self._members:
+            raise ConfigError("This front has no members to put through benchmarks.")
+        server = self.server()
+        base = server.at_hand()
+        options = {"limit": limit, "batch_size": batch_size, **kw}
+        server.bare()
+        before = harness_scores(base.model, base.tokenizer, asked, **options) if untrained else None
+        found = []
+        for member in self._members:
+            model = member.load_model(base)
+            try:
+                found.append(harness_scores(model, base.tokenizer, asked, **options))
+            finally:
+                model.unload()
+        return ParetoFront(
+            with_audits(self.record, found, before), self.path, history=self.history, problems=self.problems
+        )
+
     def gate(
         self,
         prompts: Sequence[Prompt],
@@ -880,35 +858,158 @@ class ParetoFront:
         sources = {member.id: member.adapter_path for member in self._members}
 
         def copy(member: str, folder: Path) -> None:
-            exporting.copy_adapter(sources[member], folder)
+            exporting.copy_adapter(sources[member], folder, without=MEMBER_FILES)
 
         journal = exporting.journal_path(self.path)
         family = None if self.record.family is None else self.folder / self.record.family.adapter
-        write_front(
+        written = write_front(
             target,
             self.record,
             copy,
             None if family is None else lambda folder: exporting.copy_adapter(family, folder),
         )
-        (target / "README.md").write_text(self.card(), encoding="utf-8")
+        write_card(written, target)
         if journal.is_file() and journal.resolve() != (target / "journal.jsonl").resolve():
             shutil.copyfile(journal, target / "journal.jsonl")
         return target
 
-    def export(self, path: str | os.PathLike[str], format: Literal["peft", "vllm"] = "peft") -> Path:
-        """Copy the adapters to a new folder for use without this package.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: Literal["peft", "vllm"] = "peft",
+        *,
+        members: Sequence[str] | None = None,
+        merge: bool = False,
+        dtype: str | None = None,
+    ) -> Path:
+        """Copy the adapters, or whole models made of them, to a new folder for use without this package.
+
+        Each member's folder carries a README of its own and the sampling it was measured under.
 
         Args:
             path: A folder that does not exist yet, or is empty.
-            format: "peft": a stock PEFT folder a member and a model card. "vllm": the same and `lora_modules.json`,
-                whose entries are what `vllm serve --lora-modules` takes.
+            format: "peft": a stock PEFT folder a member and a model card. "vllm": the same, `serve.sh`, which starts
+                vLLM with all of them, and `lora_modules.json`, what `--lora-modules` takes.
+            members: The ids of those wanted; by default all.
+            merge: Merge each adapter into a copy of the base model, and write whole models that plain transformers
+                loads: as large as the base, each.
+            dtype: With `merge`: what the base is loaded as; by default as it was trained on. Sums that are rounded to
+                bfloat16 are not quite what base and adapter say apart.
 
         Raises:
-            ConfigError: An unknown format.
+            ConfigError: An unknown format or member, or a setting that goes with `merge` only, or not with it.
             FrontFileError: The folder has something in it, or an adapter is missing.
+            ModelError: The base model cannot be loaded, or an adapter cannot be merged into it: a quantised base, or an
+                activated adapter.
         """
-        adapters = {member.id: member.adapter_path for member in self._members}
-        return exporting.export_adapters(self.record, adapters, path_of(path, "path"), format)
+        wanted = list(self._members) if members is None else [self._named(member) for member in members]
+        if not wanted:
+            raise ConfigError("There is no member to export.")
+        adapters = {member.id: member.adapter_path for member in wanted}
+        target = path_of(path, "path")
+        if not merge:
+            if dtype is not None:
+                raise ConfigError("`dtype` is for merged models: give merge=True as well.")
+            return exporting.export_adapters(self.record, adapters, target, format)
+        if format != "peft":
+            raise ConfigError(f"Merged models are whole ones: format={format!r} is for adapters.")
+        check_new(target)
+        from pareto_align.policies.merging import Merger
+
+        merger = Merger(self.record.base, generation_settings(self.record), base=self.base, dtype=dtype)
+        return exporting.export_merged(
+            self.record, adapters, target, lambda member, folder: merger.merge(adapters[member], folder)
+        )
+
+    def _named(self, member: str) -> Member:
+        try:
+            return self[member]
+        except KeyError as error:
+            raise ConfigError(str(error.args[0])) from None
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+        create_pr: bool = False,
+        license: str | None = None,
+        datasets: Sequence[str] | None = None,
+        journal: bool = False,
+    ) -> str:
+        """Put the front into one repository on the Hugging Face Hub, a member in each folder of `members/`.
+
+        Stock PEFT loads one of them by `PeftModel.from_pretrained(base, repo, subfolder="members/m0005")`, and
+        `ParetoFront.from_hub` all. The card has each member's means as evaluation results.
+
+        Args:
+            repo: Its name, owner/name; it is made if need be. Members that are there and not here are removed.
+            private: Whether a repository that is made is private; by default as your account has it.
+            token: By default the one that the machine is logged in with. It is written nowhere.
+            revision: The branch to commit to.
+            message: Of the commit.
+            create_pr: Open a pull request instead of committing.
+            license: Of the adapters, as the Hub calls it, such as "apache-2.0".
+            datasets: Data sets on the Hub that they were trained on.
+            journal: Whether the run's journal goes along, with which the history can be drawn.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ConfigError: The name is none, or there is no token.
+            FrontFileError: An adapter is missing, or the Hub refuses or cannot be reached.
+        """
+        from pareto_align.report.hub import card_header, check_repo, send_folder
+
+        name = check_repo(repo)
+        with tempfile.TemporaryDirectory(prefix="pareto-align-") as scratch:
+            folder = self.save(Path(scratch) / "front")
+            record, _ = read_front(folder)
+            header = card_header(
+                record, results=name.rpartition("/")[2], license=license, datasets=list(datasets or ())
+            )
+            (folder / "README.md").write_text(model_card(record, header=header, repo=name), encoding="utf-8")
+            if not journal:
+                (folder / "journal.jsonl").unlink(missing_ok=True)
+            return send_folder(
+                folder, name, private=private, token=token, revision=revision, message=message, create_pr=create_pr
+            )
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> ParetoFront:
+        """Load a front that `push_to_hub` put on the Hugging Face Hub.
+
+        Nothing that is fetched is run or imported, and every file is compared with its checksum in front.json.
+
+        Args:
+            repo: Its name, owner/name.
+            revision: A branch, tag or commit; by default the main branch.
+            token: For a private one; by default the one that the machine is logged in with.
+            path: A new folder to keep it in; by default one in the cache, which the next call finds again.
+
+        Raises:
+            ConfigError: The name is none, or there is no token.
+            FrontFileError: There is no such repository, no front in it, or the Hub cannot be reached.
+        """
+        from pareto_align.policies.records import cache_folder
+        from pareto_align.report.hub import check_repo, fetch_front
+
+        keep = None if path is None else path_of(path, "path")
+        if keep is not None:
+            check_new(keep)
+        name = check_repo(repo)
+        return cls.load(fetch_front(name, cache_folder() / "fronts", revision=revision, token=token, keep=keep))
 
     def card(self) -> str:
         """The model card of the front folder, README.md for the Hugging Face Hub."""

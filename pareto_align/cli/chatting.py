@@ -10,10 +10,12 @@ from typing import Any
 
 from pareto_align.blend import Blend
 from pareto_align.cli.output import print_json, say
+from pareto_align.cli.remote import RemoteServer, ServedMember, served
 from pareto_align.distributions import is_asked_of_hub
-from pareto_align.errors import ParetoAlignError, PreferenceError, PromptError
+from pareto_align.errors import ModelError, ParetoAlignError, PreferenceError, PromptError
 from pareto_align.family_member import FamilyMember
 from pareto_align.printable import one_line
+from pareto_align.report.export import folder_names
 from pareto_align.report.units import optimized
 from pareto_align.result import Member, ParetoFront
 
@@ -40,13 +42,15 @@ def chat(arguments: argparse.Namespace) -> None:
         raise PreferenceError(
             "--by mixes members for a preference: give it without --member, --rule, --criterion and limits."
         )
+    if arguments.by is not None and arguments.server is not None:
+        raise PreferenceError("A server has members and no mixtures of them: leave --by or --server out.")
     front = ParetoFront.load(arguments.run)
     talk = _Conversation(front, arguments)
     if arguments.member is not None:
         talk.take(arguments.member)
     else:
         talk.prefer(arguments.prefer)
-    if is_asked_of_hub(name := front.record.base.get("name")):
+    if arguments.server is None and is_asked_of_hub(name := front.record.base.get("name")):
         say(f"The base model is {name}, which the Hugging Face Hub is asked for.", to=sys.stderr)
     try:
         if arguments.prompt is not None:
@@ -79,7 +83,7 @@ def _loop(talk: _Conversation) -> None:
 class _Conversation:
     """A member at hand, how it samples, and what was said so far."""
 
-    member: Member | Blend | FamilyMember
+    member: Member | Blend | FamilyMember | ServedMember
 
     def __init__(self, front: ParetoFront, arguments: argparse.Namespace) -> None:
         self.front = front
@@ -91,6 +95,10 @@ class _Conversation:
             "at_most": arguments.at_most,
         }
         self.by = arguments.by
+        self.served: dict[str, ServedMember] | None = None
+        if arguments.server is not None:
+            self.server = RemoteServer(arguments.server, arguments.api_key_env)
+            self.served = served(front, self.server, folder_names({found.id: found.adapter_path for found in front}))
         self.options = _sampling(front, arguments)
         self.remember = arguments.remember
         self.system = _shared_system(front) if arguments.system is None else arguments.system
@@ -104,7 +112,7 @@ class _Conversation:
     def take(self, name: str) -> None:
         """Switch to a member by name."""
         try:
-            self.member = self.front[name]
+            self.member = self._answering(self.front[name])
         except KeyError:
             ids = [member.id for member in self.front]
             near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
@@ -117,7 +125,17 @@ class _Conversation:
             spanning = [self.front.names[i] for i in optimized(self.front.record)]
             self.member = self.front.mixture(preference or dict.fromkeys(spanning, 1.0), by=self.by)
             return
-        self.member = self.front.select(preference, **self.limits).member
+        self.member = self._answering(self.front.select(preference, **self.limits).member)
+
+    def _answering(self, member: Member) -> Member | ServedMember:
+        """Who answers for a member: itself, or the server that has it."""
+        if self.served is None:
+            return member
+        if member.id not in self.served:
+            raise ModelError(
+                f"The server at {self.server.address} does not have {member.id}; it has {', '.join(self.served)}."
+            )
+        return self.served[member.id]
 
     def introduction(self) -> str:
         """Who answers, and under which system message."""

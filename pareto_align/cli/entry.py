@@ -28,6 +28,7 @@ _HOMES = {
     "tune": "training",
     "runs": "following",
     "watch": "following",
+    "compare": "fronts",
     "data": "data",
     "rewards": "data",
     "front": "fronts",
@@ -35,10 +36,13 @@ _HOMES = {
     "plot": "fronts",
     "page": "fronts",
     "export": "fronts",
+    "push": "fronts",
     "blend": "blending",
     "elicit": "eliciting",
     "chat": "chatting",
     "bench": "benchmarking",
+    "config": "configuring",
+    "completion": "configuring",
     "env": "environment",
 }
 """Which module holds a command; it is imported when the command runs, so that `--help` costs nothing."""
@@ -84,7 +88,11 @@ def _notes(error: BaseException) -> list[str]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command in ("fit", "resume", "tune") and not any(text.startswith("-") for text in rest):
+    if (
+        rest
+        and arguments.command in ("fit", "resume", "tune", "config")
+        and not any(text.startswith("-") for text in rest)
+    ):
         # argparse gives all positional arguments to their first group: `fit run.yaml --json steps=20`
         arguments.overrides += rest
     elif rest:

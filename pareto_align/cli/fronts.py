@@ -1,18 +1,20 @@
-"""The commands that look at a finished front: `front`, `select`, `plot`, `page` and `export`."""
+"""The commands that look at a finished front: `front`, `compare`, `select`, `plot`, `page`, `export` and `push`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pareto_align.cli.output import front_json, print_front, print_json, say
-from pareto_align.cli.parser import KINDS
+from pareto_align.cli.parser import IMAGES, KINDS
 from pareto_align.errors import ConfigError
 from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines
 from pareto_align.result import Choice, ParetoFront
 
-__all__ = ["export", "front", "page", "plot", "select"]
+__all__ = ["compare", "export", "front", "page", "plot", "push", "select"]
 
 _DPI = 160
 
@@ -86,33 +88,83 @@ def _chosen(loaded: ParetoFront, arguments: argparse.Namespace) -> Choice:
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """Draw figures of a front, one PNG file a kind.
+    """Draw figures of a front, one file a kind, and their numbers if they are wanted.
 
     Raises:
-        ConfigError: `--out` cannot be written.
+        ConfigError: `--out` cannot be written, or an option is for another figure.
     """
+    for option, kind in (("gain", "tradeoff"), ("cost", "tradeoff"), ("highlight", "front")):
+        if getattr(arguments, option) is not None and arguments.kind not in (kind, "all"):
+            raise ConfigError(f"--{option} is for --kind {kind}.")
     loaded = ParetoFront.load(arguments.run)
     kinds = _possible(loaded) if arguments.kind == "all" else [arguments.kind]
-    draw = {
-        "front": loaded.plot,
-        "history": loaded.plot_history,
-        "weights": loaded.plot_weights,
-        "tradeoff": loaded.plot_tradeoff,
+    style, pair = arguments.style, {"gain": arguments.gain, "cost": arguments.cost}
+    draw: dict[str, Callable[[], Any]] = {
+        "front": lambda: loaded.plot(highlight=arguments.highlight, style=style),
+        "history": lambda: loaded.plot_history(style=style),
+        "weights": lambda: loaded.plot_weights(style=style),
+        "tradeoff": lambda: loaded.plot_tradeoff(**pair, style=style),
+        "prices": lambda: loaded.plot_prices(style=style),
+        "audit": lambda: loaded.plot_audit(style=style),
     }
     out = arguments.out or (loaded.path if loaded.path.is_dir() else loaded.folder)
     figures = {kind: draw[kind]() for kind in kinds}
-    files = {kind: out / f"{kind}.png" for kind in kinds}
+    tables: dict[str, str] = {}
+    if arguments.data:
+        from pareto_align.report.figure_data import as_csv
+
+        tables = {kind: as_csv(loaded.plot_data(kind, **pair)) for kind in kinds}  # type: ignore[arg-type]
+    files = {kind: out / f"{kind}.{arguments.format}" for kind in kinds}
+    data = {kind: out / f"{kind}.csv" for kind in tables}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for kind, figure in figures.items():
-            figure.savefig(files[kind], dpi=_DPI)
+            _save(figure, files[kind], arguments.format)
+        for kind, table in tables.items():
+            data[kind].write_text(table, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot write figures to {out}: {error.strerror or error}. Try --out DIR.") from error
     if arguments.json:
-        print_json(files)
+        print_json({**files, "data": data} if data else files)
     else:
-        for file in files.values():
+        for file in [*files.values(), *data.values()]:
             say(str(file))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print what two fronts attain in one frame, and draw it if that is wanted.
+
+    Raises:
+        ConfigError: The fronts have no frame in common, or `--out` names no such image or cannot be written.
+    """
+    kind = None if arguments.out is None else arguments.out.suffix.lower().removeprefix(".")
+    if kind is not None and kind not in IMAGES:
+        raise ConfigError(f"--out must end in {', '.join('.' + image for image in IMAGES)}. Found {arguments.out}.")
+    first, second = ParetoFront.load(arguments.first), ParetoFront.load(arguments.second)
+    found = first.compare(second)
+    if kind is not None:
+        figure = first.plot_comparison(second, style=arguments.style)
+        try:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            _save(figure, arguments.out, kind)
+        except OSError as error:
+            raise ConfigError(f"Cannot write {arguments.out}: {error.strerror or error}.") from error
+    if arguments.json:
+        print_json({**found.to_dict(), **({} if kind is None else {"figure": arguments.out})})
+        return
+    say(str(found))
+    if kind is not None:
+        say(str(arguments.out))
+
+
+def _save(figure: Any, file: Path, kind: str) -> None:
+    """Write a figure with what is seen in words, and without a clock: equal fronts give equal bytes."""
+    import matplotlib
+
+    words = {"png": {"Description": figure.alt}, "svg": {"Description": figure.alt, "Date": None},
+             "pdf": {"Subject": figure.alt, "CreationDate": None}}[kind]  # fmt: skip
+    with matplotlib.rc_context({"svg.hashsalt": "pareto-align"}):
+        figure.savefig(file, format=kind, dpi=_DPI, facecolor=figure.get_facecolor(), metadata=words)
 
 
 def page(arguments: argparse.Namespace) -> None:
@@ -128,20 +180,56 @@ def page(arguments: argparse.Namespace) -> None:
 
 def _possible(loaded: ParetoFront) -> list[str]:
     """The kinds of figure that this front has something for."""
-    steps = any(event.get("event") == "step" for event in loaded.history)
-    objectives = sum(objective.role == "optimize" for objective in loaded.record.objectives)
-    left_out = (set() if steps else {"history", "weights"}) | (set() if objectives > 1 else {"tradeoff"})
-    return [kind for kind in KINDS if kind not in left_out]
+    told = {event.get("event") for event in loaded.history}
+    roles = [objective.role for objective in loaded.record.objectives]
+    has = {
+        "front": True,
+        "history": "step" in told,
+        "weights": "step" in told,
+        "tradeoff": roles.count("optimize") > 1,
+        "prices": roles.count("optimize") > 2,
+        "audit": "audit" in roles and "evaluation" in told,
+    }
+    return [kind for kind in KINDS if has[kind]]
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Copy the adapters to a new folder."""
+    """Copy the adapters to a new folder, or merge them into whole models.
+
+    Raises:
+        ConfigError: `--dtype` without `--merge`, or an unknown member.
+    """
     loaded = ParetoFront.load(arguments.run)
-    folder = loaded.export(arguments.out, format=arguments.format)
-    names = folder_names({member.id: member.adapter_path for member in loaded})
+    folder = loaded.export(
+        arguments.out,
+        format=arguments.format,
+        members=arguments.member,
+        merge=arguments.merge,
+        dtype=arguments.dtype,
+    )
+    wanted = [member for member in loaded if arguments.member is None or member.id in arguments.member]
+    names = folder_names({member.id: member.adapter_path for member in wanted})
+    what = "merged" if arguments.merge else "adapters"
     if arguments.json:
-        print_json({"folder": folder, "adapters": {member: folder / name for member, name in names.items()}})
+        print_json({"folder": folder, what: {member: folder / name for member, name in names.items()}})
         return
-    say(f"{len(names)} adapter{'' if len(names) == 1 else 's'} in {folder}")
+    kind = "merged model" if arguments.merge else "adapter"
+    say(f"{len(names)} {kind}{'' if len(names) == 1 else 's'} in {folder}")
     if arguments.format == "vllm":
-        say(f"README.md there says how to start vLLM with {folder / 'lora_modules.json'}")
+        say(f"sh {folder / 'serve.sh'} starts vLLM with them")
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Put a front on the Hugging Face Hub, and print where it is."""
+    loaded = ParetoFront.load(arguments.run)
+    address = loaded.push_to_hub(
+        arguments.repo,
+        private=arguments.private,
+        license=arguments.license,
+        create_pr=arguments.create_pr,
+        journal=arguments.journal,
+    )
+    if arguments.json:
+        print_json({"address": address})
+    else:
+        say(address)

@@ -13,9 +13,11 @@ from typing import Any
 
 import pareto_align
 
-__all__ = ["KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser"]
+__all__ = ["IMAGES", "KINDS", "LABEL_KINDS", "PAIRS", "REWARDS", "SOURCES", "build_parser", "is_path"]
 
-KINDS = ("front", "history", "weights", "tradeoff")
+KINDS = ("front", "history", "weights", "tradeoff", "prices", "audit")
+_STYLES = ("light", "dark")
+IMAGES = ("png", "svg", "pdf")
 _RULES = ("linear", "chebyshev", "knee", "lexicographic")
 _WAYS = ("auto", "map", "logits", "soup")
 _FORMATS = ("peft", "vllm")
@@ -73,6 +75,11 @@ def _kind(text: str) -> tuple[str, str]:
 
 def _path(text: str) -> Path:
     return Path(os.path.expanduser(text))  # shells leave the ~ of --out=~/figures alone
+
+
+def is_path(action: argparse.Action) -> bool:
+    """Whether an argument is a file or a folder."""
+    return action.type is _path
 
 
 def _count(text: str) -> int:
@@ -213,6 +220,18 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="show how it stands now, and end")
     watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often to look (default 1)")
 
+    compare = command(
+        "compare",
+        "compare two fronts in one frame",
+        "Compare two fronts on the same objectives in one frame: hypervolumes, their difference with an interval "
+        "(paired where both were measured on the same prompts), and how many members of each the other beats.",
+        "print one JSON object",
+    )
+    for which in ("first", "second"):
+        compare.add_argument(which, type=_path, metavar="RUN", help="a run folder, or the front folder in it")
+    compare.add_argument("--out", type=_path, metavar="FILE", help="also draw both to this PNG, SVG or PDF file")
+    compare.add_argument("--style", choices=_STYLES, default="light", help="with --out (default: light)")
+
     data = command(
         "data",
         "look at comparisons before anything is trained",
@@ -301,11 +320,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limits(elicit, preference=False)
 
     plot = command(
-        "plot", "draw figures of a front", "Draw figures of a front as PNG files.", "print a JSON object, kind to file"
+        "plot",
+        "draw figures of a front",
+        "Draw figures of a front as PNG, SVG or PDF files, with the numbers beside them if they are wanted.",
+        "print a JSON object, kind to file",
     )
     _add_run(plot)
     plot.add_argument("--kind", choices=(*KINDS, "all"), default="front", help="which figure (default: front)")
     plot.add_argument("--out", type=_path, metavar="DIR", help="folder for the figures (default: RUN)")
+    plot.add_argument("--format", choices=IMAGES, default="png", help="of the files (default: png)")
+    plot.add_argument("--data", action="store_true", help="also a CSV file with what each figure shows")
+    plot.add_argument("--style", choices=_STYLES, default="light", help="dark is for dark backgrounds (default: light)")
+    plot.add_argument("--gain", metavar="NAME", help="with tradeoff: the objective that is bought")
+    plot.add_argument("--cost", metavar="NAME", help="with tradeoff: the objective that pays")
+    plot.add_argument(
+        "--highlight", nargs="+", metavar="ID", help="with front, four objectives or more: members in colour"
+    )
 
     page = command(
         "page",
@@ -341,18 +371,45 @@ def build_parser() -> argparse.ArgumentParser:
         "--temperature", type=_temperature, help="0 takes the likeliest token each time (default: the run's)"
     )
     chat.add_argument("--seed", type=int, help="seeds the sampling (default 0)")
+    chat.add_argument(
+        "--server", metavar="URL", help="ask a server that has the members, such as one of vLLM; no model is loaded"
+    )
+    chat.add_argument(
+        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME",
+        help="with --server: the environment variable with its key (default OPENAI_API_KEY)",
+    )  # fmt: skip
 
     export = command(
         "export",
         "copy the adapters for use elsewhere",
-        "Copy the adapters to a new folder, as PEFT or vLLM take them.",
+        "Copy the adapters to a new folder, as PEFT or vLLM take them, each with a README and the sampling it was "
+        "measured under; or merge them into copies of the base model.",
         "print the folder and those of the members as JSON",
     )
     _add_run(export)
     export.add_argument("--out", type=_path, metavar="DIR", required=True, help="the new folder")
     export.add_argument(
-        "--format", choices=_FORMATS, default="peft", help="vllm adds a lora_modules.json (default: peft)"
+        "--format", choices=_FORMATS, default="peft", help="vllm adds a script that starts vLLM (default: peft)"
     )
+    export.add_argument("--member", nargs="+", metavar="ID", help="these members only (default: all)")
+    export.add_argument(
+        "--merge", action="store_true", help="whole models that plain transformers loads, each as large as the base"
+    )
+    export.add_argument("--dtype", metavar="DTYPE", help="with --merge: of the models (default: the run's)")
+
+    push = command(
+        "push",
+        "put a front on the Hugging Face Hub",
+        "Put a front into one repository on the Hugging Face Hub, with a card that has the measured means, and print "
+        "the address. Stock PEFT loads a member of it by subfolder=.",
+        "print a JSON object with the address",
+    )
+    _add_run(push)
+    push.add_argument("repo", metavar="REPO", help="owner/name; made if need be")
+    push.add_argument("--private", action="store_true", default=None, help="make it private")
+    push.add_argument("--license", metavar="LICENSE", help="of the adapters, as the Hub calls it")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    push.add_argument("--journal", action="store_true", help="the run's journal goes along")
 
     bench = command(
         "bench",
@@ -391,6 +448,27 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--json", type=_path, metavar="FILE", help="also write everything measured to this file, as JSON"
     )
+
+    config = command(
+        "config",
+        "print a config with every default, or the schema of configs",
+        "Print a config with overrides applied and every setting's default written out, checked, but without looking "
+        "at the model, the prompts or the code that it names. With --schema: the JSON Schema of configs, for editors.",
+        "print the config as one JSON object instead of YAML",
+    )
+    config.add_argument("config", type=_path, nargs="?", metavar="CONFIG", help="the YAML file")
+    config.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="sets a key, as for fit")
+    config.add_argument("--print", action="store_true", help="print the config (what happens without --schema)")
+    config.add_argument("--schema", action="store_true", help="print the JSON Schema of configs instead")
+
+    completion = command(
+        "completion",
+        "print a script that completes commands in a shell",
+        "Print a script that completes this program's commands, options and files in a shell. For bash: "
+        'eval "$(pareto-align completion bash)".',
+        "print a JSON object with the script",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
 
     command("env", "say what this machine can do", "Print versions, device, dtype and cache folder.", "print as JSON")
     return parser

@@ -15,6 +15,7 @@ from pareto_align.arguments import path_of
 from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_types, whole
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
+from pareto_align.config.prompt_sets import read_prompt_set
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.rows import read_rows
@@ -222,7 +223,8 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
 def _held_out(value: Any) -> tuple[Any, Any]:
     """Held-out prompts as written, and how many of them each split takes: `eval_prompts` may say either or both."""
     if isinstance(value, dict):
-        return value.get("path"), value.get("count")
+        rest = {key: given for key, given in value.items() if key != "count"}
+        return (rest["path"] if set(rest) == {"path"} else rest or None), value.get("count")
     return (value, None) if isinstance(value, str | list) else (None, value)
 
 
@@ -230,8 +232,10 @@ def _prompts(key: str, value: Any, folder: Path) -> list[Any]:
     if isinstance(value, list):
         read_rows(value, key)
         return value
+    if isinstance(value, dict):
+        return read_prompt_set(value, key, folder)
     if not isinstance(value, str):
-        raise ConfigError(f"`{key}` must be the path of a file or a list of prompts. Found {value!r}.")
+        raise ConfigError(f"`{key}` must be the path of a file, a list of prompts, or a mapping. Found {value!r}.")
     return read_prompt_file(folder / os.path.expanduser(value))
 
 

@@ -13,6 +13,7 @@ from pareto_align.spelling import hint
 
 __all__ = [
     "OBJECTIVE_KEYS",
+    "PROMPT_KEYS",
     "SECTIONS",
     "TRUTH_KEYS",
     "TUNING_KEYS",
@@ -25,8 +26,10 @@ __all__ = [
 
 SECTIONS: dict[str, str] = {
     "model": "hub id, folder, GGUF file or pypi:<distribution>; one that starts with . is relative to the config file",
-    "prompts": "a .txt, .jsonl, .json or .csv file, relative to the config file, or a list of prompts",
-    "eval_prompts": "instead of a number: held-out prompts, a file or a list; or both, {path: ..., count: ...}",
+    "prompts": "a .txt, .jsonl, .json, .csv or .parquet file, relative to the config file, a list of prompts, or a "
+    "mapping such as {dataset: openai/gsm8k, config: main, split: 'train[:500]', column: question}",
+    "eval_prompts": "instead of a number: held-out prompts, a file, a list or a mapping; or both, "
+    "{path: ..., count: ...}",
     "comparisons": "instead of prompts, for a learner such as dpo: a .jsonl, .json or .csv file, a list of rows, or "
     "{path: ..., format: ..., labels: [...], pairs: ..., user: ...} as Comparisons.read takes them",
     "eval_comparisons": "held-out comparisons, in the same way; by default taken from `comparisons`",
@@ -51,6 +54,18 @@ SECTIONS: dict[str, str] = {
     "tuning": "what `pareto-align tune` searches, and on which seeds; other commands pass it over",
 }
 """The keys beside the fields of `Settings`, each with its meaning."""
+
+PROMPT_KEYS: dict[str, str] = {
+    "path": "a .txt, .jsonl, .json, .csv or .parquet file, relative to the config file",
+    "dataset": "instead of a file: a data set on the Hugging Face Hub, or a folder (datasets)",
+    "config": "of a data set that has several",
+    "split": "of a data set, such as train or 'train[:500]'",
+    "revision": "of a data set: a branch, tag or commit",
+    "column": "the column with the prompts, by default prompt",
+    "columns": "those of the others that go to the rewards: a list, or {new name: theirs}; by default all",
+    "limit": "the first so many rows",
+}
+"""The keys of `prompts`, and beside `count` of `eval_prompts`, where they are mappings."""
 
 OBJECTIVE_KEYS: dict[str, str] = {
     "name": "how it is called in tables, figures and preferences",

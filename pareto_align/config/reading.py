@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pareto_align.config.keys import OBJECTIVE_KEYS, SECTIONS, TRUTH_KEYS, TUNING_KEYS, check_keys
+from pareto_align.config.keys import OBJECTIVE_KEYS, PROMPT_KEYS, SECTIONS, TRUTH_KEYS, TUNING_KEYS, check_keys
 from pareto_align.errors import ConfigError
 from pareto_align.printable import kind_of
 from pareto_align.runs.settings import settings_help
@@ -156,7 +156,9 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
         _apply(values, override)
     check_keys(values, [*SECTIONS, *settings_help()], str(file))
     if isinstance(values.get("eval_prompts"), dict):
-        check_keys(values["eval_prompts"], ["path", "count"], "`eval_prompts`")
+        check_keys(values["eval_prompts"], [*PROMPT_KEYS, "count"], "`eval_prompts`")
+    if isinstance(values.get("prompts"), dict):
+        check_keys(values["prompts"], PROMPT_KEYS, "`prompts`")
     if values.get("tuning") is not None:
         check_keys(values["tuning"], TUNING_KEYS, "`tuning`")
     objectives = values.get("objectives")

@@ -9,6 +9,7 @@ from pareto_align.objectives.ensembles import Ensemble, ensemble
 from pareto_align.objectives.forms import as_objectives
 from pareto_align.objectives.groups import of_group
 from pareto_align.objectives.judges import win_rate
+from pareto_align.objectives.llm_judges import llm_judge, llm_preference
 from pareto_align.objectives.models import reward_model
 from pareto_align.objectives.objective import Objective, ObjectiveSet
 from pareto_align.objectives.ranking import lexicographic
@@ -22,6 +23,7 @@ from pareto_align.objectives.text import (
     distinct_words,
     keyword_coverage,
     positive_tone,
+    profanity,
     readability,
     token_brevity,
     token_count,
@@ -58,9 +60,12 @@ __all__ = [
     "json_valid",
     "keyword_coverage",
     "lexicographic",
+    "llm_judge",
+    "llm_preference",
     "numeric_answer",
     "of_group",
     "positive_tone",
+    "profanity",
     "readability",
     "regex_match",
     "relevance",

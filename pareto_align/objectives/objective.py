@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, is_dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -341,6 +341,7 @@ class ObjectiveSet(Sequence[Objective]):
         self.reward_seconds = 0.0
         self.nan_counts: dict[str, int] = dict.fromkeys(self.names, 0)
         self.retry_counts: dict[str, int] = dict.fromkeys(self.names, 0)
+        self._judged_before = {name: -count for name, count in self._judged().items()}
 
     def score(
         self,
@@ -456,13 +457,21 @@ class ObjectiveSet(Sequence[Objective]):
         return rewards
 
     def counts(self) -> dict[str, Any]:
-        """What was asked of the rewards so far, and what came of it."""
+        """What was asked of the rewards so far, and what came of it; of judges behind a server also what they cost."""
         return {
             "reward_calls": self.reward_calls,
             "reward_seconds": self.reward_seconds,
             "nan_rewards": dict(self.nan_counts),
             "repeated_calls": dict(self.retry_counts),
+            **self.judged(),
         }
+
+    def judged(self) -> dict[str, int]:
+        """What judges behind a server have cost so far, as `judge_requests` and the like; nothing without one.
+
+        A resumed run counts on from where the checkpoint was taken.
+        """
+        return {name: count + self._judged_before.get(name, 0) for name, count in self._judged().items()}
 
     def load_counts(self, counts: Mapping[str, Any]) -> None:
         """Go on counting from `counts()`; what else the mapping holds is passed over."""
@@ -470,6 +479,27 @@ class ObjectiveSet(Sequence[Objective]):
         # checkpoints of the first runs lack the others
         self.nan_counts |= {name: int(count) for name, count in counts.get("nan_rewards", {}).items()}
         self.retry_counts |= {name: int(count) for name, count in counts.get("repeated_calls", {}).items()}
+        self._judged_before = {name: int(counts.get(name, 0)) - now for name, now in self._judged().items()}
+
+    def _judged(self) -> dict[str, int]:
+        """What all judges have cost in the life of this process, as `judge_requests` and the like; nothing without one.
+
+        A judge says so by a `usage` of whole numbers, wherever it stands in what an objective is made of.
+        """
+        rewards: list[Any] = [objective.reward for objective in self]
+        found: dict[int, Any] = {}
+        while rewards:
+            reward = rewards.pop()
+            members = getattr(reward, "members", ())
+            rewards += members if isinstance(members, tuple) else ()
+            usage = getattr(reward, "usage", None)
+            if is_dataclass(usage) and not isinstance(usage, type):
+                found[id(usage)] = usage
+        total: dict[str, int] = {}
+        for usage in found.values():
+            for name, count in vars(usage).items():
+                total[f"judge_{name}"] = total.get(f"judge_{name}", 0) + int(count)
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """What the rewards with a memory have learned, by objective name; plain numbers."""

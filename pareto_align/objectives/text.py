@@ -29,6 +29,7 @@ __all__ = [
     "distinct_words",
     "keyword_coverage",
     "positive_tone",
+    "profanity",
     "readability",
     "token_brevity",
     "token_count",
@@ -235,6 +236,35 @@ class distinct_words(TextReward):
 
 
 @dataclass(frozen=True)
+class profanity(TextReward):
+    """Probability that a text is offensive, in [0, 1], by alt-profanity-check; usually minimized or constrained.
+
+    A linear classifier over words and their pieces, trained on 200,000 comments in English; it ships with its package
+    and reads no network. A text without words is worth 0.
+
+    What a policy can exploit: it knows words and not meaning. A threat in polite words passes, as does an odd spelling
+    or another language, and saying less is the surest way to offend nobody. Constrain it, `role="constrain",
+    at_most=0.1`, and keep a classifier that reads sentences aside as an audit (`reward_model`).
+
+    Raises:
+        ObjectiveError: The package alt-profanity-check (extra `safety`) is not installed.
+    """
+
+    def __post_init__(self) -> None:
+        _require(self.__name__, "profanity_check", package="alt-profanity-check", extra="safety")
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """The probability of each completion."""
+        texts = [completion_text(completion) for completion in completions]
+        spoken = [n for n, text in enumerate(texts) if words(text)]
+        found: list[float | None] = [0.0] * len(texts)
+        if spoken:
+            for n, probability in zip(spoken, _profanity_of([texts[n] for n in spoken]), strict=True):
+                found[n] = float(probability)
+        return found
+
+
+@dataclass(frozen=True)
 class word_count(TextReward):
     """The number of words, as it is; usually minimized or constrained."""
 
@@ -334,10 +364,16 @@ def _readability_tools() -> tuple[Any, Any]:
     return textstat, Pyphen(lang="en_US")
 
 
-def _require(reward: str, *packages: str) -> None:
+def _profanity_of(texts: Sequence[str]) -> Any:
+    from profanity_check import predict_prob
+
+    return predict_prob(list(texts))
+
+
+def _require(reward: str, *modules: str, package: str | None = None, extra: str = "demo") -> None:
     """Refuse a reward without its packages: a run that cannot be judged does not begin."""
-    for package in packages:
-        if find_spec(package) is None:
+    for module in modules:
+        if find_spec(module) is None:
             raise ObjectiveError(
-                f"{reward} needs the package {package}; install it with: pip install 'pareto-align[demo]'."
+                f"{reward} needs the package {package or module}; install it with: pip install 'pareto-align[{extra}]'."
             )

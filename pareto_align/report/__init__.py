@@ -9,7 +9,8 @@ Only the modules that draw import matplotlib; the table and the card need numpy 
 
 from __future__ import annotations
 
-from pareto_align.report.card import model_card, write_card
+from pareto_align.report.card import model_card
+from pareto_align.report.handover import write_card
 from pareto_align.report.table import front_table, text_table
 
 __all__ = ["front_table", "model_card", "text_table", "write_card"]

@@ -7,43 +7,45 @@ stand in code fences longer than any fence inside them.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.distributions import hub_id
-from pareto_align.errors import FrontFileError, ParetoAlignError
+from pareto_align.errors import ParetoAlignError
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.fallen import PROMPTS, fallen_entries
+from pareto_align.report.hub import card_header
 from pareto_align.report.table import LABELS_TOLD, escape_markdown, front_table, markdown_table
 from pareto_align.report.units import shown_record
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["conversation", "fenced", "model_card", "write_card"]
+__all__ = ["conversation", "fenced", "model_card"]
 
 TOLD = 12
 """Policies off the front that a card tells of; `front.fallen` has all."""
 
 
-def model_card(record: FrontRecord, *, folder: str = "members") -> str:
+def model_card(record: FrontRecord, *, folder: str = "members", header: str | None = None, repo: str = "") -> str:
     """The text of README.md for a folder of adapters.
 
     Args:
         record: The front.
         folder: Where the adapters lie relative to the card; "" for beside it.
+        header: The YAML header, between its lines of dashes; by default that of `card_header`.
+        repo: The repository on the Hub that the card is for, if it is for one: members are then loaded from there.
     """
     record = shown_record(record)
     parts = [
-        _metadata(record),
+        card_header(record) if header is None else header,
         _introduction(record),
         "## Members\n\n" + markdown_table(front_table(record)) + "\n\n" + _reading(record),
-        "## Load one\n\n" + _loading(record, folder),
+        "## Load one\n\n" + _loading(record, folder, repo),
         "## What was optimized\n\n" + "\n".join(_objective_line(o, _followed(record)) for o in record.objectives),
         _cost(record.cost),
         _samples(record),
@@ -51,30 +53,6 @@ def model_card(record: FrontRecord, *, folder: str = "members") -> str:
         "## Limits\n\n" + _limits(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def write_card(record: FrontRecord, folder: str | os.PathLike[str]) -> Path:
-    """Write README.md into a front folder.
-
-    Raises:
-        FrontFileError: The disk does not take it.
-    """
-    path = Path(folder) / "README.md"
-    try:
-        path.write_text(model_card(record), encoding="utf-8")
-    except OSError as error:
-        raise FrontFileError(f"Cannot write the model card {path}: {error}") from error
-    return path
-
-
-def _metadata(record: FrontRecord) -> str:
-    """The YAML header. JSON strings are YAML strings, so quoting by `json.dumps` keeps any name on its line."""
-    lines = ["---", "library_name: peft", "pipeline_tag: text-generation"]
-    base = hub_id(record.base.get("name"))
-    if base:
-        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: adapter"]
-    lines += ["tags:", "- pareto-align", "- lora", "- multi-objective", "- reinforcement-learning"]
-    return "\n".join([*lines, "---"])
 
 
 def _introduction(record: FrontRecord) -> str:
@@ -116,10 +94,11 @@ def _reading(record: FrontRecord) -> str:
     )
 
 
-def _loading(record: FrontRecord, folder: str) -> str:
+def _loading(record: FrontRecord, folder: str, repo: str) -> str:
     # `adapter` is the folder's real name, which is the id made safe
     first = PurePosixPath(record.members[0].adapter or record.members[0].id).name if record.members else "MEMBER"
     path = f"{folder}/{first}" if folder else first
+    where = f"{json.dumps(repo)}, subfolder={json.dumps(path)}" if repo else json.dumps(path)
     base = record.base
     name = hub_id(base.get("name")) or "path/to/the/base/model"
     options = "".join(f", {key}={json.dumps(base[key])}" for key in ("revision", "gguf_file", "dtype") if base.get(key))
@@ -127,7 +106,7 @@ def _loading(record: FrontRecord, folder: str) -> str:
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         f"base = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{options})",
-        f"model = PeftModel.from_pretrained(base, {json.dumps(path)})",
+        f"model = PeftModel.from_pretrained(base, {where})",
     ]
     after = "The tokenizer is the base model's."
     if base.get("use_chat_template", base.get("chat_template_used")):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explanation"]
 
-CLEAR, CLOSE = 0.95, 0.75
-"""Probability of being the best from which on a choice is clear, and below which it is a close call."""
+SURE, CLOSE = 0.9, 0.6
+"""Probability of being the best from which on a choice is sure, and below which it is a close call."""
 
 
 def explanation(record: FrontRecord, answered: Answer) -> str:
@@ -29,7 +29,7 @@ def explanation(record: FrontRecord, answered: Answer) -> str:
     chosen = table.values[answered.row]
     reached = []
     for i, axis in enumerate(axes):
-        before = "" if untrained is None else f" (untrained {shown(untrained.values[0, i], i)})"
+        before = "" if untrained is None else _against(chosen[i], untrained.values[0, i], axis.sign, digits[i])
         reached.append(f"{axis.name} {shown(chosen[i], i)}{before}")
     first = f"{table.ids[answered.row]} has {_listed(reached)}."
     if answered.runner_up is None:
@@ -45,11 +45,21 @@ def explanation(record: FrontRecord, answered: Answer) -> str:
     return one_line(f"{first} {other}; {_sureness(answered.probability_best)}.")
 
 
+def _against(value: float, before: float, sign: float, digits: int) -> str:
+    """The untrained model's value, and what is gained or lost on it."""
+    change = number(abs(value - before), digits)
+    told = ""
+    if math.isfinite(value - before):
+        side = "better" if (value - before) * sign > 0 else "worse"
+        told = f", so {change} {side}" if float(change) != 0 else ", the same"
+    return f" (untrained {number(before, digits)}{told})"
+
+
 def _sureness(probability: float) -> str:
     if math.isnan(probability):
         return "which of them is better is not known, as too little was measured"
-    told = "the choice is clear" if probability >= CLEAR else "a close call" if probability < CLOSE else "a fair bet"
-    return f"{told}, with probability {probability:.2f} of being the best"
+    told = "the choice is sure" if probability >= SURE else "a close call" if probability < CLOSE else "likely the best"
+    return f"{told}, with probability {probability:.2f}"
 
 
 def _listed(parts: list[str]) -> str:

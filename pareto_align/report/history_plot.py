@@ -14,7 +14,8 @@ from pareto_align.errors import FrontFileError
 from pareto_align.front.estimates import student_quantile
 from pareto_align.report import style
 from pareto_align.report.journal import Event, Stretch, events_of, numbers_of, stretches_of, table_of
-from pareto_align.report.units import INTERVAL, Axis, axes_of, optimized, shown_record
+from pareto_align.report.limits import draw_limit
+from pareto_align.report.units import INTERVAL, Axis, axes_of, bound_of, optimized, shown_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
 
 __all__ = ["HistoryInfo", "Series", "draw_history", "history_info"]
+
+CROWD = 8
+"""Policies up to which each has a line of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,7 @@ class HistoryInfo:
         prompts: How many selection prompts each measurement is over, or None if the journal does not say.
         untrained: [M] means of the untrained model, or None if the journal does not say.
         untrained_hypervolume: Hypervolume of the untrained model alone, or None.
+        bounds: [M] the limit of each constrained objective, None for the others.
     """
 
     axes: tuple[Axis, ...]
@@ -74,6 +79,12 @@ class HistoryInfo:
     prompts: int | None = None
     untrained: np.ndarray | None = None
     untrained_hypervolume: float | None = None
+    bounds: tuple[float | None, ...] = ()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether single policies could not be followed: many of them, or of preferences that one hue cannot tell."""
+        return self.evaluation.values.shape[1] > CROWD or sum(axis.role == "optimize" for axis in self.axes) > 2
 
 
 def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
@@ -123,6 +134,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
         prompts=prompts,
         untrained=untrained if np.isfinite(untrained).any() else None,
         untrained_hypervolume=float(volume[0]) if volume.size else None,
+        bounds=tuple(bound_of(o) if o.role == "constrain" else None for o in record.objectives),
     )
 
 
@@ -157,9 +169,15 @@ def draw_history(info: HistoryInfo) -> Figure:
     untrained = info.untrained_hypervolume is not None or info.untrained is not None
     count = "" if info.prompts is None else f"{info.prompts} "
     moved = len(info.evaluation.stretches) > info.evaluation.values.shape[1]
-    remarks = (grown, f"dots: {count}selection prompts, 95 % intervals", "faint: training prompts, smoothed",
-               "dashed: untrained" if untrained else "",
-               "lines end where a policy went on to another preference" if moved else "")  # fmt: skip
+    limited = "red: limit, hatched the side that misses it" if any(b is not None for b in info.bounds) else ""
+    lines = (
+        ("line: the best policy at each time, with its 95 % interval", "dashed grey: the median of all",
+         "band: from the worst to the best")
+        if info.crowded
+        else (f"dots: {count}selection prompts, 95 % intervals", "faint: training prompts, smoothed")
+    )  # fmt: skip
+    ends = "lines end where a policy went on to another preference" if moved and not info.crowded else ""
+    remarks = (grown, *lines, "dashed: untrained" if untrained else "", limited, ends)
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)
     for ax, i in zip(grid[1:], range(len(info.axes)), strict=False):
@@ -168,7 +186,8 @@ def draw_history(info: HistoryInfo) -> Figure:
         ax.set_visible(False)
     for ax in grid[max(0, panels - columns) : panels]:
         ax.set_xlabel("training step")
-    style.preference_bar(figure, grid[:panels], info.first, info.second)
+    if not info.crowded:
+        style.preference_bar(figure, grid[:panels], info.first, info.second)
     return figure
 
 
@@ -189,8 +208,36 @@ def _draw_objective(ax: Axes, info: HistoryInfo, i: int) -> None:
     if info.untrained is not None:
         ax.axhline(info.untrained[i], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
     role = "" if axis.role == "optimize" else f", {axis.role} only" if axis.role == "audit" else f", {axis.role}"
-    ax.set_title(f"{axis.name}   ({'↑' if axis.maximize else '↓'} better{role})", loc="left", fontsize=style.TEXT,
+    told = f"({'↑' if axis.maximize else '↓'} better{role})"
+    name = axis.name if len(axis.name) <= style.LINE else f"{style.wrapped(axis.name, line=34)}\n"
+    ax.set_title(f"{name}   {told}" if "\n" not in name else f"{name}{told}", loc="left", fontsize=style.TEXT,
                  color=style.INK, parse_math=False)  # fmt: skip
+    if info.crowded:
+        _draw_envelope(ax, info, i)
+    else:
+        _draw_policies(ax, info, i)
+    bound = info.bounds[i] if i < len(info.bounds) else None
+    if bound is not None:
+        draw_limit(ax, bound, axis.maximize)
+
+
+def _draw_envelope(ax: Axes, info: HistoryInfo, i: int) -> None:
+    """The best, the median and the worst policy at each measurement."""
+    series, values = info.evaluation, info.evaluation.values[:, :, i]
+    known = ~np.isnan(values).all(axis=1)
+    steps, values = series.steps[known], values[known]
+    if not len(steps):
+        return
+    best = np.nanargmax(values * info.axes[i].sign, axis=1)
+    rows = np.arange(len(steps))
+    ax.fill_between(steps, np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=style.ACCENT, alpha=0.14, lw=0)
+    ax.plot(steps, np.nanmedian(values, axis=1), color=style.GREY, lw=1.2, ls=(0, (2, 1.5)))
+    bars = None if series.halfwidth is None else np.nan_to_num(series.halfwidth[known, :, i][rows, best])
+    ax.errorbar(steps, values[rows, best], yerr=bars, color=style.ACCENT, lw=1.7, marker="o", ms=4, elinewidth=1.0)
+
+
+def _draw_policies(ax: Axes, info: HistoryInfo, i: int) -> None:
+    """Each policy in the colour of its preference."""
     aside = dodge(info.evaluation.steps, info.evaluation.values.shape[1])
     for stretch, color in _colored(info.training):
         steps, values = info.training.steps[stretch.rows], info.training.values[stretch.rows, stretch.policy, i]

@@ -14,6 +14,7 @@ from pareto_align.printable import one_line
 from pareto_align.report.units import (
     Measured,
     axes_of,
+    bound_text,
     decimals,
     interval_texts,
     measured,
@@ -87,7 +88,8 @@ def front_table(record: FrontRecord) -> FrontTable:
         columns.append([_preference_text(row) for row in preferences])
     for j, axis in enumerate(axes):
         header.append(axis.name)
-        role = "" if axis.role == "optimize" else " audit" if axis.role == "audit" else " constraint"
+        limit = bound_text(record.objectives[j]) or "constraint"
+        role = "" if axis.role == "optimize" else " audit" if axis.role == "audit" else f" {limit}"
         notes.append(("↑" if axis.maximize else "↓") + role)
         columns.append(_column(members, reference, j))
     if reference is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import common_units, difference, student_quantile
@@ -79,7 +80,7 @@ class Tradeoff:
     @property
     def quoted(self) -> str:
         """What the prices are for, such as "+0.1 tone" or "-10 words"."""
-        return f"{'+' if self.gain.maximize else '-'}{self.unit:g} {self.gain.name}"
+        return f"{'+' if self.gain.maximize else '-'}{self.unit:g} {style.short(self.gain.name)}"
 
     @property
     def missing(self) -> str:
@@ -89,7 +90,7 @@ class Tradeoff:
         if self.members < 2:
             return f"{'one member' if self.members else 'no members'}: nothing to exchange"
         return (
-            f"of {self.members} members only {self.undominated[0]} is undominated\n"
+            f"of {self.members} members only {style.short(self.undominated[0])} is undominated\n"
             "on these two objectives and these prompts"
         )
 
@@ -195,7 +196,8 @@ def draw_tradeoff(tradeoffs: Sequence[Tradeoff]) -> Figure:
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     if len(tradeoffs) == 1:
         only = tradeoffs[0]
-        title = f"What {only.quoted if only.exchanges else only.gain.name} costs in {only.cost.name}"
+        bought = only.quoted if only.exchanges else style.short(only.gain.name)
+        title = f"What {bought} costs in {style.short(only.cost.name)}"
     else:
         title = "What one more point of an objective costs in another"
     unresolved = any(not exchange.resolved for tradeoff in tradeoffs for exchange in tradeoff.exchanges)
@@ -205,8 +207,14 @@ def draw_tradeoff(tradeoffs: Sequence[Tradeoff]) -> Figure:
     style.header(figure, title, remarks if any(tradeoff.exchanges for tradeoff in tradeoffs) else ())
     for ax, tradeoff in zip(grid, tradeoffs, strict=False):
         _draw_panel(ax, tradeoff)
+        if columns > 1:
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     for ax in grid[len(tradeoffs) :]:
         ax.set_visible(False)
+    figure.draw_without_rendering()  # how many names there is room for depends on how wide the panels have become
+    for ax, tradeoff in zip(grid, tradeoffs, strict=False):
+        if tradeoff.exchanges:
+            _name_members(ax, tradeoff)
     return figure
 
 
@@ -214,15 +222,16 @@ def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
     style.plain_axes(ax)
     unit, exchanges = tradeoff.unit, tradeoff.exchanges
     change = "less" if tradeoff.cost.maximize else "more"
-    ax.set_xlabel(tradeoff.gain.label, parse_math=False)
+    ax.set_xlabel(style.axis_label(tradeoff.gain), parse_math=False)
+    cost = tradeoff.cost.name if len(tradeoff.cost.name) <= style.LINE else f"{style.wrapped(tradeoff.cost.name)}\n"
     if not exchanges:
         # ticks and a grid would be of a scale that nothing was measured on
         ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(f"{change} {tradeoff.cost.name}", parse_math=False)
-        ax.text(0.5, 0.5, tradeoff.missing, transform=ax.transAxes, ha="center", va="center", color="#50555e",
+        ax.set_ylabel(f"{change} {cost}".rstrip(), parse_math=False)
+        ax.text(0.5, 0.5, tradeoff.missing, transform=ax.transAxes, ha="center", va="center", color=style.SOFT,
                 fontsize=style.TEXT, parse_math=False)  # fmt: skip
         return
-    ax.set_ylabel(f"{change} {tradeoff.cost.name}  per {tradeoff.quoted}", parse_math=False)
+    ax.set_ylabel(f"{change} {cost}{'' if cost.endswith(chr(10)) else '  '}per {tradeoff.quoted}", parse_math=False)
     edges = [exchanges[0].gained[0], *(e.gained[1] for e in exchanges)]
     low, high = _price_limits(tradeoff)
     ax.set(ylim=(low, high))
@@ -233,7 +242,7 @@ def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
     for exchange in exchanges:
         left, width = min(exchange.gained), abs(exchange.gained[1] - exchange.gained[0])
         if not exchange.resolved:
-            ax.add_patch(Rectangle((left, low), width, high - low, fc="#f6f7f8", ec=style.FAINT, hatch="////", lw=0,
+            ax.add_patch(Rectangle((left, low), width, high - low, fc=style.FACE, ec=style.FAINT, hatch="////", lw=0,
                                    zorder=0))  # fmt: skip
             tops.append(math.nan)
             continue
@@ -243,7 +252,6 @@ def _draw_panel(ax: Axes, tradeoff: Tradeoff) -> None:
         ax.plot([left, left + width], [exchange.rate * unit] * 2, color=style.ACCENT, lw=2.6, zorder=3,
                 solid_capstyle="butt")  # fmt: skip
         tops.append(exchange.rate * unit)
-    _name_members(ax, tradeoff, edges)
     _write_prices(ax, tradeoff, tops)
     _write_cut_bands(ax, tradeoff)
 
@@ -287,28 +295,32 @@ def _write_cut_bands(ax: Axes, tradeoff: Tradeoff) -> None:
                     color=style.ACCENT)  # fmt: skip
 
 
-def _name_members(ax: Axes, tradeoff: Tradeoff, edges: Sequence[float]) -> None:
+def _name_members(ax: Axes, tradeoff: Tradeoff) -> None:
     """Members as ticks along the top, where one stretch ends and the next begins; names that touch are left out."""
-    names = [tradeoff.exchanges[0].start, *(e.end for e in tradeoff.exchanges)]
-    x0, x1 = ax.get_xlim()
-    room = 0.016 * max(map(len, names)) + 0.012
+    names = [style.short(name, 14) for name in (tradeoff.exchanges[0].start, *(e.end for e in tradeoff.exchanges))]
+    edges = [tradeoff.exchanges[0].gained[0], *(e.gained[1] for e in tradeoff.exchanges)]
+    (x0, x1), figure = ax.get_xlim(), ax.get_figure(root=True)
+    assert figure is not None
+    points = 0.68 * style.SMALL * max(map(len, names)) + 5.0
+    room = points * figure.dpi / 72.0 / ax.get_window_extent().width
     last = -math.inf
     for edge, name in sorted(zip(edges, names, strict=True)):
         ax.plot([edge, edge], [0.985, 1.0], transform=ax.get_xaxis_transform(), color=style.GREY, lw=1.0, zorder=4)
         share = (edge - x0) / (x1 - x0)
         if share - last >= room:
             ax.text(edge, 1.015, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom",
-                    fontsize=style.SMALL - 0.5, color="#3d424a", parse_math=False)  # fmt: skip
+                    fontsize=style.SMALL - 0.5, color=style.NAME, parse_math=False)  # fmt: skip
             last = share
 
 
 def _write_prices(ax: Axes, tradeoff: Tradeoff, prices: Sequence[float]) -> None:
-    """The price itself above each stretch that is wide enough to carry a number."""
+    """The price itself above each stretch that is wide enough to carry a number, and above the last, the dearest."""
     x0, x1 = ax.get_xlim()
     known = [abs(p) for p in prices if math.isfinite(p) and p != 0]
     digits = int(np.clip(1 - math.floor(math.log10(float(np.median(known)))), 0, 6)) if known else 2
-    for exchange, price in zip(tradeoff.exchanges, prices, strict=True):
+    last = max((k for k, price in enumerate(prices) if math.isfinite(price)), default=-1)
+    for k, (exchange, price) in enumerate(zip(tradeoff.exchanges, prices, strict=True)):
         wide = abs(exchange.gained[1] - exchange.gained[0]) / (x1 - x0)
-        if math.isfinite(price) and wide > 0.05:
+        if math.isfinite(price) and (wide > 0.07 or k == last):
             ax.annotate(number(price, digits), (sum(exchange.gained) / 2, price), xytext=(0, 4),
                         textcoords="offset points", ha="center", fontsize=style.SMALL, color=style.INK)  # fmt: skip

@@ -17,13 +17,15 @@ from pareto_align.printable import one_line, printable
 
 if TYPE_CHECKING:
     from pareto_align.front.estimates import Estimate
-    from pareto_align.front.storage import FrontRecord
+    from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
 __all__ = [
     "INTERVAL",
     "Axis",
     "Measured",
     "axes_of",
+    "bound_of",
+    "bound_text",
     "bounds_of",
     "decimals",
     "ends_text",
@@ -103,6 +105,18 @@ class Measured:
 def axes_of(record: FrontRecord) -> tuple[Axis, ...]:
     """All M objectives of a front, in the user's order."""
     return tuple(Axis(o.name, o.maximize, str(o.role)) for o in record.objectives)
+
+
+def bound_of(objective: ObjectiveRecord) -> float | None:
+    """The limit of an objective, or None where it has none."""
+    return objective.at_least if objective.at_least is not None else objective.at_most
+
+
+def bound_text(objective: ObjectiveRecord) -> str:
+    """The limit of an objective in words; "" where it has none."""
+    if objective.at_least is not None:
+        return f"at least {objective.at_least:g}"
+    return "" if objective.at_most is None else f"at most {objective.at_most:g}"
 
 
 def shown_record(record: FrontRecord) -> FrontRecord:

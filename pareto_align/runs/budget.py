@@ -94,6 +94,7 @@ class Spending:
             "eval_tokens": self.select.tokens + self.report_tokens,
             "rollouts": self.rollouts,
             "reward_calls": self.objectives.reward_calls,
+            **self.objectives.judged(),
         }
 
     def clock(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ __all__ = [
     "check_prompts_kept",
     "ended",
     "in_use",
+    "kept_prompts",
     "locked",
     "new_run_folder",
     "objective_records",
@@ -259,6 +260,22 @@ def check_prompts_kept(folder: Path, record: Mapping[str, Any]) -> None:
             f"The run in {folder} cannot be resumed: {PROMPTS_FILE}, in which its prompts and their columns were kept, "
             "is missing. Put it back."
         )
+
+
+def kept_prompts(folder: Path, split: str) -> list[str] | None:
+    """The prompts of one split with their columns, each as one text, in the order in which they are measured.
+
+    None where they were not kept, or cannot be read: whoever asks then does without.
+    """
+    path = folder / PROMPTS_FILE
+    try:
+        _check_size(path)
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        own = sorted((row for row in rows if row["split"] == split), key=lambda row: len(row["ids"]))
+        told = [{key: row.get(key) for key in ("prompt", "columns", "comparison")} for row in own]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, FrontFileError):
+        return None
+    return [json.dumps(row, sort_keys=True) for row in told]
 
 
 def read_splits(folder: Path, base: Base, prompts: Any) -> Splits:

@@ -31,6 +31,7 @@ COMMANDS = (
     "tune",
     "runs",
     "watch",
+    "compare",
     "data",
     "rewards",
     "front",
@@ -41,7 +42,10 @@ COMMANDS = (
     "page",
     "chat",
     "export",
+    "push",
     "bench",
+    "config",
+    "completion",
     "env",
 )
 
@@ -75,7 +79,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "try:\n    main(['--help'])\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert all(re.search(rf"^ +{name} ", done.stdout, flags=re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"^ +{name}( |$)", done.stdout, flags=re.MULTILINE) for name in COMMANDS)
     assert not {"torch", "transformers", "numpy", "matplotlib", "yaml"} & set(done.stderr.split())
 
 

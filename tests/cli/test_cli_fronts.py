@@ -59,6 +59,39 @@ def test_numbers_that_are_not_finite_become_null(capsys):
     assert json.loads(capsys.readouterr().out) == {"a": [None, None, 1.5], "b": ["x", None]}
 
 
+# ---- plot: formats, numbers, styles ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_figures_in_every_format_say_what_is_seen_and_have_no_clock(cli, run, tmp_path, kind, begins):
+    files = [tmp_path / name / f"front.{kind}" for name in "ab"]
+    for file in files:
+        assert cli("plot", run, "--out", file.parent, "--format", kind).out == f"{file}\n"
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes().startswith(begins)
+    if kind != "pdf":
+        assert b"3 adapters on tone / length" in files[0].read_bytes()
+
+
+def test_the_numbers_of_a_figure_lie_beside_it(cli, run, tmp_path):
+    found = cli("plot", run, "--kind", "all", "--out", tmp_path, "--data", "--style", "dark", "--json").json()
+    assert set(found) == {"front", "history", "weights", "tradeoff", "data"}
+    lines = Path(found["data"]["front"]).read_text().splitlines()
+    assert lines[0] == "what,id,objective,mean,low,high,preference,limit"
+    assert lines[1].startswith("member,a,tone,0.8,")
+
+
+def test_a_pair_to_trade_and_options_of_other_figures(cli, run, tmp_path):
+    options = ["--kind", "tradeoff", "--gain", "length", "--cost", "tone", "--data", "--out", tmp_path]
+    assert cli("plot", run, *options).code == 0
+    assert (tmp_path / "tradeoff.csv").read_text().splitlines()[1].startswith("length,tone,")
+    found = cli("plot", run, "--gain", "length")
+    assert (found.code, "--gain is for --kind tradeoff" in found.err) == (2, True)
+    assert "three objectives or more" in cli("plot", run, "--kind", "prices").err
+    assert "no history to audit" in cli("plot", run, "--kind", "audit").err
+    assert "no member 'z'" in cli("plot", run, "--highlight", "z").err
+
+
 # ---- select ----------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pareto_align import ObjectiveError, ParetoAligner, PromptError
-from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, load_config, settings_rows
+from pareto_align.config import OBJECTIVE_KEYS, PROMPT_KEYS, SECTIONS, load_config, settings_rows
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective
 from pareto_align.objectives.text import brevity, positive_tone
@@ -241,7 +241,7 @@ def test_a_folder_may_be_named_like_a_number_or_a_date(load):
         ({"trust_remote_code": 1}, "`trust_remote_code` must be true or false. Found 1"),
         ({"eval_prompts": 1.5}, "`eval_prompts` must be a whole number. Found 1.5"),
         ({"eval_prompts": {"count": "x"}}, "`eval_prompts` must be a whole number. Found 'x'"),
-        ({"eval_prompts": {"path": 3}}, "`eval_prompts` must be the path of a file or a list of prompts"),
+        ({"eval_prompts": {"path": 3}}, "`eval_prompts` must be the path of a file, a list of prompts, or a mapping"),
         ({"prompts": 3}, "`prompts` must be the path"),
         ({"weighting": "chebishev"}, "Unknown weighting 'chebishev'. Did you mean 'chebyshev'"),
         ({"weighting": {"name": "chebyshev", "um": 1}}, r"`weighting` 'chebyshev' has no setting 'um'. Known: mu, "),
@@ -469,7 +469,7 @@ def test_every_key_is_documented():
         assert f"| `{name}` | `{default}` | {meaning} |\n" in text
     named = set(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, flags=re.MULTILINE))
     found = {key for cell in named for key in re.findall(r"`(\w+)`", cell)}
-    assert found == {*SECTIONS, *OBJECTIVE_KEYS, *(name for name, _, _ in settings_rows())}
+    assert found == {*SECTIONS, *OBJECTIVE_KEYS, *PROMPT_KEYS, *(name for name, _, _ in settings_rows())}
 
 
 def test_the_documented_objectives_and_overrides_work(load, folder):
@@ -480,7 +480,7 @@ def test_the_documented_objectives_and_overrides_work(load, folder):
     (folder / "my_package" / "judges.py").write_text(
         "def toxicity(completions):\n    return [0.0 for _ in completions]\n"
     )
-    [block] = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    [block] = re.findall(r"```yaml\n(objectives:.*?)```", text, flags=re.DOTALL)
     objectives = yaml.safe_load(block)["objectives"]
     lines = re.findall(r"^pareto-align fit fit.yaml (.*)$", text, flags=re.MULTILINE)
     assert len(lines) == 2

@@ -121,7 +121,7 @@ def test_an_empty_file_has_no_values(write):
         ("stpes: 20\n", r"Unknown key 'stpes' in .*run\.yaml. Did you mean 'steps'\?"),
         ("lr: 1\n", "Unknown key 'lr'"),
         ("objectives: [{name: a, rewrad: x:y}]\n", r"Unknown key 'rewrad' in `objectives\.0`. Did you mean 'reward'\?"),
-        ("eval_prompts: {file: x.txt}\n", r"Unknown key 'file' in `eval_prompts`. Known: path, count"),
+        ("eval_prompts: {file: x.txt}\n", r"Unknown key 'file' in `eval_prompts`. Known: path, dataset, .*, count"),
         ("!!python/object/apply:os.system [ls]\n", "not valid YAML"),
         ("1: 2\n", "Unknown key 1 in"),
         ("steps: !!timestamp x\n", "line 1: this is not valid YAML: could not determine a constructor"),

@@ -39,7 +39,7 @@ def test_every_kind(tmp_path, name, text, prompts):
     [
         ("p.txt", b"\n \n", r"There are no prompts in .*p\.txt"),
         ("p.txt", b"caf\xe9", "not UTF-8"),
-        ("p.xml", b"<p/>", r"Prompts come from \.txt, \.jsonl, \.json, \.csv files. Found .*p\.xml"),
+        ("p.xml", b"<p/>", r"Prompts come from \.txt, \.jsonl, \.json, \.csv, \.parquet files. Found .*p\.xml"),
         ("p.jsonl", b'"One"\n{"prompt": \n', r"p\.jsonl, line 2 is not valid JSON"),
         ("p.jsonl", b'{"promt": "One"}', r"line 1 is a mapping without a 'prompt'. Its keys: promt"),
         ("p.jsonl", b"{}", "Its keys: none"),

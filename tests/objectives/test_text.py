@@ -233,3 +233,27 @@ class TestTokenBrevity:
     def test_least_words_must_be_a_count(self, least: object) -> None:
         with pytest.raises(ConfigError, match="least_words"):
             text_module.token_brevity(5, least_words=least)  # type: ignore[arg-type]
+
+
+# ---- profanity -------------------------------------------------------------------------------------------------------
+
+
+def test_profanity_tells_insults_from_greetings():
+    pytest.importorskip("profanity_check", reason="alt-profanity-check (extra `safety`) is not installed")
+    from pareto_align.objectives import profanity
+
+    rude, kind, nothing = profanity()(["you are a fucking idiot", "What a lovely day, thank you!", " ... "])
+    assert rude > 0.9
+    assert kind < 0.2
+    assert nothing == 0.0
+    assert profanity()([[{"role": "assistant", "content": "you are a fucking idiot"}]]) == [rude]
+
+
+def test_profanity_without_its_package_is_refused(monkeypatch):
+    from pareto_align.objectives import profanity
+
+    monkeypatch.setattr("pareto_align.objectives.text.find_spec", lambda name: None)
+    with pytest.raises(
+        ObjectiveError, match=r"alt-profanity-check; install it with: pip install 'pareto-align\[safety\]'"
+    ):
+        profanity()

@@ -106,7 +106,7 @@ def test_fences_outgrow_what_they_hold():
 def test_write_card(tmp_path):
     path = write_card(tone_and_length(), tmp_path)
     assert path.read_text(encoding="utf-8") == model_card(tone_and_length())
-    with pytest.raises(FrontFileError, match="Cannot write the model card"):
+    with pytest.raises(FrontFileError, match=r"Cannot write .*missing"):
         write_card(tone_and_length(), tmp_path / "missing")
 
 

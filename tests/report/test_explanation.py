@@ -19,9 +19,10 @@ def explained(made: FrontRecord, preference: object, **more: object) -> str:
 def test_two_sentences_against_the_untrained_model_and_the_runner_up() -> None:
     made = tone_and_length(reference_policy=estimate([0.2, -80.0, -0.1], [0.02, 3.0, 0.004]))
     assert explained(made, {"tone": 1}) == (
-        "a has tone 0.800 (untrained 0.200), length 60.0 (untrained 80.0) and toxicity 0.0200 (untrained 0.1000). "
+        "a has tone 0.800 (untrained 0.200, so 0.600 better), length 60.0 (untrained 80.0, so 20.0 better) and "
+        "toxicity 0.0200 (untrained 0.1000, so 0.0800 better). "
         "b, the runner-up, would have 0.200 less tone (worse), 30.0 less length (better) and 0.0300 more toxicity "
-        "(worse); the choice is clear, with probability 1.00 of being the best."
+        "(worse); the choice is sure, with probability 1.00."
     )
 
 
@@ -34,11 +35,17 @@ def test_without_an_untrained_model_or_a_runner_up() -> None:
 
 @pytest.mark.parametrize(
     ("second", "noise", "said"),
-    [(0.5, 0.01, "the choice is clear"), (0.59, 0.1, "a close call"), (0.5, 0.06, "a fair bet")],
+    [(0.5, 0.01, "the choice is sure"), (0.59, 0.1, "a close call"), (0.5, 0.06, "likely the best")],
 )
 def test_how_sure_it_is_in_words(second: float, noise: float, said: str) -> None:
     made = record([objective("x")], [estimate([0.6], noise), estimate([second], noise)])
     assert said in explained(made, [1])
+
+
+def test_losses_and_what_did_not_move_are_said_as_well() -> None:
+    made = tone_and_length(reference_policy=estimate([0.9, -60.0, -0.1], [0.02, 3.0, 0.004]))
+    text = explained(made, {"tone": 1})
+    assert "tone 0.800 (untrained 0.900, so 0.100 worse), length 60.0 (untrained 60.0, the same)" in text
 
 
 def test_equal_members_are_said_to_be_equal_and_names_stay_plain() -> None:

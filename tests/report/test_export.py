@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,15 @@ def test_vllm_modules(adapters, tmp_path):
         assert Path(module["path"]).is_absolute()
         assert (Path(module["path"]) / "adapter_config.json").is_file()
     # 24 is the largest rank, and 32 the smallest limit that vLLM accepts for it
-    assert "--max-lora-rank 32" in (target / "README.md").read_text(encoding="utf-8")
+    assert "--max-lora-rank 32" in (target / "serve.sh").read_text(encoding="utf-8")
+    assert "sh serve.sh" in (target / "README.md").read_text(encoding="utf-8")
 
 
 def test_ids_that_are_no_folder_names_go_by_their_stored_names(adapters, tmp_path):
     odd = {"../up": adapters["a"], "b/c": adapters["b"]}
-    target = export_adapters(tone_and_length(), odd, tmp_path / "out", "vllm")
+    found = tone_and_length()
+    found.members = [replace(m, id=name) for m, name in zip(found.members, odd, strict=False)]
+    target = export_adapters(found, odd, tmp_path / "out", "vllm")
     assert sorted(p.name for p in target.iterdir() if p.is_dir()) == ["a", "b"]
     assert [m["name"] for m in json.loads((target / "lora_modules.json").read_text())] == ["a", "b"]
 

@@ -1,7 +1,7 @@
 // What is said about a choice: the sentences of report/explanation.py and report/request.py, and the command to get it.
 
 const READINGS = { chebyshev: "a place on the front", linear: "an exchange rate" };
-const CLEAR = 0.95, CLOSE = 0.75;
+const SURE = 0.9, CLOSE = 0.6;
 
 /** A number with a fixed count of decimals as Python writes it: a tie goes to the even digit, and no zero is negative. */
 function fixed(value, digits) {
@@ -42,7 +42,7 @@ function intervalText(member, i) {
 function explanation(found, sure) {
   const { row, runnerUp } = found, chosen = MEMBERS[row];
   const reached = OBJECTIVES.map((objective, i) =>
-    `${objective.name} ${shown(chosen.mean[i], i)}` + (DATA.untrained ? ` (untrained ${shown(DATA.untrained.mean[i], i)})` : ""));
+    `${objective.name} ${shown(chosen.mean[i], i)}` + (DATA.untrained ? against(known(chosen.mean[i]), known(DATA.untrained.mean[i]), i) : ""));
   const first = `${chosen.id} has ${listed(reached)}.`;
   if (runnerUp === null) return `${first} No other member comes into question.`;
   const changes = OBJECTIVES.flatMap((objective, i) => {
@@ -54,10 +54,17 @@ function explanation(found, sure) {
   return `${first} ${other}; ${inWords(sure.probability)}.`;
 }
 
+/** The untrained model's value, and what is gained or lost on it. */
+function against(value, before, i) {
+  const change = fixed(Math.abs(value - before), OBJECTIVES[i].digits), side = (value - before) * sign(i) > 0 ? "better" : "worse";
+  const told = !Number.isFinite(value - before) ? "" : Number(change) === 0 ? ", the same" : `, so ${change} ${side}`;
+  return ` (untrained ${fixed(before, OBJECTIVES[i].digits)}${told})`;
+}
+
 function inWords(probability) {
   if (Number.isNaN(probability)) return "which of them is better is not known, as too little was measured";
-  const told = probability >= CLEAR ? "the choice is clear" : probability < CLOSE ? "a close call" : "a fair bet";
-  return `${told}, with probability ${fixed(probability, 2)} of being the best`;
+  const told = probability >= SURE ? "the choice is sure" : probability < CLOSE ? "a close call" : "likely the best";
+  return `${told}, with probability ${fixed(probability, 2)}`;
 }
 
 /** Why this one, and how the preference was read: `Choice.reason`. `instead` is what the other readings would choose. */
