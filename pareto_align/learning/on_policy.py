@@ -31,8 +31,8 @@ class OnPolicyLearner(Learner):
     def collect(self, step: int) -> Rollouts:
         """Let every policy answer the step's prompts, each from a seed of its own, and score the answers."""
         context = self.context
-        assert context.objectives is not None
-        seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
+        numbers = range(context.first, context.first + self.population.size)
+        seeds = [seed_for(context.seed, "rollout", step, k) for k in numbers]
         prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
         return roll_out(
             self.engine,

@@ -228,6 +228,14 @@ def test_nothing_of_an_old_tenant_is_kept(learner, made):
     np.testing.assert_allclose(moved.policy[0], fresh.policy[0], rtol=1e-5)
 
 
+class Here:
+    """A learner's policies, as the slots of a run see them."""
+
+    def __init__(self, learner):
+        self.learner, self.trained = learner, learner.optimizer.parameters
+        self.put_back, self.forget = learner.optimizer.put_back, learner.reset
+
+
 @pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 8}, {"name": "sppo", "every": 8}])
 @pytest.mark.parametrize("made", [3, 4])
 def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
@@ -235,7 +243,7 @@ def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
     table = Table(learner, 2)
     weighting = make_weighting("fixed")
     weighting.setup(2, 1)
-    slots = Slots(table.population, table.learner, weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
+    slots = Slots(Here(table.learner), weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
     for _ in range(made):
         table.step()
     table.population.parameters[0] = torch.nan
