@@ -26,7 +26,7 @@ from typing import Any
 PACKAGE = "pareto_align"
 SUBPACKAGES = (
     "front", "objectives", "objectives.learned", "weighting", "learning", "learning.preferences", "policies", "runs",
-    "data", "discovery", "tuning", "testing",
+    "data", "discovery", "backends", "tuning", "testing",
 )  # fmt: skip
 TARGET = Path(__file__).with_name("api.md")
 CONFIGURATION = Path(__file__).with_name("configuration.md")

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pareto_align.arguments import path_of
+from pareto_align.backends import Backend, make_backend
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.distributions import is_asked_of_hub
@@ -73,6 +75,9 @@ class ParetoAligner:
         dtype: "auto" takes bfloat16 where the device is fast at it, else float32 (on CUDA float16); a model in memory
             keeps its own.
         trust_remote_code: Off unless asked for.
+        backend: Where the policies are sampled and trained: "local" (this process), or workers of a Ray cluster, such
+            as `{"name": "ray", "workers": 4, "gpus_per_worker": 1}` with `shard_size`; see `pareto_align.backends`. It
+            changes no byte of what is found.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
         callbacks: Callables, each handed every event of the run as a mapping.
         report_to: A tracker, or several, that is told what the journal is told: "tensorboard", "mlflow", "trackio",
@@ -141,6 +146,7 @@ class ParetoAligner:
         sampler: str = "auto",
         deterministic: bool = False,
         activated: bool = False,
+        shard_size: int | None = None,
         seed: int = 0,
         use_chat_template: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -149,6 +155,7 @@ class ParetoAligner:
         device: str = "auto",
         dtype: str = "auto",
         trust_remote_code: bool = False,
+        backend: str | Mapping[str, Any] | Backend = "local",
         output_dir: str | os.PathLike[str] | None = None,
         callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = (),
         report_to: Any = None,
@@ -194,6 +201,7 @@ class ParetoAligner:
             sampler=sampler,
             deterministic=deterministic,
             activated=activated,
+            shard_size=shard_size,
             seed=seed,
         )
         self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
@@ -219,6 +227,7 @@ class ParetoAligner:
         self.device = device
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
+        self.backend = make_backend(backend)
         self.output_dir = output_dir
         self.callbacks = _callbacks(callbacks)
         self.report_to = tracker_names(report_to)
@@ -288,20 +297,17 @@ class ParetoAligner:
             refuse_taken(path_of(where, "output_dir"))  # before torch is imported, which takes seconds
         with self._followed() as callbacks:
             from pareto_align.data.prompts import warn_of_few, warn_of_shared
-            from pareto_align.discovery.identity import base_facts, machine_facts
 
             plan = self._plan()  # what cannot work says so before anything is loaded
             check_trackers(self.report_to)
             given = self._read(plan, prompts, eval_prompts)
             folder = new_run_folder(where)
-            with locked(folder):
-                base = self._load_base(callbacks)
+            with locked(folder), self._placed(callbacks) as (base, backend, host):
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
-                facts = {"origin": self.origin, **self._facts(plan), "base": base_facts(base)}
-                facts["machine"] = machine_facts(base)
-                self._run(plan, base, splits, folder, callbacks, facts=facts)
+                facts = {"origin": self.origin, **self._facts(plan), "base": host["base"], "machine": host["machine"]}
+                self._run(plan, base, splits, folder, callbacks, backend=backend, facts=facts)
         return self._finished(folder, base)
 
     @contextmanager
@@ -323,10 +329,10 @@ class ParetoAligner:
         with self._followed() as callbacks:
             plan = self._plan()
             given = self._read(plan, prompts, eval_prompts)
-            base = self._load_base(callbacks)
-            splits = self._split(plan, base, *given)
-            with open_population(plan, base, splits) as population:
-                yield assemble(plan, population, splits, None, callbacks=callbacks)
+            with self._placed(callbacks) as (base, backend, _):
+                splits = self._split(plan, base, *given)
+                with open_population(plan, base, splits) as population:
+                    yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks)
 
     def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
         """What is learned from and what is held out, before anything is loaded: rows of prompts, or comparisons."""
@@ -424,11 +430,12 @@ class ParetoAligner:
                 )
             if (folder / "front" / "front.json").exists():
                 read_front(folder / "front")  # one that cannot be read could not be written anew: better now than later
-            base = self._load_base(callbacks)
-            check_same_base(record, base)
-            warn_of_other_machine(record, base)
-            splits = read_splits(folder, base, record.get("prompts"))
-            self._run(plan, base, splits, folder, callbacks, record=record, checkpoint=checkpoint)
+            with self._placed(callbacks) as (base, backend, host):
+                check_same_base(record, host)
+                warn_of_other_machine(record, host)
+                splits = read_splits(folder, base, record.get("prompts"))
+                more = {"backend": backend, "record": record, "checkpoint": checkpoint}
+                self._run(plan, base, splits, folder, callbacks, **more)
         return self._finished(folder, base)
 
     @contextmanager
@@ -477,12 +484,52 @@ class ParetoAligner:
         from pareto_align.result import ParetoFront
 
         front = ParetoFront.load(folder)
-        if base is not None:
+        if base is not None and not base.shapes_only:
             front.base = base  # the model is at hand: no need to load it again
         write_card(front.record, folder / "front")
         return front
 
-    def _load_base(self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = ()) -> Base:
+    @contextmanager
+    def _placed(
+        self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]]
+    ) -> Iterator[tuple[Base, Backend, dict[str, Any]]]:
+        """The model (or, where hosts elsewhere have it, what it looks like), the backend, and what its hosts are."""
+        from pareto_align.discovery.hosting import Host, load_host
+        from pareto_align.discovery.identity import check_alike
+        from pareto_align.runs.folder import versions
+        from pareto_align.runs.journal import announce
+
+        backend = self.backend
+        try:
+            if not backend.remote:
+                base = self._load_base(callbacks)
+                yield base, backend, Host(base).facts()
+                return
+            announce(callbacks, "starting the workers, which load the model")
+            backend.open(partial(load_host, self._loading), len(self.settings.shards))
+            hosts = backend.everywhere("facts")
+            check_alike(hosts, versions())
+            base = self._load_base(weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
+            yield base, backend, hosts[0]
+        finally:
+            backend.close()
+
+    @property
+    def _loading(self) -> dict[str, Any]:
+        """How the model is loaded, as `load_base` takes it."""
+        return {
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "device": self.device,
+            "dtype": self.dtype,
+            "gguf_file": self.gguf_file,
+            "quantization": self.quantization,
+            "use_chat_template": self.use_chat_template,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    def _load_base(self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = (), **otherwise: Any) -> Base:
         """The model, loaded; callbacks are told of it, since it takes a while."""
         from transformers.utils import logging
 
@@ -495,17 +542,7 @@ class ParetoAligner:
         if silenced:
             logging.disable_progress_bar()
         try:
-            return load_base(
-                self.model,
-                tokenizer=self.tokenizer,
-                device=self.device,
-                dtype=self.dtype,
-                gguf_file=self.gguf_file,
-                quantization=self.quantization,
-                use_chat_template=self.use_chat_template,
-                chat_template_kwargs=self.chat_template_kwargs,
-                trust_remote_code=self.trust_remote_code,
-            )
+            return load_base(**{**self._loading, **otherwise})
         finally:
             if silenced:
                 logging.enable_progress_bar()
@@ -560,7 +597,26 @@ class ParetoAligner:
         loss = PolicyLoss(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(PolicyLoss)})
         learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
         family = make_family(self.family)
-        return Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
+        plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
+        self._check_backend(plan)
+        return plan
+
+    def _check_backend(self, plan: Plan) -> None:
+        """Whether the backend can have the policies, before anything is loaded."""
+        self.backend.check(len(self.settings.shards))
+        if not self.backend.remote:
+            return
+        told = f"The backend {self.backend.name!r} has the model on its workers"
+        if not isinstance(self.model, str | os.PathLike):
+            raise ConfigError(
+                f"{told}, which load it by name. Save the one in memory where all of them find it, "
+                "`model.save_pretrained(folder)` with its tokenizer, and give the folder."
+            )
+        if plan.measures_labels:
+            raise ConfigError(
+                f"{told}, and objectives that are measured on comparisons are measured where the run is. Give every "
+                "objective a reward, or use backend='local'."
+            )
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts

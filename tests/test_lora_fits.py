@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from pareto_align import ModelError, ParetoAlignWarning, ParetoFront
 from pareto_align.policies import PolicyPopulation, load_base
-from pareto_align.runs import publishing
+from pareto_align.policies import parity as parities
 
 SHAPES = {
     "rslora": {"use_rslora": True},
@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_said_and_the_run_is_not_lost(tmp_path, monke
     def broken(*args):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(publishing, "compare_with_peft", broken)
+    monkeypatch.setattr(parities, "compare_with_peft", broken)
     with pytest.warns(ParetoAlignWarning, match=r"may not be what was measured.*RuntimeError: no such kernel"):
         front = make(output_dir=tmp_path / "run").fit(list(PROBLEM.prompts))
     assert len(front) > 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pareto_align.aligner import ParetoAligner
 from pareto_align.arguments import path_of
+from pareto_align.backends import make_backend
 from pareto_align.config.keys import SECTIONS, check_keys, checked_value, value_types, whole
 from pareto_align.config.lookup import build, find, objectives_named, reward_function
 from pareto_align.config.prompt_files import read_prompt_file
@@ -215,6 +216,8 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         keywords["family"] = _named("family", values["family"], folder, families.make, Family)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
+    if values.get("backend") is not None:
+        keywords["backend"] = _backend(values["backend"])
     if values.get("report_to") is not None:
         keywords["report_to"] = values["report_to"]
     return ParetoAligner(objectives=objectives, **keywords, **more)
@@ -293,6 +296,13 @@ def _named(
         bases = " or ".join(one.__name__ for one in (base if isinstance(base, tuple) else (base,)))
         raise ConfigError(f"`{section}`: {name} is no subclass of {bases}.")
     return build(cls, settings, f"`{section}` {name!r}")
+
+
+def _backend(spec: Any) -> Any:
+    """A backend from its name, or a mapping with it; none is looked for in code of the user's own."""
+    if isinstance(spec, Mapping):
+        spec = {"name": DEFAULT_NAMES["backend"], **{key: whole(value) for key, value in spec.items()}}
+    return make_backend(spec)
 
 
 def _lora(spec: Any) -> Any:

@@ -17,7 +17,7 @@ from pareto_align.runs.settings import settings_help
 
 __all__ = ["DEFAULT_NAMES", "read_config"]
 
-DEFAULT_NAMES = {"weighting": "chebyshev", "learner": "centred", "explorer": "discover"}
+DEFAULT_NAMES = {"weighting": "chebyshev", "learner": "centred", "explorer": "discover", "backend": "local"}
 """Sections that are a name with settings, and the name where only settings are given."""
 
 _FILES = (("prompts",), ("eval_prompts",), ("eval_prompts", "path"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,25 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from pareto_align.backends import Backend, Local
 from pareto_align.data.prompts import Splits
 from pareto_align.discovery.explorers import Explorer
+from pareto_align.discovery.hosting import Host, Work, sampling_of
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
+from pareto_align.discovery.shards import Shards
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.evaluation.answers import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.evaluation.labels import LabelEvaluator
 from pareto_align.front import Estimate
-from pareto_align.learning.learner import Context, Learner
+from pareto_align.learning.learner import Learner
 from pareto_align.learning.offline import PreferenceLearner
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
-from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
-from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
-from pareto_align.policies.optimizer import OPTIMIZERS, FamilyOptimizer, PopulationOptimizer
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.sampling import SamplingParams
 from pareto_align.runs.budget import Spending
 from pareto_align.runs.checkpoint import Checkpoint
 from pareto_align.runs.folder import write_run_record, write_splits
@@ -42,8 +40,6 @@ from pareto_align.weighting import Weighting
 from pareto_align.weighting.evidence import audited, steered_axes
 
 __all__ = ["Plan", "assemble", "open_population"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +71,7 @@ class Plan:
         self._check_needs()
         self._check_credit()
         self._check_family()
+        self._check_shards()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
 
@@ -145,6 +142,21 @@ class Plan:
             raise ConfigError(
                 f"`kl_coef` is the price of one nat in rewards, and the learner {name!r} has none: its beta holds on "
                 f"to the untrained model. Found kl_coef={self.settings.kl_coef}."
+            )
+
+    def _check_shards(self) -> None:
+        """Whether the policies can be in several shards, where they are to be."""
+        if (count := len(self.settings.shards)) == 1:
+            return
+        if self.learner.couples_policies:
+            raise ConfigError(
+                f"The learner {self.learner.name!r} lets policies learn from each other, so all have to be in one "
+                f"shard. Leave `shard_size` out. Found {count} shards."
+            )
+        if self.family is not None and self.settings.updates_per_rollout > 1:
+            raise ConfigError(
+                "The shards of a family make their update together, once for what they sampled: set "
+                f"updates_per_rollout=1, or leave `shard_size` out. Found {self.settings.updates_per_rollout} updates."
             )
 
     def _check_own_loss(self, name: str) -> None:
@@ -252,6 +264,7 @@ def assemble(
     splits: Splits,
     folder: Path | None,
     *,
+    backend: Backend | None = None,
     callbacks: Iterable[Callback] = (),
     facts: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
@@ -264,6 +277,8 @@ def assemble(
         population: On the model.
         splits: The prompts.
         folder: The run folder, which nobody else works in; None: everything stays in memory.
+        backend: Has the policies; by default this process has. One that is remote has been opened, with hosts that have
+            the model, and the population here is of a model without weights.
         callbacks: Called with every event.
         facts: What else the record of a new run holds.
         record: Of the run that goes on; None begins a new one.
@@ -276,31 +291,36 @@ def assemble(
     settings, objectives, base = plan.settings, plan.objectives, population.base
     objectives.reset()  # an earlier fit is no cost of this one, and nothing to remember
     preferences = plan.preferences()
+    local = None
+    if backend is None or not backend.remote:
+        local, backend = Host(base, population), backend or Local()
+        backend.open(lambda: local, len(settings.shards))
+    else:
+        backend.everywhere("move_in", population.lora, settings)
     if record is None:
-        # the record holds what is used, set or not
-        config = plan.names() | asdict(replace(settings, micro_batch_tokens=_micro_batch_tokens(settings, base)))
+        # the record holds what is used, set or not; a run of one shard is told as before there were any
+        (tokens, *_) = backend.everywhere("micro_batch_tokens", settings)
+        used = asdict(replace(settings, micro_batch_tokens=tokens))
+        config = plan.names() | {k: v for k, v in used.items() if k != "shard_size" or v is not None}
     else:
         config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
-    params = SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-    engine = Engine(
-        population,
-        # what is said about an answer is about its probability, and not about that of sampling it
-        temperature=settings.temperature if plan.learner.needs == "rollouts" else 1.0,
-        layout=settings.layout,
-        micro_batch_tokens=config["micro_batch_tokens"],
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
+    params = sampling_of(settings)
+    # what is said about an answer is about its probability, and not about that of sampling it
+    temperature = settings.temperature if plan.learner.needs == "rollouts" else 1.0
+    backend.everywhere("read_with", settings, temperature, config["micro_batch_tokens"])
 
     # bounds are of the select split; of truncated sampling the probabilities are not those that are trained
     whole = settings.top_k is None and settings.top_p is None
+    widest = max(map(len, settings.shards))
 
     def measures(split: str) -> Measures:
         rows, seed = getattr(splits, split), seed_for(settings.seed, split)
         if plan.measures_labels:
             assert isinstance(plan.learner, PreferenceLearner)
+            assert local is not None, "the plan was checked"
             beta, samples = plan.learner.beta, settings.samples_kept if split == "report" else 0
             group = settings.eval_group
-            return LabelEvaluator(engine, rows, beta, group=group, samples=samples, params=params, seed=seed)
+            return LabelEvaluator(local.engine, rows, beta, group=group, samples=samples, params=params, seed=seed)
         return Evaluator(
             population,
             objectives,
@@ -308,9 +328,11 @@ def assemble(
             settings.eval_group_size,
             params,
             seed,
-            rows_at_once=max(ROWS_AT_ONCE, settings.rows_a_step),
+            rows_at_once=max(ROWS_AT_ONCE, widest * settings.prompts_per_step * settings.group_size),
             group=settings.eval_group,
-            engine=engine if split == "select" and settings.kl_coef > 0 and whole else None,
+            ratios=split == "select" and settings.kl_coef > 0 and whole,
+            policies_at_once=widest if len(settings.shards) > 1 else None,
+            ask=lambda questions: backend.anywhere("answer", [(question,) for question in questions]),
         )
 
     select = measures("select")
@@ -326,31 +348,31 @@ def assemble(
     else:
         scale = RewardScale.from_dict(checkpoint.record["scale"])
         reference = Estimate.from_dict(checkpoint.record["reference"])
-    chosen: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
-    optimizer: PopulationOptimizer | FamilyOptimizer
-    if plan.family is None:
-        optimizer = OPTIMIZERS[settings.optimizer](population.parameters, **chosen)
-    else:
-        plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
-        optimizer = FamilyOptimizer(plan.family, population, kind=settings.optimizer, **chosen)
-        optimizer.place(preferences)
-    plan.learner.setup(
-        Context(
-            engine,
-            scale,
-            steered_axes(objectives, plan.weighting),
-            optimizer,
-            objectives,
-            splits.train,
-            settings.prompts_per_step,
-            settings.group_size,
-            params,
-            settings.seed,
-        )
+    work = Work(
+        settings,
+        plan.learner,
+        plan.family,
+        objectives.m,
+        preferences,
+        scale,
+        steered_axes(objectives, plan.weighting),
+        splits.train,
+        objectives if local is not None and len(settings.shards) == 1 else None,
     )
+    if plan.family is not None:
+        plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
+    backend.everywhere("begin", work)
+    backend.populate()
+    shards = Shards(backend, settings.shards, population, objectives, plan.family)
     plan.weighting.setup(settings.population, objectives.m)
     publisher = Publisher(
-        None if folder is None else folder / "front", population, objectives, scale, config, plan.family
+        None if folder is None else folder / "front",
+        population,
+        objectives,
+        scale,
+        config,
+        plan.family,
+        lambda policy, prompt: backend.anywhere("parity", [(policy, prompt)])[0],
     )
     journal = Journal(None if folder is None else folder / "journal.jsonl", callbacks)
     spending = Spending(select, objectives)
@@ -367,6 +389,7 @@ def assemble(
     )
     loop = FrontDiscovery(
         population=population,
+        shards=shards,
         objectives=objectives,
         learner=plan.learner,
         weighting=plan.weighting,
@@ -389,6 +412,7 @@ def assemble(
         write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)
     elif folder is not None:
         journal.resume(0, step=0)
+    host, *_ = backend.everywhere("facts")
     journal.write(
         "start",
         objectives=[o.name for o in objectives],
@@ -401,18 +425,7 @@ def assemble(
         units=reference.n,
         splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
         parameters=population.parameter_count,
-        device=str(base.device),
-        dtype=str(base.dtype),
+        device=host["device"],
+        dtype=f"torch.{host['base']['dtype']}",
     )
     return loop
-
-
-def _micro_batch_tokens(settings: Settings, base: Base) -> int:
-    """Tokens of one forward and backward pass: as set, as recorded for this model and machine, or the default."""
-    if settings.micro_batch_tokens is not None:
-        return settings.micro_batch_tokens
-    recorded = recorded_micro_batch(base)
-    if recorded is None:
-        return default_micro_batch(base)
-    logger.info("micro_batch_tokens=%d, as `pareto-align bench` recorded for this model and machine.", recorded)
-    return recorded

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pareto_align.arguments import arguments_of, plain
 from pareto_align.discovery.assembly import Plan
 from pareto_align.errors import ConfigError, ParetoAlignWarning
-from pareto_align.policies.base import Base
 from pareto_align.policies.lora_config import default_lora_config
-from pareto_align.policies.records import processor
-from pareto_align.runs.folder import objective_records, versions
+from pareto_align.runs.folder import objective_records
 
-__all__ = ["base_facts", "check_same_base", "check_same_run", "machine_facts", "plan_facts", "warn_of_other_machine"]
+__all__ = ["check_alike", "check_same_base", "check_same_run", "plan_facts", "warn_of_other_machine"]
 
 
 def plan_facts(
@@ -50,19 +48,6 @@ def _lora_facts(lora: Any) -> Any:
     return {name: value for name, value in told.items() if name not in about_files}
 
 
-def base_facts(base: Base) -> dict[str, Any]:
-    """What is known of the model once it is loaded."""
-    return {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
-
-
-def machine_facts(base: Base) -> dict[str, Any]:
-    """What decides the last bits of what is computed, beside the versions of what computes it."""
-    import torch
-
-    accelerator = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else None
-    return {"processor": processor(), "accelerator": accelerator, "threads": torch.get_num_threads()}
-
-
 def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, Any], model: str | None) -> None:
     """Refuse to go on with a run that was begun otherwise.
 
@@ -80,7 +65,7 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
     """
     now: dict[str, Any] = plan.names() | asdict(plan.settings)
     then = dict(record["config"])
-    for name in ("reading", "sampler", "deterministic"):  # not taken down at first
+    for name in ("reading", "sampler", "deterministic", "shard_size"):  # not taken down at first
         then.setdefault(name, now[name])
     if plan.settings.micro_batch_tokens is None:
         now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
@@ -97,8 +82,12 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
     _refuse(told)
 
 
-def check_same_base(record: Mapping[str, Any], base: Base) -> None:
+def check_same_base(record: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Refuse to go on with a run in another precision; on another kind of device it may, and is told what that means.
+
+    Args:
+        record: Of the run.
+        facts: Of the host that would go on with it, `Host.facts`.
 
     Raises:
         ConfigError: The model has another dtype than it had.
@@ -106,7 +95,7 @@ def check_same_base(record: Mapping[str, Any], base: Base) -> None:
     Warns:
         ParetoAlignWarning: It is on another kind of device.
     """
-    then, now = _mapping(record.get("base")), base_facts(base)
+    then, now = _mapping(record.get("base")), facts["base"]
     _refuse(_differences(then, now, sorted({"dtype"} & then.keys())))
     if then.get("device", now["device"]) != now["device"]:
         warnings.warn(
@@ -117,22 +106,60 @@ def check_same_base(record: Mapping[str, Any], base: Base) -> None:
         )
 
 
-def warn_of_other_machine(record: Mapping[str, Any], base: Base) -> None:
+def warn_of_other_machine(record: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Say in what the machine, or what is installed there, is not as it was when the run began.
 
     Records of earlier releases lack some of it; what was not taken down is not compared.
+
+    Args:
+        record: Of the run.
+        facts: Of the host that would go on with it, `Host.facts`.
 
     Warns:
         ParetoAlignWarning: Something differs, so that the rest of the run is not the same, byte for byte.
     """
     told = []
-    for then, now in ((record.get("versions"), versions()), (record.get("machine"), machine_facts(base))):
-        then = _mapping(then)
+    for part in ("versions", "machine"):
+        then, now = _mapping(record.get(part)), facts[part]
         told += _differences(then, now, [name for name in now if name in then])
     if told:
         warnings.warn(
             f"The run goes on under other conditions than it began under: {'; '.join(told)}. What it finds from here "
             "on is as good, but not the same bytes.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
+
+
+def check_alike(hosts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> None:
+    """Refuse hosts that have other versions than this process; say it where they are of several kinds.
+
+    Args:
+        hosts: What each of them is, `Host.facts`.
+        here: The versions in this process.
+
+    Raises:
+        ConfigError: It says which host has which version of what.
+
+    Warns:
+        ParetoAlignWarning: They compute differently, so that it depends on where a shard is what it becomes.
+    """
+    told = [
+        f"on {facts['name']} {name} is {facts['versions'].get(name)!r}, here {now!r}"
+        for facts in hosts
+        for name, now in here.items()
+        if facts["versions"].get(name) != now
+    ]
+    if told:
+        raise ConfigError(
+            f"The workers have other versions than the process that began the run: {'; '.join(dict.fromkeys(told))}. "
+            "Install the same on all machines."
+        )
+    kinds = {str({**facts["machine"], **facts["base"]}): facts["name"] for facts in hosts}
+    if len(kinds) > 1:
+        warnings.warn(
+            f"The workers are of several kinds: {'; '.join(f'{name}: {kind}' for kind, name in kinds.items())}. What a "
+            "shard becomes is the same, byte for byte, only among workers of one kind.",
             ParetoAlignWarning,
             stacklevel=3,
         )

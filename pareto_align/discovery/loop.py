@@ -13,16 +13,16 @@ import torch
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.measuring import FrontKeeper
+from pareto_align.discovery.shards import Shards
 from pareto_align.discovery.slots import Slots
 from pareto_align.discovery.stalls import choose_parent
 from pareto_align.errors import FrontFileError
 from pareto_align.evaluation.answers import Measures
 from pareto_align.front import Origin
-from pareto_align.learning.learner import Experience, Learner, StepReport
+from pareto_align.learning.learner import Learner, StepReport, Told
+from pareto_align.learning.rollouts import Answers
 from pareto_align.objectives import ObjectiveSet, RewardScale
-from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.families import Family
-from pareto_align.policies.optimizer import FamilyOptimizer
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import Budget, Spending
 from pareto_align.runs.checkpoint import Checkpoint, CheckpointWriter, remove_checkpoint
@@ -40,9 +40,10 @@ class FrontDiscovery:
     """Trains a population under a dynamic weighting and keeps the archive of what was found.
 
     Args:
-        population: K policies.
+        population: K policies, as they were last brought home.
+        shards: The same, where they are sampled and trained.
         objectives: What is optimized, constrained and audited.
-        learner: Steps the population.
+        learner: What steps them; the shards have it.
         weighting: Turns the state of the population into weights `[K, m]`, or `[K, m + c]` if it steers constraints.
         explorer: Decides after every measurement what the slots train next.
         preferences: `[K, m]` what each slot pursues at first, and where a family is measured.
@@ -52,7 +53,7 @@ class FrontDiscovery:
         spending: What the run has spent.
         settings: How long, how many, how often.
         journal: Records every event.
-        family: What the slots serve, if they have no policies of their own; the learner's optimizer trains it.
+        family: What the slots serve, if they have no policies of their own; as it was last brought home.
 
     Attributes:
         step: Training steps made.
@@ -64,6 +65,7 @@ class FrontDiscovery:
         self,
         *,
         population: PolicyPopulation,
+        shards: Shards,
         objectives: ObjectiveSet,
         learner: Learner,
         weighting: Weighting,
@@ -78,6 +80,7 @@ class FrontDiscovery:
         family: Family | None = None,
     ) -> None:
         self.population = population
+        self.shards = shards
         self.family = family
         self.objectives = objectives
         self.learner = learner
@@ -85,7 +88,7 @@ class FrontDiscovery:
         self.explorer = explorer
         self.grid = np.array(preferences, dtype=float)
         floors = FloorKeeper(population.size, objectives.m, explorer.floor_weighting)
-        self.slots = Slots(population, learner, weighting, self.grid, floors, settings.stall_patience)
+        self.slots = Slots(shards, weighting, self.grid, floors, settings.stall_patience)
         self.report = report
         self.scale = scale
         self.keeper = keeper
@@ -147,7 +150,7 @@ class FrontDiscovery:
         )
         remove_checkpoint(folder)
 
-    def ask(self) -> Experience:
+    def ask(self) -> Answers | Told:
         """What the next step learns from: with an online learner, what the policies say and how it is rewarded.
 
         Whoever drives the loop by hand may judge otherwise and write into its `rewards` (maximised) before `tell`.
@@ -159,9 +162,9 @@ class FrontDiscovery:
         if self.family is not None:
             self._drawn = self.explorer.draw(seed_for(self.settings.seed, "preferences", self.step))
             self._serve(self.grid if self._drawn is None else self._drawn)
-        return self.learner.collect(self.step)
+        return self.shards.collect(self.step)
 
-    def tell(self, seen: Experience) -> None:
+    def tell(self, seen: Answers | Told) -> None:
         """Make the training step that was asked for, and what follows it: measuring, archiving, new tasks.
 
         Args:
@@ -190,19 +193,19 @@ class FrontDiscovery:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _train(self, step: int, seen: Experience) -> StepReport:
+    def _train(self, step: int, seen: Answers | Told) -> StepReport:
         settings = self.settings
         tokens = self.spending.tokens  # before this step: the first one has all of its budget ahead
         self.spending.train_tokens += seen.token_count
         self.spending.rollouts += seen.count
-        gradients = None
+        gramians = cross_gramians = None
         if self.learner.values_with_gradients or self.weighting.requires & FROM_GRADIENTS:
-            with deterministic(settings.deterministic):
-                gradients = self.learner.gradients(seen, halves=bool(self.weighting.requires & HALVES))
+            halves = bool(self.weighting.requires & HALVES)
+            gramians, cross_gramians = self.shards.gradients(seen, halves=halves)
         signal = make_signal(
             self.weighting,
             self.objectives,
-            self.learner.scale,
+            self.shards.scale,
             seen.values(),
             rewards=seen.rewards,
             step=step,
@@ -210,8 +213,8 @@ class FrontDiscovery:
             preferences=self.slots.preferences.copy(),
             spent=self.budget.spent(tokens),
             measured=None if self.slots.measured is None else self.slots.measured.copy(),
-            gramians=None if gradients is None else gradients.gramians,
-            cross_gramians=None if gradients is None else gradients.cross_gramians,
+            gramians=gramians,
+            cross_gramians=cross_gramians,
         )
         weights = np.array(self.weighting(signal))
         m = self.objectives.m
@@ -219,14 +222,8 @@ class FrontDiscovery:
         held = np.isfinite(floors.floors).any(1, keepdims=True)
         left = np.maximum(1 - np.abs(weights[:, m:]).sum(1, keepdims=True), 0.0)  # what real constraints do not take
         weights[:, :m] = np.where(held, left, 1.0) * floors(weights[:, :m], signal)
-        with deterministic(settings.deterministic):
-            report = self.learner.step(
-                seen,
-                weights,
-                self._learning_rate(self.budget.progress(step, tokens)),
-                applies_to=self.weighting.applies_to,
-                gradients=gradients,
-            )
+        rate = self._learning_rate(self.budget.progress(step, tokens))
+        report = self.shards.step(seen, weights, rate, self.weighting.applies_to)
         self.journal.write(
             "step",
             step=step + 1,
@@ -279,13 +276,13 @@ class FrontDiscovery:
                 "rolled back", step=self.step, policy=row, reason="its gradient or its probabilities were not finite"
             )
         if self._measured_now():
-            recovery.keep(self.learner.optimizer.parameters)
+            self.shards.bring_home()
+            recovery.keep(self.shards.trained)
 
     def _serve(self, preferences: np.ndarray) -> None:
         """Let the slots serve a family at other preferences `[K, m]`."""
-        assert isinstance(self.learner.optimizer, FamilyOptimizer)
         self.slots.preferences = preferences
-        self.learner.optimizer.place(preferences)
+        self.shards.place(preferences)
 
     def _explore(self, step: int) -> None:
         """Let the explorer decide what the slots train next, and measure the candidates that need no training."""
@@ -319,7 +316,7 @@ class FrontDiscovery:
         adapter = None if task.parent is None else self.keeper.archive.entries[task.parent].adapter
         floors = None
         # floors are of what is measured; a learner that sees something else in a step cannot keep them
-        if task.floors is not None and self.learner.scale.to_dict() == self.scale.to_dict():
+        if task.floors is not None and self.shards.scale.to_dict() == self.scale.to_dict():
             axes = list(self.objectives.axes)
             kept = np.full(self.objectives.M, np.nan)
             kept[axes] = task.floors
@@ -346,7 +343,7 @@ class FrontDiscovery:
             **self.spending.state_dict(),
             **self.keeper.state_dict(),
             **self.objectives.counts(),
-            **self.learner.engine.state_dict(),
+            **self.shards.engine_state(),
             "scale": self.scale.to_dict(),
             "explorer": self.explorer.state_dict(),
             "rewards": self.objectives.state_dict(),
@@ -354,8 +351,7 @@ class FrontDiscovery:
         }
         arrays = {name: value for name, value in self.slots.state_dict().items() if value is not None}
         tensors = {
-            "parameters": self.population.parameters.detach().cpu(),
-            **{name: value.cpu() for name, value in self.learner.state_dict().items()},
+            **self.shards.state_dict(),
             **{name: x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for name, x in arrays.items()},
         }
         return Checkpoint(record, tensors, self.keeper.adapters)
@@ -374,11 +370,9 @@ class FrontDiscovery:
             self.keeper.load_state_dict(record, checkpoint.adapters)
             self.objectives.load_counts(record)
             self.objectives.load_state_dict(record["rewards"])
-            self.learner.engine.load_state_dict(record)
             self.explorer.load_state_dict(record["explorer"])
-            with torch.no_grad():
-                self.population.parameters.copy_(tensors["parameters"])
-            self.learner.load_state_dict(tensors)
+            engine_state = {name: record[name] for name in self.shards.engine_state()}
+            self.shards.load_state_dict(tensors, engine_state)
             self.slots.load_state_dict(tensors, int(record.get("blind", 0)))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FrontFileError(
@@ -390,6 +384,7 @@ class FrontDiscovery:
     def _measure(self) -> None:
         if self.family is not None:
             self._serve(self.grid)
+            self.shards.bring_home()
         slots, origins = self.slots, []
         for slot, (preference, floors) in enumerate(zip(slots.preferences, slots.floors.floors, strict=True)):
             kept = tuple(None if np.isnan(v) else float(v) for v in floors) if np.isfinite(floors).any() else None

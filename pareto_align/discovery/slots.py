@@ -10,9 +10,9 @@ import torch
 
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.recovery import Recovery
+from pareto_align.discovery.shards import Shards
 from pareto_align.discovery.stalls import StallMonitor
-from pareto_align.learning.learner import Learner, StepReport
-from pareto_align.policies.population import PolicyPopulation
+from pareto_align.learning.learner import StepReport
 from pareto_align.weighting import Weighting
 
 __all__ = ["Slots"]
@@ -22,8 +22,7 @@ class Slots:
     """What belongs to a slot, in one place: nothing of an old tenant may reach a new one.
 
     Args:
-        population: K policies.
-        learner: Its optimizer has moments of each.
+        shards: K policies, with what the learner and its optimizer keep of each.
         weighting: It has running means of each.
         preferences: `[K, m]` what each slot pursues at first.
         floors: What is kept of the other objectives meanwhile.
@@ -39,25 +38,23 @@ class Slots:
 
     def __init__(
         self,
-        population: PolicyPopulation,
-        learner: Learner,
+        shards: Shards,
         weighting: Weighting,
         preferences: np.ndarray,
         floors: FloorKeeper,
         patience: int,
     ) -> None:
-        self.population, self.learner, self.weighting, self.floors = population, learner, weighting, floors
+        self.shards, self.weighting, self.floors = shards, weighting, floors
         self.preferences = np.array(preferences, dtype=float)
         self.measured: np.ndarray | None = None
-        self.spread = np.ones(population.size)
-        self.recovery = Recovery(learner.optimizer.parameters)
-        self.stalls = StallMonitor(population.size, patience)
+        self.spread = np.ones(len(self.preferences))
+        self.recovery = Recovery(shards.trained)
+        self.stalls = StallMonitor(len(self.preferences), patience)
 
     def adopt(self, slot: int, adapter: torch.Tensor) -> None:
         """Let another policy `[P]` move in; nothing that belonged to the old tenant is kept."""
-        self.population.load(slot, adapter)
+        self.shards.adopt(slot, adapter)
         self.recovery.adopt(slot, adapter)
-        self.learner.reset(slot)
         self.weighting.reset(slot)
         self.floors.weighting.reset(slot)
         self.stalls.reset(slot)
@@ -84,9 +81,9 @@ class Slots:
 
     def go_back(self, row: int, slots: list[int]) -> None:
         """Take a policy (or a family, as row 0 of all slots) back to where it was when it was last right."""
-        self.learner.optimizer.put_back(row, self.recovery.good[row])
+        self.shards.put_back(row, self.recovery.good[row])
         for slot in slots:
-            self.learner.reset(slot)  # what it remembers of the policy is of the one that went wrong
+            self.shards.forget(slot)  # what it remembers of the policy is of the one that went wrong
             self.weighting.reset(slot)
 
     def note(self, report: StepReport) -> None:

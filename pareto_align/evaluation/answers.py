@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import SamplingParams, sample
 from pareto_align.seeds import seed_for
 
-__all__ = ["Evaluator", "Measurement", "Measures"]
+__all__ = ["Evaluator", "Measurement", "Measures", "Question", "Said", "answer"]
 
 PROMPTS_A_SEED = 16  # fixed, so that a policy's random numbers do not depend on how many are measured with it
 ROWS_AT_ONCE = 256  # a run takes as many as its training steps do, whose memory is there anyway
@@ -45,6 +45,75 @@ class Measurement:
     length: float
     of_answers: bool = True
     log_ratios: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Some held-out prompts for some policies: what is answered in one go, and alike wherever the model is.
+
+    Attributes:
+        policies: `[k, P]`; with none the reference policy is asked.
+        prompts: As token ids.
+        group: Completions of each.
+        params: How to sample.
+        seeds: One for every `PROMPTS_A_SEED` prompts; each policy has the same.
+        ratios: Whether the frozen base reads the answers as well.
+    """
+
+    policies: Tensor
+    prompts: list[list[int]]
+    group: int
+    params: SamplingParams
+    seeds: list[int]
+    ratios: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What k policies answered to n prompts, G times each.
+
+    Attributes:
+        lists: Of each policy, its n*G completions as token ids.
+        texts: The same as text.
+        lengths: `[k]` tokens in all.
+        ratios: `[k, n, G]` nats by which each is likelier than under the reference; None where nobody asked.
+    """
+
+    lists: list[list[list[int]]]
+    texts: list[list[str]]
+    lengths: np.ndarray
+    ratios: np.ndarray | None
+
+
+def answer(population: PolicyPopulation, engine: Engine | None, asked: Question) -> Said:
+    """Let the policies answer.
+
+    Args:
+        population: Owns the model that runs the policies.
+        engine: Reads with the frozen base; needed where ratios are asked for.
+        asked: What.
+    """
+    policies = asked.policies.to(population.base.device)
+    count = max(policies.shape[0], 1)
+    drawn = sample(
+        population,
+        asked.prompts,
+        asked.group,
+        asked.params,
+        [asked.seeds] * count,
+        policies=policies,
+        prompts_a_seed=PROMPTS_A_SEED,
+    )
+    ratios = None
+    if asked.ratios:
+        assert engine is not None
+        reference = engine.reference_logprobs(engine.prepare(asked.prompts, drawn))
+        ratios = (drawn.logprobs - reference).sum(-1).double().numpy()
+    lists, share = drawn.token_lists(), len(asked.prompts) * asked.group
+    texts = population.base.decode_all(lists)
+    own = [slice(k * share, (k + 1) * share) for k in range(count)]
+    lengths = drawn.lengths.sum((1, 2)).numpy()
+    return Said([lists[part] for part in own], [texts[part] for part in own], lengths, ratios)
 
 
 class Measures(Protocol):
@@ -82,7 +151,10 @@ class Evaluator:
         seed: The same seed gives every policy the same random numbers.
         rows_at_once: Most rows of one decoding batch; one of fewer policies takes more prompts at once.
         group: Column whose values make prompts one unit of the estimates; None: each is its own.
-        engine: Reads what was said once more with the frozen base, for `Measurement.log_ratios`; None: nobody asks.
+        ratios: Whether what was said is read once more with the frozen base, for `Measurement.log_ratios`.
+        engine: Reads it, where nobody else is asked.
+        policies_at_once: Most policies of one decoding batch; by default as many as the rows allow.
+        ask: Has questions answered, and returns the answers in their order; by default on the population's own model.
     """
 
     repeatable = True
@@ -98,7 +170,10 @@ class Evaluator:
         *,
         rows_at_once: int = ROWS_AT_ONCE,
         group: str | None = None,
+        ratios: bool = False,
         engine: Engine | None = None,
+        policies_at_once: int | None = None,
+        ask: Callable[[Sequence[Question]], Sequence[Said]] | None = None,
     ) -> None:
         self.population = population
         self.objectives = objectives
@@ -109,7 +184,9 @@ class Evaluator:
         self.seed = seed
         self.rows_at_once = rows_at_once
         self.groups = groups_of(self.prompts, group)
-        self.engine = engine
+        self.ratios = ratios
+        self.policies_at_once = policies_at_once
+        self.ask = ask or (lambda questions: [answer(population, engine, question) for question in questions])
         self.tokens = 0
 
     def measure_reference(self, *, check: bool = False) -> Measurement:
@@ -130,7 +207,6 @@ class Evaluator:
                 between prompts does not shrink: pooled estimates still have one unit a prompt.
         """
         count = policies.shape[0]
-        policies = policies.to(self.population.base.device)
         width = max(1, self.rows_at_once // (min(PROMPTS_A_SEED, len(self.prompts)) * self.group_size))
         found: list[Measurement] = []
         for start in range(0, count, width):
@@ -143,37 +219,22 @@ class Evaluator:
 
     def _measure(self, policies: Tensor, check: bool, repeat: int = 0) -> list[Measurement]:
         count, group = max(policies.shape[0], 1), self.group_size
+        width = min(count, self.policies_at_once or count)
+        pieces = [policies[start : start + width] for start in range(0, count, width)]
+        questions = [self._questions(piece, repeat) for piece in pieces]
+        answers = iter(self.ask(list(chain.from_iterable(questions))))
         texts: list[list[str]] = [[] for _ in range(count)]
         ids: list[list[list[int]]] = [[] for _ in range(count)]
         lengths = np.zeros(count)
-        ratios: list[np.ndarray] = []
-        again = ("repeat", repeat) if repeat else ()
-        # decoding takes as many steps for many prompts as for few, so as many run together as there is room for
-        at_once = PROMPTS_A_SEED * max(1, self.rows_at_once // (count * group * PROMPTS_A_SEED))
-        for start in range(0, len(self.prompts), at_once):
-            part = self.prompts[start : start + at_once]
-            first_prompts = range(start, start + len(part), PROMPTS_A_SEED)
-            seeds = [seed_for(self.seed, "evaluation", first, *again) for first in first_prompts]
-            asked = [list(prompt.ids) for prompt in part]
-            drawn = sample(
-                self.population,
-                asked,
-                group,
-                self.params,
-                [seeds] * count,
-                policies=policies,
-                prompts_a_seed=PROMPTS_A_SEED,
-            )
-            lengths += drawn.lengths.sum((1, 2)).numpy()
-            if self.engine is not None and policies.shape[0]:
-                reference = self.engine.reference_logprobs(self.engine.prepare(asked, drawn))
-                ratios.append((drawn.logprobs - reference).sum(-1).double().numpy())
-            lists, share = drawn.token_lists(), len(part) * group
-            said = self.population.base.decode_all(lists)
-            for policy in range(count):
-                own = slice(policy * share, (policy + 1) * share)
-                ids[policy] += lists[own]
-                texts[policy] += said[own]
+        ratios: list[list[np.ndarray]] = [[] for _ in range(count)]
+        for start, asked in zip(range(0, count, width), questions, strict=True):
+            for said in islice(answers, len(asked)):
+                for k, length in enumerate(said.lengths, start):
+                    ids[k] += said.lists[k - start]
+                    texts[k] += said.texts[k - start]
+                    lengths[k] += length
+                    if said.ratios is not None:
+                        ratios[k].append(said.ratios[k - start])
         self.tokens += int(lengths.sum())
         # one reward call an objective for everything that was said
         everything, all_ids = list(chain.from_iterable(texts)), list(chain.from_iterable(ids))
@@ -185,7 +246,23 @@ class Evaluator:
                 rewards=scores[k],
                 texts=texts[k][::group],
                 length=float(lengths[k]) / (len(number) * group),
-                log_ratios=np.concatenate([part[k] for part in ratios]) if ratios else None,
+                log_ratios=np.concatenate(ratios[k]) if ratios[k] else None,
             )
             for k in range(count)
         ]
+
+    def _questions(self, policies: Tensor, repeat: int) -> list[Question]:
+        """All prompts for some policies `[k, P]`, as many at a time as there is room for."""
+        count, group = max(policies.shape[0], 1), self.group_size
+        again = ("repeat", repeat) if repeat else ()
+        # decoding takes as many steps for many prompts as for few, so as many run together as there is room for
+        at_once = PROMPTS_A_SEED * max(1, self.rows_at_once // (count * group * PROMPTS_A_SEED))
+        ratios = self.ratios and policies.shape[0] > 0
+        found = []
+        for start in range(0, len(self.prompts), at_once):
+            part = self.prompts[start : start + at_once]
+            first_prompts = range(start, start + len(part), PROMPTS_A_SEED)
+            seeds = [seed_for(self.seed, "evaluation", first, *again) for first in first_prompts]
+            asked = [list(prompt.ids) for prompt in part]
+            found.append(Question(policies, asked, group, self.params, seeds, ratios))
+        return found

@@ -20,7 +20,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,41 @@ class ParetoArchive(Judge):
         self._apart = {key: value for key, value in self._apart.items() if not estimates.keys() & set(key)}
         self._dominance = {key: value for key, value in self._dominance.items() if not estimates.keys() & set(key)}
         self._judge()
+
+    def merge(self, others: Iterable[ParetoArchive]) -> None:
+        """Take over all entries of archives that were kept apart, and judge all anew, once.
+
+        Where a resolution is 0 and no capacity set, the members are those of one archive that had been offered
+        everything: what is dominated in the mean among some is dominated among all. Otherwise they are chosen from
+        what the archives kept: a duplicate or an evicted entry that gave its adapter up stays where it is. Of equals
+        the one stays that comes first, in the order of the archives.
+
+        Args:
+            others: In the same frame; they are left as they are.
+
+        Raises:
+            ConfigError: An id is taken, or an archive has other axes, another frame or other constraints. Nothing is
+                changed then.
+        """
+        found: dict[str, Entry] = {}
+        for other in others:
+            if other._frame() != self._frame():
+                raise ConfigError(
+                    "Archives can be merged that have the same axes, reference, scale and constraints. Found "
+                    f"{other._frame()} beside {self._frame()}."
+                )
+            for id, entry in other.entries.items():
+                if id in self.entries or id in found:
+                    raise ConfigError(f"Two of the archives that are to be merged have an entry {id!r}.")
+                found[id] = replace(entry)
+        self.entries |= found
+        self._seen = -1
+        self._judge()
+
+    def _frame(self) -> tuple[Any, ...]:
+        """What archives have to have in common to be merged."""
+        frame = (self.reference.tolist(), self.scale_lower.tolist(), self.scale_upper.tolist())
+        return self.axes, *frame, self.constraints
 
     def rivals(self) -> list[list[Entry]]:
         """For each member, in the order of `members`, the duplicates among which it was chosen and that are kept."""

@@ -25,7 +25,7 @@ from pareto_align.policies.sampling import SamplingParams
 from pareto_align.registry import Registry
 from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS
 
-__all__ = ["Context", "Experience", "Learner", "StepReport", "learners", "register_learner"]
+__all__ = ["Context", "Experience", "Learner", "StepReport", "Told", "learners", "register_learner"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,17 @@ class StepReport:
         kl, entropy, spread = (np.array([part.mean()]) for part in (self.kl, self.entropy, self.spread))
         return replace(self, grad_norm=norm, kl=kl, entropy=entropy, spread=spread, sound=np.array([self.sound.all()]))
 
+    @classmethod
+    def together(cls, parts: Sequence[StepReport]) -> StepReport:
+        """The report on all policies, from reports on some of them each."""
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        columns = {name: joined(name) for name in ("grad_norm", "kl", "entropy", "spread", "sound")}
+        more = {name: np.concatenate([part.more[name] for part in parts]) for name in parts[0].more}
+        return cls(**columns, more=more)
+
 
 class Experience(Protocol):
     """What one step learns from: completions and what is known of them."""
@@ -79,6 +90,44 @@ class Experience(Protocol):
         """Mean length of the completions, `[K]` in tokens."""
 
 
+@dataclass(eq=False)
+class Told:
+    """An experience in numbers: what is told of it where it did not happen.
+
+    Attributes:
+        token_count, count, rewards: As of `Experience`.
+        found: `[K, M]` its values.
+        mean_lengths: `[K]` its lengths, in tokens.
+    """
+
+    token_count: int
+    count: int
+    found: np.ndarray
+    mean_lengths: np.ndarray
+    rewards: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, seen: Experience) -> Told:
+        """What there is to tell."""
+        return cls(seen.token_count, seen.count, seen.values(), seen.lengths(), seen.rewards)
+
+    @classmethod
+    def together(cls, parts: Sequence[Told]) -> Told:
+        """Of all policies, from some of them each; all learn from the same comparisons, which count once."""
+        found, lengths = ([getattr(part, name) for part in parts] for name in ("found", "mean_lengths"))
+        judged = [part.rewards for part in parts if part.rewards is not None]
+        rewards = np.concatenate(judged) if len(judged) == len(parts) else None
+        return cls(parts[0].token_count, parts[0].count, np.concatenate(found), np.concatenate(lengths), rewards)
+
+    def values(self) -> np.ndarray:
+        """What each policy reached, `[K, M]`, maximised; NaN where nothing was seen."""
+        return self.found
+
+    def lengths(self) -> np.ndarray:
+        """Mean length of the completions, `[K]` in tokens."""
+        return self.mean_lengths
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """What a learner works with in one run.
@@ -88,12 +137,13 @@ class Context:
         scale: The frozen scale of all M objectives.
         axes: The objectives that a weighting has weights for, m of the M.
         optimizer: What the policies' gradients `[K, P]` are handed to; by default AdamW on the policies themselves.
-        objectives: Score what is sampled; None where the learner is handed what it learns from.
+        objectives: Score what is sampled; None where somebody else does, or the learner is handed what it learns from.
         prompts: What is trained on: prompts, or comparisons.
         prompts_per_step: N.
         group_size: G.
         params: How completions are sampled.
         seed: Of the run.
+        first: Number of the first of the policies among all of the run, which seeds what they sample.
     """
 
     engine: Engine
@@ -106,6 +156,7 @@ class Context:
     group_size: int = 8
     params: SamplingParams = field(default_factory=lambda: SamplingParams(128))
     seed: int = 0
+    first: int = 0
 
 
 class Learner(KeepsArguments, ABC):
@@ -118,6 +169,7 @@ class Learner(KeepsArguments, ABC):
         provides: The optional fields of a weighting's `Signal` that a run with it can fill in.
         values_with_gradients: What a step saw is only known once its gradients are.
         own_loss: Its loss is not a policy gradient: what is set for one (a price of KL, clipping) has no part in it.
+        couples_policies: A policy's update depends on other policies, so all have to be on one device.
     """
 
     kind = "Learner"
@@ -127,6 +179,7 @@ class Learner(KeepsArguments, ABC):
     provides: ClassVar[frozenset[str]] = FROM_REWARDS | FROM_GRADIENTS | {"measured"}
     values_with_gradients: ClassVar[bool] = False
     own_loss: ClassVar[bool] = False
+    couples_policies: ClassVar[bool] = False
 
     @property
     def needs_own_policies(self) -> bool:
@@ -139,6 +192,11 @@ class Learner(KeepsArguments, ABC):
         self.population = context.engine.population
         self.axes = list(context.axes)
         self.optimizer = context.optimizer or PopulationAdamW(self.population.parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not set up: what belongs to a run stays with it."""
+        of_a_run = ("engine", "context", "population", "optimizer")
+        return {name: value for name, value in self.__dict__.items() if name not in of_a_run}
 
     @property
     def scale(self) -> RewardScale:

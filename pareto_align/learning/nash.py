@@ -7,9 +7,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from pareto_align.arguments import Positive, Share, arguments_of
@@ -19,7 +19,6 @@ from pareto_align.learning.credit import Centred
 from pareto_align.learning.learner import register_learner
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.online import OnlineLearner
-from pareto_align.learning.rollouts import Rollouts, batch_of, score
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.objectives.judges import DRAWN
 from pareto_align.policies.blending import sample_blend
@@ -71,28 +70,14 @@ class NashMd(OnlineLearner):
                 "win_rate(judge, reference=..., against='drawn'), or choose learner='egpo'."
             )
 
-    def collect(self, step: int) -> Rollouts:
-        """Let every policy answer, draw as many opponents from its mixture, and score the answers against them."""
+    def _columns(self, step: int, prompts: Sequence[PromptRow]) -> dict[str, list[Any]]:
+        """As many opponents as answers, each policy's own from its mixture."""
         context, population = self.context, self.population
-        assert context.objectives is not None
-        prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
-        ids, group = [list(prompt.ids) for prompt in prompts], context.group_size
-        seeds = [seed_for(context.seed, "rollout", step, k) for k in range(population.size)]
-        done = self.engine.sample(ids, group, context.params, seeds)
-        mixed = [1 - self.mixture, self.mixture]
+        ids, mixed = [list(prompt.ids) for prompt in prompts], [1 - self.mixture, self.mixture]
         opponents: list[str] = []
-        for k, row in enumerate(population.parameters.detach()):
+        for k, row in enumerate(population.parameters.detach(), context.first):
             pair = torch.stack([row, torch.zeros_like(row)])
             seed = seed_for(context.seed, "opponents", step, k)
-            drawn = sample_blend(population, pair, mixed, ids, group, context.params, seed)
+            drawn = sample_blend(population, pair, mixed, ids, context.group_size, context.params, seed)
             opponents += population.base.decode_all(drawn.completions.token_lists())
-        lists = done.token_lists()
-        texts = population.base.decode_all(lists)
-        # a row of its own for every answer, since each has an opponent of its own
-        asked = [prompt for _ in range(population.size) for prompt in prompts for _ in range(group)]
-        rows = [
-            PromptRow(row.prompt, row.ids, {**row.columns, DRAWN: opponent})
-            for row, opponent in zip(asked, opponents, strict=True)
-        ]
-        rewards: np.ndarray = score(context.objectives, rows, 1, 1, texts, lists)
-        return Rollouts(prompts, done, texts, rewards.reshape(*done.tokens.shape[:3], -1))
+        return {DRAWN: opponents}

@@ -398,6 +398,7 @@ class Modpo(PreferenceLearner):
 
     provides = frozenset({"measured", "audits"})
     values_with_gradients = False
+    couples_policies = True
 
     def __init__(self, *, beta: Positive = 0.1, max_length: Count | None = None, overflow: Overflow = "error") -> None:
         self.loss = make_losses("modpo", beta=beta)

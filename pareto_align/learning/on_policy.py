@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from pareto_align.data.comparison_rows import ComparisonRow
+from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.learner import Context, Learner, StepReport
 from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
 from pareto_align.policies.batches import Batch
@@ -31,8 +35,8 @@ class OnPolicyLearner(Learner):
     def collect(self, step: int) -> Rollouts:
         """Let every policy answer the step's prompts, each from a seed of its own, and score the answers."""
         context = self.context
-        assert context.objectives is not None
-        seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
+        numbers = range(context.first, context.first + self.population.size)
+        seeds = [seed_for(context.seed, "rollout", step, k) for k in numbers]
         prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
         return roll_out(
             self.engine,
@@ -42,7 +46,12 @@ class OnPolicyLearner(Learner):
             context.params,
             seeds,
             reference=self.reads_reference,
+            columns=self._columns(step, prompts),
         )
+
+    def _columns(self, step: int, prompts: Sequence[PromptRow]) -> dict[str, list[Any]]:
+        """What rewards are given beside the prompts' columns, an entry a completion."""
+        return {}
 
     def _prepared(self, seen: Rollouts) -> Batch:
         """The completions ready to be read."""

@@ -63,6 +63,11 @@ class Base:
         return int(length) if length else 1 << 30
 
     @property
+    def shapes_only(self) -> bool:
+        """Whether the model has shapes and no weights, as where others run it (`load_base(weights=False)`)."""
+        return bool(self.model.get_input_embeddings().weight.is_meta)
+
+    @property
     def rounds_coarsely(self) -> bool:
         """Whether two right ways to run the model differ by much more than float32's rounding.
 
@@ -183,6 +188,7 @@ def load_base(
     trust_remote_code: bool = False,
     quantization: Any = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Base:
     """Load a causal LM and freeze it.
 
@@ -199,6 +205,7 @@ def load_base(
         quantization: `"4bit"` or `"8bit"` keeps the frozen linear layers in that many bits, by bitsandbytes; a
             quantization config of transformers is passed on as it is. None loads the weights in `dtype`.
         chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`.
+        weights: False makes a model of shapes alone, which takes no memory and cannot be run.
 
     Raises:
         ModelError: The model cannot be found or loaded, carries adapters already, is being trained as a population by
@@ -216,7 +223,7 @@ def load_base(
     for what, given in (("model", model), ("tokenizer", tokenizer)):
         if isinstance(given, str | os.PathLike) and not (path := os.path.expanduser(given)).endswith(".gguf"):
             refuse_nowhere(path, f"Cannot load the {what} {path!r}", ModelError)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     name: str | None = None
     in_memory = not isinstance(model, str | os.PathLike)
@@ -232,12 +239,17 @@ def load_base(
             source = convert_gguf(Path(name) / gguf_file)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         placed: dict[str, Any] = {}
-        if quantization is not None:  # such a model cannot be moved later
+        if quantization is not None and weights:  # such a model cannot be moved later
             placed = {"quantization_config": _quantization_config(quantization, load_as), "device_map": {"": target}}
         if gguf_file is not None and not Path(name).is_dir():
             options["gguf_file"] = gguf_file
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options, **placed)
+            if weights:
+                loaded = AutoModelForCausalLM.from_pretrained(source, dtype=load_as, **options, **placed)
+            else:
+                config = AutoConfig.from_pretrained(source, **options)
+                with torch.device("meta"):
+                    loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
             if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
                 tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(tokenizer or source), **options)
         except (OSError, ValueError, ImportError) as error:
@@ -274,7 +286,7 @@ def load_base(
         embedding = model.get_input_embeddings().weight
         target, load_as = embedding.device, embedding.dtype
         _keep_differentiable(model)
-    else:
+    elif weights or in_memory:
         model = model.to(device=target, dtype=load_as)
     model = model.eval()
     if _leaves_out_soft_cap(model):

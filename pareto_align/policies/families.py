@@ -145,6 +145,10 @@ class Family(KeepsArguments, ABC):
         given.r = R
         return given
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not set up: what belongs to a run stays with it."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("population", "parameters")}
+
     def setup(self, population: PolicyPopulation, m: int, seed: int) -> None:
         """Allocate the parameters: A as a fresh policy's, B zero, hence exactly the reference policy everywhere."""
         self.population, self.m = population, m

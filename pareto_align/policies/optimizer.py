@@ -195,14 +195,22 @@ class FamilyOptimizer:
         family: Set up on `population`.
         population: Serves the family's policies, one a slot.
         kind: Which optimizer, one of `OPTIMIZERS`.
+        alone: Whether the population holds all policies that are trained together. If it does not, `step` only pulls
+            the gradients back, and `move` takes the step along the sum of all.
         **more: What it is built with.
 
     Attributes:
         preferences: `[K, m]` what the slots serve now.
+        pulled: The gradient `[1, D]` of the mean loss of the policies at the last step, and of how many: those whose
+            own was finite. None where none was.
     """
 
-    def __init__(self, family: Family, population: PolicyPopulation, *, kind: str = "adamw", **more: Any) -> None:
+    def __init__(
+        self, family: Family, population: PolicyPopulation, *, kind: str = "adamw", alone: bool = True, **more: Any
+    ) -> None:
         self.family = family
+        self.alone = alone
+        self.pulled: tuple[Tensor, int] | None = None
         self.population = population
         self.inner = OPTIMIZERS[kind](family.parameters, **more)
         self.preferences = torch.full((population.size, family.m), 1 / family.m)
@@ -226,11 +234,19 @@ class FamilyOptimizer:
         """
         norms = grad.norm(dim=1)
         sound = torch.isfinite(norms)
+        self.pulled = None
         if sound.any():
             kept = sound.cpu()
-            self.inner.step(self.family.pull(self.preferences[kept], grad[sound]), learning_rate)
-            self.place(self.preferences)
+            self.pulled = self.family.pull(self.preferences[kept], grad[sound]), int(kept.sum())
+            if self.alone:
+                self.move(self.pulled[0], learning_rate)
         return norms
+
+    @torch.no_grad()
+    def move(self, gradient: Tensor, learning_rate: float) -> None:
+        """Take the step along a gradient `[1, D]`, and let the slots serve what comes of it."""
+        self.inner.step(gradient, learning_rate)
+        self.place(self.preferences)
 
     def reset(self, slot: int) -> None:
         """Nothing: a slot of a family has no moments of its own."""

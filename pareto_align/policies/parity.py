@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,12 +16,19 @@ from pareto_align.policies.logprobs import lay_out, predicting_states
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import fits_window, read_contexts
 
-__all__ = ["compare_with_peft"]
+__all__ = ["compare_with_peft", "parity_of"]
 
 TOKENS = 8  # places at which the two are compared
 PLAUSIBLE = 7.0  # nats below the likeliest token: what lies deeper is hardly ever sampled
 SUMS = 32  # float32 roundings that the sums of a matrix product come to, whatever the dtype
 SPREAD = 4  # how much further than one draw of roundings another one may lead
+
+
+def parity_of(population: PolicyPopulation, row: Tensor, prompt: Sequence[int]) -> dict[str, Any]:
+    """`compare_with_peft` of a policy `[P]` and a folder that it is written to for the moment."""
+    with tempfile.TemporaryDirectory(prefix="pareto-align-") as folder:
+        population.save_adapter(row, Path(folder))
+        return compare_with_peft(population, row, Path(folder), prompt)
 
 
 @torch.no_grad()

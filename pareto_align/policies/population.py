@@ -114,6 +114,7 @@ class PolicyPopulation:
     def _move_in(self, seed: int, onednn: bool | None, siblings: bool | None) -> None:
         """Put the slots into the model."""
         base, size = self.base, self.size
+        shapes_only = base.shapes_only
         self._requires_grad = [(p, p.requires_grad) for p in base.model.parameters()]
         targets = find_targets(base.model, self.lora)
         self.targets = target_names([name for name, _ in targets], base.model)
@@ -121,6 +122,7 @@ class PolicyPopulation:
         self.attention = PopulationAttention(base.model)
         if onednn is None:
             onednn = base.device.type == "cpu" and onednn_works(base.dtype) and room_for_packed(base.model)
+        onednn = onednn and not shapes_only
         offset, r = 0, int(self.lora.r)
         scaling = self.lora.lora_alpha / (math.sqrt(r) if self.lora.use_rslora else r)
         for name, linear in targets:
@@ -132,7 +134,7 @@ class PolicyPopulation:
         for name, module in list(base.model.named_modules()):
             if type(module) is nn.Linear and id(module) not in wrapped:
                 self._replace(name, FrozenLinear(module, packed=onednn))
-            elif (norm := FrozenNorm.of(module)) is not None:
+            elif not shapes_only and (norm := FrozenNorm.of(module)) is not None:
                 self._replace(name, norm)
         self.parameters = torch.zeros(size, offset, device=base.device)
         self.grad = torch.zeros_like(self.parameters)
@@ -144,6 +146,8 @@ class PolicyPopulation:
         self.compute = ComputeBlocks(self.blocks, base.dtype)
         self._head: Head | ModelError
         try:
+            if shapes_only:
+                raise ModelError("The model has shapes and no weights here: it is run elsewhere.")
             self._head = Head(base, self.served)
         except ModelError as error:
             self._head = error  # sampling can do without
@@ -214,6 +218,21 @@ class PolicyPopulation:
     def load(self, slot: int, row: Tensor) -> None:
         """Put a policy `[P]` into a slot."""
         self.parameters[slot].copy_(row)
+
+    @contextmanager
+    def holding(self, parameters: Tensor, grad: Tensor) -> Iterator[None]:
+        """Within this context other policies are in the slots, and as many as there are of them.
+
+        Args:
+            parameters: `[k, P]` the policies.
+            grad: `[k, P]` where their gradients are added up.
+        """
+        before = self.size, self.parameters, self.grad, self._gradients
+        self.size, self.parameters, self.grad, self._gradients = len(parameters), parameters, grad, grad
+        try:
+            yield
+        finally:
+            self.size, self.parameters, self.grad, self._gradients = before
 
     @contextmanager
     def serving(

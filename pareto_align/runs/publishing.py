@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,9 +29,12 @@ from pareto_align.front.estimates import student_quantile
 from pareto_align.front.parsing import turned
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
-from pareto_align.policies.parity import compare_with_peft
+from pareto_align.policies.parity import parity_of
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.serving import described
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Publisher", "confirm", "shortcoming"]
 
@@ -46,6 +49,8 @@ class Publisher:
         scale: The frozen frame of the objectives.
         config: The run's settings, kept in the record.
         family: What the run trains, where it is a family.
+        parity: Compares a policy `[P]` with what stock PEFT makes of its folder, on a prompt; by default on the
+            population's own model.
     """
 
     def __init__(
@@ -56,7 +61,9 @@ class Publisher:
         scale: RewardScale,
         config: Mapping[str, Any],
         family: Family | None = None,
+        parity: Callable[[Tensor, Sequence[int]], dict[str, Any]] | None = None,
     ) -> None:
+        self.parity = parity or partial(parity_of, population)
         self.family = family
         self.path = path
         self.population = population
@@ -146,12 +153,10 @@ class Publisher:
 
     def _parity(self, member: Entry, prompt_ids: Sequence[int]) -> dict[str, Any]:
         """How far a member that stock PEFT loads is from the policy that was measured."""
-        with tempfile.TemporaryDirectory(prefix="pareto-align-") as folder:
-            try:
-                self.population.save_adapter(member.adapter, Path(folder))
-                found = compare_with_peft(self.population, member.adapter, Path(folder), prompt_ids)
-            except Exception as error:  # a run is not lost for what cannot be checked, but it is said
-                found = {"problem": f"{type(error).__name__}: {error}"}
+        try:
+            found = self.parity(member.adapter, prompt_ids)
+        except Exception as error:  # a run is not lost for what cannot be checked, but it is said
+            found = {"problem": f"{type(error).__name__}: {error}"}
         return {"member": member.id, **found} if found else {}
 
     def _write(

@@ -106,6 +106,10 @@ class Settings:
     activated: bool = _setting(
         False, "adapters act only from the assistant's turn on: the prompt is read once for all policies"
     )
+    shard_size: int | None = _setting(
+        None,
+        "policies that are sampled and trained together; by default all. With fewer, shards can be on several devices",
+    )
     seed: int = _setting(0, "seeds everything")
 
     def __post_init__(self) -> None:
@@ -121,6 +125,7 @@ class Settings:
             "max_tokens",
             "remeasure_tokens",
             "stop_patience",
+            "shard_size",
         ):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
@@ -171,6 +176,10 @@ class Settings:
             )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"`max_seconds` must be positive or None. Found {self.max_seconds!r}.")
+        if self.shard_size is not None and self.shard_size > self.population:
+            raise ConfigError(
+                f"`shard_size` must be at most the population, {self.population}. Found shard_size={self.shard_size}."
+            )
         for name in ("weight_decay", "kl_coef", "resolution"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"`{name}` must be 0 or more. Found {getattr(self, name)!r}.")
@@ -179,6 +188,12 @@ class Settings:
     def rows_a_step(self) -> int:
         """Completions K * N * G that a training step samples, all at once."""
         return self.population * self.prompts_per_step * self.group_size
+
+    @property
+    def shards(self) -> tuple[range, ...]:
+        """The policies of each shard, by number; the last one may have fewer."""
+        size = self.shard_size or self.population
+        return tuple(range(first, min(first + size, self.population)) for first in range(0, self.population, size))
 
 
 def _require_count(name: str, value: Any, least: int = 1) -> None:

@@ -17,12 +17,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.learner import Context, Learner
+from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import load_base
 from pareto_align.policies.engine import Engine
@@ -98,6 +100,21 @@ class LearnerContract:
                 assert np.array_equal(first.rewards, again.rewards, equal_nan=True)
             assert first.token_count == again.token_count
             assert np.array_equal(first.lengths(), again.lengths())
+
+    def test_what_it_collects_can_be_judged_elsewhere(self) -> None:
+        """In a shard it is handed no objectives; the answers are the same, and so are their rewards."""
+        with self.ready() as learner:
+            seen, objectives = learner.collect(2), learner.context.objectives
+            if not isinstance(seen, Rollouts) or objectives is None:
+                return
+            learner.context = replace(learner.context, objectives=None)
+            again = learner.collect(2)
+            assert isinstance(again, Rollouts)
+            answers = again.answers()
+            assert answers.rewards is None
+            answers.judge(objectives)
+            assert answers.rewards is not None
+            assert np.array_equal(answers.rewards, seen.rewards, equal_nan=True)
 
     def test_what_was_seen_has_the_shapes_of_the_letters(self) -> None:
         """`[K, M]` values, `[K]` lengths, `[K, m, P]` gradients."""

@@ -148,7 +148,7 @@ def test_code_of_a_model_is_trusted_only_where_the_user_says_so():
             if isinstance(node, ast.Dict):
                 for key, value in zip(node.keys, node.values, strict=True):
                     if isinstance(key, ast.Constant) and key.value == "trust_remote_code":
-                        assert ast.unparse(value) in ("trust_remote_code", "False") or isinstance(
+                        assert ast.unparse(value).removeprefix("self.") in ("trust_remote_code", "False") or isinstance(
                             getattr(value, "value", None), str
                         ) or ast.unparse(value) == "bool", f"{file}:{node.lineno}"  # fmt: skip
     assert seen >= 2

@@ -97,7 +97,8 @@ def strangers():
 
         def collect(self, step):
             context = self.context
-            seeds = [seed_for(context.seed, "rollout", step, k) for k in range(self.population.size)]
+            numbers = range(context.first, context.first + self.population.size)
+            seeds = [seed_for(context.seed, "rollout", step, k) for k in numbers]
             rows = batch_of(context.prompts, context.prompts_per_step, step, context.seed)
             return roll_out(self.engine, context.objectives, rows, context.group_size, context.params, seeds)
 

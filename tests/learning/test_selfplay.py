@@ -228,6 +228,14 @@ def test_nothing_of_an_old_tenant_is_kept(learner, made):
     np.testing.assert_allclose(moved.policy[0], fresh.policy[0], rtol=1e-5)
 
 
+class Here:
+    """A learner's policies, as the slots of a run see them."""
+
+    def __init__(self, learner):
+        self.learner, self.trained = learner, learner.optimizer.parameters
+        self.put_back, self.forget = learner.optimizer.put_back, learner.reset
+
+
 @pytest.mark.parametrize("learner", ["egpo", {"name": "inpo", "every": 8}, {"name": "sppo", "every": 8}])
 @pytest.mark.parametrize("made", [3, 4])
 def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
@@ -235,7 +243,7 @@ def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
     table = Table(learner, 2)
     weighting = make_weighting("fixed")
     weighting.setup(2, 1)
-    slots = Slots(table.population, table.learner, weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
+    slots = Slots(Here(table.learner), weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
     for _ in range(made):
         table.step()
     table.population.parameters[0] = torch.nan
@@ -398,3 +406,28 @@ def test_opponents_are_drawn_for_who_meets_them_only():
         win_rate(lambda **_: [], reference="gold", against="nobody")
     with pytest.raises(ConfigError, match="`kl_coef` has no part"):
         make([met, *get_problem("arc", V=6).objectives()], learner="nash-md", kl_coef=0.1)._plan()
+
+
+@pytest.mark.parametrize("shard_size", [None, 1])
+def test_a_fit_against_drawn_opponents(tmp_path, shard_size):
+    """Who judges has the opponents wherever the policies are; measured is against the reference answers."""
+    shown = []
+
+    def early(prompts, completions, opponents, **_):
+        shown.extend(opponents)
+        return [0.5 + 0.5 * np.sign(ord(b[0]) - ord(a[0])) for a, b in zip(completions, opponents, strict=True)]
+
+    problem = get_problem("arc", V=6, hidden_size=16)
+    objectives = [
+        Objective("early", win_rate(early, reference="gold", against="drawn"), bounds=(0, 1)),
+        Objective("late", lambda completions, **_: [float(c > "c") for c in completions], bounds=(0, 1)),
+    ]
+    rows = [{"prompt": prompt, "gold": "zz"} for prompt in problem.prompts * 2]
+    found = ParetoAligner(
+        problem.model(), objectives, tokenizer=problem.tokenizer(), use_chat_template=False, learner="nash-md",
+        weighting="fixed", explorer="grid", family="independent", population=2, steps=2, eval_every=2, group_size=4,
+        prompts_per_step=2, max_new_tokens=problem.T, shard_size=shard_size,
+        lora=LoraConfig(r=2, lora_alpha=4, target_modules="all-linear"), progress=False,
+    ).fit(rows, eval_prompts=rows, output_dir=tmp_path / "run")  # fmt: skip
+    assert {"zz"} < set(shown)  # what was measured, and what was drawn
+    assert sum(event["event"] == "step" for event in found.history) == 2

@@ -1,0 +1,128 @@
+"""What a backend does: it keeps hosts, which hold models and shards of policies, and carries calls to them.
+
+A shard is some of a run's policies that are always sampled and trained together. The shapes of all that is computed for
+it depend on it alone, so its bytes are the same on whichever host it is and whatever else is there. The run itself
+(archive, weighting, explorer, journal, rewards) stays where it was begun, and needs no model.
+
+A backend knows nothing of policies: it hands calls on by name. One whose hosts may be lost remembers what brings a
+shard to where it was, the state that it last went on from and the calls that changed it since. Those hold the rewards
+and weights of every step, and all random numbers have seeds of their own, so a shard goes through its steps again
+alone: no other host is asked, and no reward.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from pareto_align.arguments import KeepsArguments
+from pareto_align.registry import Registry
+
+__all__ = [
+    "READS",
+    "RESTORE",
+    "SNAPSHOT",
+    "Backend",
+    "Calls",
+    "Host",
+    "available_backends",
+    "backends",
+    "make_backend",
+    "register_backend",
+]
+
+READS = frozenset({"home", "scale", "engine_state"})
+"""Methods of a shard that leave it as it is."""
+SNAPSHOT, RESTORE = "state", "load"
+"""The method that returns all that a shard goes on from, and the one that takes it."""
+
+Calls = Mapping[int, tuple[Any, ...]]
+"""The arguments of a call, by the number of the shard that is called."""
+
+
+class Host(Protocol):
+    """Holds a model, and the shards that are on it. What else a host can do is called by name as well."""
+
+    def open(self, shard: int) -> None:
+        """Put a shard on it, as it is at the beginning of a run."""
+
+    def call(self, shard: int, method: str, arguments: Sequence[Any]) -> Any:
+        """Call a method of a shard that is on it."""
+
+
+class Backend(KeepsArguments, ABC):
+    """Keeps hosts and carries calls to them; for one run at a time.
+
+    Attributes:
+        name: What it is chosen by.
+        remote: Whether the hosts are other processes, so that what is sent is copied, and the model is not here.
+    """
+
+    kind = "Backend"
+    name: ClassVar[str] = ""
+    remote: ClassVar[bool] = False
+
+    def check(self, shards: int) -> None:
+        """See, before anything is loaded, whether it can hold so many shards.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
+    @abstractmethod
+    def open(self, make: Callable[[], Host], shards: int) -> None:
+        """Begin a run: make the hosts.
+
+        Args:
+            make: Makes one, where it is to be; loads the model.
+            shards: How many there will be.
+
+        Raises:
+            ConfigError: There is no such cluster, it has too little of something, or a host cannot be made there.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the run; does nothing where none was begun."""
+
+    @abstractmethod
+    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every host, and of every host that is made later, in the same order."""
+
+    @abstractmethod
+    def populate(self) -> None:
+        """Put every shard on a host."""
+
+    @abstractmethod
+    def anywhere(self, method: str, several: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method that leaves no trace, once for each of several arguments, on whichever host is free."""
+
+    @abstractmethod
+    def call(self, method: str, calls: Calls) -> dict[int, Any]:
+        """Call a method of some shards; what each returned, by its number.
+
+        Raises:
+            TrainingError: A host was lost, and so was what came in its place.
+        """
+
+    def rest(self) -> None:
+        """No shard is in the middle of a step: its state is all there is of it. Asked for before every step."""
+
+
+backends: Registry[Backend] = Registry("backend", Backend)  # type: ignore[type-abstract]
+register_backend = backends.register
+
+
+def available_backends() -> list[str]:
+    """Names of all registered backends."""
+    return backends.names()
+
+
+def make_backend(backend: str | Mapping[str, Any] | Backend) -> Backend:
+    """A backend by name, by a mapping with `name` and settings, or the instance given.
+
+    Raises:
+        ConfigError: The name or a setting is unknown.
+    """
+    return backends.make(backend)

@@ -1,0 +1,442 @@
+"""Hosts on the workers of a Ray cluster, or of one that is started on this machine for the run.
+
+A worker has one call at a time, so a time limit is one of that call and not of what waits behind it. A worker that was
+lost, or took too long and was stopped, is made anew in its place and its shards go through what they did since their
+last state; where nothing can be made there, they move to the worker with the fewest. Ray itself repeats nothing: of a
+call that failed it does not know whether it was carried out.
+
+References:
+    Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", arXiv 1712.05889.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pareto_align.arguments import Count, NotNegative, Positive
+from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Backend, Calls, Host, register_backend
+from pareto_align.errors import ConfigError, ParetoAlignError, ParetoAlignWarning, TrainingError
+
+__all__ = ["Ray"]
+
+ATTEMPTS = 3
+"""Times that a call is made in all before what it does is taken to be the reason that workers are lost."""
+MOST_CALLS = 256
+"""Changes of a shard after which its state is fetched, where nobody has asked for it meanwhile."""
+PATIENCE_S = 5.0
+"""Seconds in which a cluster has to take up a connection."""
+
+
+class _Worker:
+    """What runs in a worker's process: one host."""
+
+    def start(self, make: Callable[[], Host], threads: int) -> str:
+        """Make the host; where this is, for messages."""
+        import torch
+
+        torch.set_num_threads(threads)
+        self.host = make()
+        return f"{socket.gethostname()}, process {os.getpid()}"
+
+    def do(self, shard: int | None, method: str, *arguments: Any) -> Any:
+        """Call a method of the host, or of a shard on it."""
+        if shard is None:
+            return getattr(self.host, method)(*arguments)
+        return self.host.call(shard, method, arguments)
+
+
+class _Lost(Exception):
+    """A worker is gone, or does not answer in time."""
+
+
+@dataclass(eq=False)
+class _Place:
+    """One worker's place in the cluster, whoever works there.
+
+    Attributes:
+        number: Of the place.
+        actor: Who works there now; None where nobody can.
+        where: Its machine and process.
+        shards: Those that are there.
+    """
+
+    number: int
+    actor: Any = None
+    where: str = "not started"
+    shards: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"worker {self.number} ({self.where})"
+
+
+@dataclass(eq=False)
+class _Job:
+    """A call that has to be made: a shard's, the host's at a place, or where both are None any host's."""
+
+    number: int
+    method: str
+    arguments: Sequence[Any]
+    shard: int | None = None
+    place: _Place | None = None
+    attempts: int = 0
+
+    def may_run_at(self, place: _Place) -> bool:
+        """Whether a place can make the call."""
+        if self.shard is not None:
+            return self.shard in place.shards
+        return self.place in (None, place)
+
+    def __str__(self) -> str:
+        return f"{self.method!r}" if self.shard is None else f"{self.method!r} of shard {self.shard}"
+
+
+@register_backend("ray")
+class Ray(Backend):
+    """Workers of a Ray cluster, each with the model and some of the shards.
+
+    Args:
+        workers: How many; at most as many as there are shards (`shard_size`).
+        gpus_per_worker: Of each; a share lets several use one.
+        cpus_per_worker: Of each, and the threads that it computes with. Bytes depend on that number.
+        address: Of a cluster, "host:port", or "auto" for the one that this machine is part of. By default one is
+            started on this machine and ends with the run, unless the process is connected to one.
+        timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
+            lost.
+        start_timeout_s: Seconds that a worker may take to begin: until there is room for it and it has the model.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    remote: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        workers: Count = 1,
+        gpus_per_worker: NotNegative = 0,
+        cpus_per_worker: Count = 1,
+        address: str | None = None,
+        timeout_s: Positive = 1800,
+        start_timeout_s: Positive = 1800,
+    ) -> None:
+        if not isinstance(address, str | None):
+            raise ConfigError(f"Backend 'ray': `address` must be text or None. Found {address!r}.")
+        self.workers, self.address = workers, address
+        self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
+        self.gpus_per_worker, self.cpus_per_worker = gpus_per_worker, cpus_per_worker
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places: list[_Place] = []
+        self._since: dict[int, list[tuple[str, Sequence[Any]]]] = {}
+        self._said: list[tuple[str, Sequence[Any]]] = []
+        self._make: Callable[[], Host] | None = None
+        self._group: Any = None
+        self._ours = False
+        self.shards = 0
+
+    # -- a run ---------------------------------------------------------------------------------------------------
+
+    def check(self, shards: int) -> None:
+        """See `Backend.check`."""
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError("backend='ray' needs Ray. Install it with `pip install 'pareto-align[ray]'`.")
+        if self.workers > shards:
+            raise ConfigError(
+                f"Backend 'ray': {self.workers} workers for {shards} shard{'s' if shards > 1 else ''}; a worker has at "
+                "least one. Take fewer workers, or a smaller `shard_size`: population / shard_size is the number of "
+                "shards."
+            )
+
+    def open(self, make: Callable[[], Host], shards: int) -> None:
+        """See `Backend.open`."""
+        self.check(shards)
+        self.close()
+        self._make, self.shards = make, shards
+        try:
+            self._connect()
+            self._take_places()
+            for place in self._places:
+                self._employ(place)
+            # all of them load the model at the same time
+            begun = [place.actor.start.remote(make, self.cpus_per_worker) for place in self._places]
+            for place, reference in zip(self._places, begun, strict=True):
+                place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
+        except _Lost as lost:
+            self.close()
+            raise ConfigError(f"Backend 'ray': a worker cannot be started: {lost}.") from lost
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if self._make is None:
+            return
+        import ray
+
+        if ray.is_initialized():
+            for place in self._places:
+                if place.actor is not None:
+                    ray.kill(place.actor)
+            if self._group is not None:
+                ray.util.remove_placement_group(self._group)
+            if self._ours:
+                ray.shutdown()
+        self._forget()
+
+    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """See `Backend.everywhere`."""
+        import ray
+
+        shared = tuple(ray.put(argument) for argument in arguments)  # once, and not once a worker
+        found = self._run([_Job(n, method, shared, place=place) for n, place in enumerate(self._places)])
+        self._said.append((method, shared))
+        return found
+
+    def populate(self) -> None:
+        """See `Backend.populate`."""
+        for place in self._places:
+            place.shards = list(range(place.number, self.shards, len(self._places)))
+            self._since |= {shard: [] for shard in place.shards}
+        # all at once: a host that has several opens them one after another
+        jobs = [(place, shard) for place in self._places for shard in place.shards]
+        self._run([_Job(n, "open", (shard,), place=place) for n, (place, shard) in enumerate(jobs)])
+
+    def anywhere(self, method: str, several: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `Backend.anywhere`."""
+        return self._run([_Job(n, method, arguments) for n, arguments in enumerate(several)])
+
+    def call(self, method: str, calls: Calls) -> dict[int, Any]:
+        """See `Backend.call`."""
+        found = self._run([_Job(n, method, given, shard) for n, (shard, given) in enumerate(calls.items())])
+        return dict(zip(calls, found, strict=True))
+
+    def rest(self) -> None:
+        """See `Backend.rest`."""
+        if max(map(len, self._since.values())) > MOST_CALLS:
+            self.call(SNAPSHOT, dict.fromkeys(self._since, ()))
+
+    # -- the cluster ---------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Connect to a cluster, or start one.
+
+        Raises:
+            ConfigError: There is none, or it is one of other versions.
+        """
+        import ray
+
+        if ray.is_initialized():
+            return
+        if self.address is None:
+            cpus = max(os.cpu_count() or 1, self.workers * self.cpus_per_worker)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+            self._ours = True
+            return
+        host, _, port = self.address.rpartition(":")
+        try:
+            if host and port.isdecimal():  # Ray itself would wait for minutes
+                socket.create_connection((host, int(port)), PATIENCE_S).close()
+            ray.init(self.address, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"Backend 'ray': there is no cluster at {self.address!r} that this process could join: {error} "
+                "Start one with `ray start --head`, with the same versions of Ray and Python as here."
+            ) from error
+        self._ours = True
+
+    def _take_places(self) -> None:
+        """Reserve what the workers need.
+
+        Raises:
+            ConfigError: The cluster has not so much, or not now.
+        """
+        import ray
+
+        needs = {"CPU": float(self.cpus_per_worker), "GPU": float(self.gpus_per_worker)}
+        needs = {kind: each for kind, each in needs.items() if each}
+        there = ray.cluster_resources()
+        if any(there.get(kind, 0) < each * self.workers for kind, each in needs.items()):
+            asked = ", ".join(f"{each * self.workers:g} {kind}" for kind, each in needs.items())
+            has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in needs)
+            raise ConfigError(f"Backend 'ray': {self.workers} workers need {asked}, and the cluster has {has}.")
+        name = f"pareto-align-{uuid.uuid4().hex[:12]}"  # of its own: a run that is begun again meets no old one
+        self._group = ray.util.placement_group([needs] * self.workers, name=name)
+        if not self._group.wait(self.start_timeout_s):
+            raise ConfigError(
+                f"Backend 'ray': the cluster had no room for {self.workers} workers in {self.start_timeout_s:g} "
+                "seconds. Others use it, or no machine is large enough for one worker."
+            )
+        self._places = [_Place(number) for number in range(self.workers)]
+
+    def _employ(self, place: _Place) -> None:
+        """Let somebody new work at a place."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        options = {
+            "num_cpus": self.cpus_per_worker,
+            "num_gpus": self.gpus_per_worker,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, place.number),
+        }
+        place.actor = ray.remote(_Worker).options(**options).remote()
+
+    def _dismiss(self, place: _Place) -> None:
+        import ray
+
+        if place.actor is not None:
+            ray.kill(place.actor)
+        place.actor = None
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def _run(self, jobs: Sequence[_Job]) -> list[Any]:
+        """Make all calls, one at a time at each place; their results in the order of their numbers.
+
+        Raises:
+            TrainingError: A call failed, or cost `ATTEMPTS` workers.
+        """
+        import ray
+
+        found: list[Any] = [None] * len(jobs)
+        waiting = list(jobs)
+        running: dict[Any, tuple[_Place, Any, _Job, float]] = {}
+        while waiting or running:
+            busy = [place for place, *_ in running.values()]
+            for place in self._places:
+                job = next((job for job in waiting if job.may_run_at(place)), None)
+                if place.actor is not None and place not in busy and job is not None:
+                    waiting.remove(job)
+                    reference = place.actor.do.remote(job.shard, job.method, *job.arguments)
+                    running[reference] = place, place.actor, job, time.monotonic() + self.timeout_s
+            patience = min(until for *_, until in running.values()) - time.monotonic()
+            ready, _ = ray.wait(list(running), timeout=max(patience, 0.0))
+            late = [one for one, (*_, until) in running.items() if until <= time.monotonic()]
+            for reference in ready or late:
+                place, actor, job, _ = running.pop(reference)
+                try:
+                    found[job.number] = self._result(reference, place, job, wait=None if ready else 0.0)
+                except _Lost as lost:
+                    job.attempts += 1
+                    if place.actor is actor:  # else it has been replaced already
+                        self._replace(place, lost, job)
+                    if job.place is None or job.place.actor is not None:
+                        waiting.append(job)
+                else:
+                    self._note(job, found[job.number])
+        return found
+
+    def _result(self, reference: Any, place: _Place, job: _Job, wait: float | None) -> Any:
+        """What a call returned.
+
+        Args:
+            reference: Of the result.
+            place: Where it is made.
+            job: The call.
+            wait: Seconds in which it must be there; None: it is.
+
+        Raises:
+            _Lost: The worker is gone, or was too slow.
+            ParetoAlignError: The call failed; a note has the worker's own traceback.
+        """
+        import ray
+        from ray import exceptions
+
+        try:
+            return ray.get(reference, timeout=wait)
+        except exceptions.GetTimeoutError:
+            raise _Lost(f"{job} did not end in time ({self._limit(job)})") from None
+        except exceptions.RayTaskError as error:
+            cause = error.cause
+            if not isinstance(cause, ParetoAlignError):
+                cause = TrainingError(f"{job} failed on {place}: {type(cause).__name__}: {cause}")
+            cause.add_note(f"{job} on {place}:\n{error}")
+            raise cause from None
+        except exceptions.RayError as error:
+            raise _Lost(str(error).strip().splitlines()[0]) from None
+
+    def _limit(self, job: _Job) -> str:
+        name = "start_timeout_s" if job.method == "start" else "timeout_s"
+        return f"{name}={getattr(self, name):g}"
+
+    def _now(self, place: _Place, shard: int | None, method: str, *arguments: Any) -> Any:
+        """Make one call at a place that is idle, and wait for it."""
+        reference = place.actor.do.remote(shard, method, *arguments)
+        return self._result(reference, place, _Job(0, method, arguments, shard), self.timeout_s)
+
+    def _note(self, job: _Job, result: Any) -> None:
+        """Remember what a shard has to go through to come to where it is."""
+        if job.shard is None:
+            return
+        if job.method == SNAPSHOT:
+            self._since[job.shard] = [(RESTORE, (result,))]
+        elif job.method == RESTORE:
+            self._since[job.shard] = [(RESTORE, job.arguments)]
+        elif job.method not in READS:
+            self._since[job.shard].append((job.method, job.arguments))
+
+    # -- what was lost -------------------------------------------------------------------------------------------
+
+    def _start(self, place: _Place) -> None:
+        """Let a worker that was just employed make its host, and learn what every host was told and did.
+
+        Raises:
+            _Lost: It was lost again.
+        """
+        reference = place.actor.start.remote(self._make, self.cpus_per_worker)
+        place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
+        for method, arguments in self._said:
+            self._now(place, None, method, *arguments)
+        for shard in place.shards:
+            self._bring(place, shard)
+
+    def _bring(self, place: _Place, shard: int) -> None:
+        """Put a shard on a place and let it go through what it did since its last state."""
+        self._now(place, None, "open", shard)
+        for method, arguments in self._since[shard]:
+            self._now(place, shard, method, *arguments)
+
+    def _replace(self, place: _Place, lost: Exception, job: _Job) -> None:
+        """Let somebody else work at a place; where nobody can, its shards move.
+
+        Raises:
+            TrainingError: The call has cost too many workers, or there is none left.
+        """
+        told = f"Lost {place} at {job}: {lost}."
+        self._dismiss(place)
+        if job.attempts >= ATTEMPTS:
+            raise TrainingError(f"{told} This call has cost {job.attempts} workers.")
+        warnings.warn(f"{told} Another one goes on from there.", ParetoAlignWarning, stacklevel=2)
+        for _ in range(ATTEMPTS - 1):
+            self._employ(place)
+            try:
+                self._start(place)
+            except _Lost as again:
+                self._dismiss(place)
+                lost = again
+            else:
+                return
+        while place.shards:
+            others = [other for other in self._places if other.actor is not None]
+            if not others:
+                raise TrainingError(f"{told} No worker is left, and none can be started: {lost}.")
+            other = min(others, key=lambda one: (len(one.shards), one.number))
+            try:
+                self._bring(other, place.shards[0])
+            except _Lost as again:
+                self._replace(other, again, _Job(0, "open", (), place.shards[0], attempts=job.attempts + 1))
+            else:
+                other.shards.append(place.shards.pop(0))

@@ -1,0 +1,228 @@
+"""What the backend for Ray does where workers die, hang or fail, on a pretended cluster; `test_ray` has a real one."""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+
+import pytest
+import torch
+from pretended_ray import Cluster
+from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
+
+from pareto_align import ConfigError, ObjectiveError, ParetoAlignWarning, TrainingError
+from pareto_align.backends import ray as ray_backend
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return saved_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def expected(model, tmp_path_factory):
+    """The bytes of runs in this process, by what is trained."""
+    folder = tmp_path_factory.mktemp("expected")
+    found = {}
+    for name, settings in KINDS.items():
+        fit(model, folder / name, **settings)
+        found[name] = bytes_of(folder / name)
+    return found
+
+
+KINDS = {"independent": {"weighting": "mgda", "kl_coef": 0.05}, "family": FAMILY}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    made = Cluster()
+    made.install(monkeypatch)
+    return made
+
+
+def on(workers, **more):
+    return {"name": "ray", "workers": workers, **more}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_are_those_of_one_process(kind, workers, model, expected, cluster, tmp_path):
+    aligner = fit(model, tmp_path / "run", backend=on(workers), **KINDS[kind])
+    assert bytes_of(tmp_path / "run") == expected[kind]
+    assert torch.isfinite(aligner.policies_).all()
+    assert not cluster.alive, "no worker is left"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_that_are_lost_change_no_byte(kind, seed, model, expected, cluster, tmp_path):
+    """Two of them at random calls, one of which hangs."""
+    drawn = random.Random(seed)
+    first, second = sorted(drawn.sample(range(12, 40), 2))
+    cluster.fate = {first: drawn.choice(["dies before", "dies after"]), second + 20: "hangs"}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make(model, output_dir=tmp_path / "run", backend=on(2, timeout_s=0.2), **KINDS[kind]).fit(TEXTS)
+    lost = [str(one.message) for one in told if "Lost worker" in str(one.message)]
+    assert len(lost) == 2, lost
+    assert "The actor died unexpectedly" in lost[0]
+    assert "did not end in time (timeout_s=0.2)" in lost[1]
+    assert bytes_of(tmp_path / "run") == expected[kind]
+
+
+def test_where_no_worker_can_be_started_its_shards_move(model, expected, cluster, tmp_path):
+    cluster.fate, cluster.broken = {20: "dies before"}, {0}
+    fit(model, tmp_path / "run", backend=on(2), **KINDS["independent"])
+    assert bytes_of(tmp_path / "run") == expected["independent"]
+
+
+def test_without_any_worker_the_run_stops_and_says_so(model, cluster, tmp_path):
+    cluster.fate, cluster.broken = {20: "dies before"}, {0, 1}
+    with pytest.raises(TrainingError, match=r"Lost worker 0 .* of shard 0.*No worker is left"):
+        fit(model, tmp_path / "run", backend=on(1))
+
+
+def test_a_call_that_costs_worker_after_worker_is_not_made_for_ever(model, cluster, tmp_path, monkeypatch):
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        if method == "do" and arguments[1] == "step":
+            cluster.fate[cluster.calls] = "dies before"
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    with pytest.raises(TrainingError, match=r"'step' of shard 0.*3 workers"):
+        fit(model, tmp_path / "run", backend=on(1))
+
+
+def test_what_fails_on_a_worker_says_where_and_has_its_traceback(model, cluster, tmp_path, monkeypatch):
+    from pareto_align.discovery.hosting import Shard
+
+    def broken(self, *arguments):
+        raise ZeroDivisionError("no such kernel")
+
+    monkeypatch.setattr(Shard, "collect", broken)
+    with pytest.raises(
+        TrainingError, match=r"'collect' of shard 0 failed on worker 0 \(.*process \d+\).*no such ker"
+    ) as e:
+        fit(model, tmp_path / "run", backend=on(2))
+    assert any("the worker's own traceback" in note for note in e.value.__notes__)
+
+
+def test_a_reward_that_fails_is_told_as_ever(model, cluster, tmp_path):
+    def broken(completions, **_):
+        raise TypeError("not today")
+
+    from sharded_runs import SMALL
+    from tiny_models import lora
+
+    from pareto_align import Objective, ParetoAligner
+
+    aligner = ParetoAligner(model, [Objective("broken", broken), Objective("other", broken)], lora=lora(2),
+                            backend=on(2), **SMALL)  # fmt: skip
+    with pytest.raises(ObjectiveError, match="broken"):
+        aligner.fit(TEXTS, output_dir=tmp_path / "run")
+    assert not cluster.alive
+
+
+def test_a_run_on_workers_goes_on_in_this_process_and_the_other_way_round(model, expected, cluster, tmp_path):
+    def stop(event):
+        if event["event"] == "step" and event["step"] == 3:
+            raise RuntimeError("enough")
+
+    for name, begun, resumed in (("one", on(2), "local"), ("other", "local", on(1))):
+        run = tmp_path / name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParetoAlignWarning)
+            with pytest.raises(RuntimeError, match="enough"):
+                make(model, output_dir=run, callbacks=[stop], backend=begun, **KINDS["family"]).fit(TEXTS)
+            make(model, backend=resumed, **KINDS["family"]).resume(run)
+        found = bytes_of(run)
+        assert {**found, "journal": ""} == {**expected["family"], "journal": ""}
+
+
+def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_backend, "MOST_CALLS", 4)
+    longest = []
+    original = ray_backend.Ray._note
+
+    def note(self, job, result):
+        original(self, job, result)
+        longest.append(max(map(len, self._since.values()), default=0))
+
+    monkeypatch.setattr(ray_backend.Ray, "_note", note)
+    fit(model, tmp_path / "run", backend=on(2), eval_every=100, steps=8)
+    assert max(longest) <= 8
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": on(3)}, r"3 workers for 2 shards.*smaller `shard_size`"),
+        ({"backend": on(2), "shard_size": None}, "2 workers for 1 shard;"),
+        ({"backend": on(2, cpus_per_worker=5)}, r"2 workers need 10 CPU, and the cluster has 8 CPU"),
+        ({"backend": on(2, gpus_per_worker=1)}, r"need 2 CPU, 2 GPU, and the cluster has 8 CPU, 0 GPU"),
+        ({"backend": on(2, address=5)}, "`address` must be text"),
+    ],
+)
+def test_too_little_for_what_is_asked_is_said_before_the_first_step(settings, message, model, cluster, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        fit(model, tmp_path / "run", **settings)
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_cluster_that_is_not_there_is_said(model, cluster, tmp_path):
+    sys.modules["ray"].is_initialized = lambda: False
+    with pytest.raises(
+        ConfigError, match=r"no cluster at '127.0.0.1:1' that this process could join.*ray start --head"
+    ):
+        fit(model, tmp_path / "run", backend=on(2, address="127.0.0.1:1"))
+
+
+def test_a_cluster_of_another_version_is_said(model, cluster, tmp_path):
+    def refuse(*_, **__):
+        raise RuntimeError("Version mismatch: The cluster was started with Ray: 2.1.0")
+
+    sys.modules["ray"].is_initialized, sys.modules["ray"].init = (lambda: False), refuse
+    with pytest.raises(ConfigError, match=r"'auto'.*Version mismatch.*same versions of Ray and Python"):
+        fit(model, tmp_path / "run", backend=on(2, address="auto"))
+
+
+def test_a_model_in_memory_cannot_be_loaded_elsewhere(model, cluster, tmp_path):
+    from tiny_models import tiny_model
+
+    with pytest.raises(ConfigError, match=r"load it by name.*save_pretrained"):
+        fit(tiny_model(), tmp_path / "run", backend=on(2), tokenizer=model)
+
+
+def test_ray_that_is_not_installed_is_said_with_what_to_install(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(ray_backend.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'pareto-align\[ray\]'"):
+        fit(model, tmp_path / "run", backend=on(2))
+
+
+def test_workers_with_other_versions_are_refused(model, cluster, monkeypatch, tmp_path):
+    from pareto_align.discovery import hosting
+
+    there = {**hosting.versions(), "torch": "1.0", "pareto-align": "0.0.9"}
+    monkeypatch.setattr(hosting, "versions", lambda: there)
+    with pytest.raises(ConfigError, match=r"other versions.*pareto-align is '0.0.9', here.*torch is '1.0'"):
+        fit(model, tmp_path / "run", backend=on(2))
+
+
+def test_workers_of_several_kinds_are_said(model, cluster, monkeypatch, tmp_path):
+    from pareto_align.discovery import hosting
+
+    kinds = iter(["one", "other", *["one"] * 9])
+    monkeypatch.setattr(hosting, "processor", lambda: next(kinds))
+    with pytest.warns(ParetoAlignWarning, match="workers are of several kinds"):
+        make(model, output_dir=tmp_path / "run", backend=on(2)).fit(TEXTS)
+
+
+def test_a_model_that_a_worker_cannot_see_is_said(model, cluster, tmp_path):
+    with pytest.raises(ConfigError, match=r"A worker on .* cannot load the model.*Every machine has to find it"):
+        fit(str(tmp_path / "not-mounted"), tmp_path / "run", backend=on(2))
