@@ -366,7 +366,7 @@ class Ray(Backend):
             cause.add_note(f"{job} on {place}:\n{error}")
             raise cause from None
         except exceptions.RayError as error:
-            raise _Lost(str(error).strip().splitlines()[0]) from None
+            raise _Lost(str(error).strip().splitlines()[0].rstrip(".")) from None
 
     def _limit(self, job: _Job) -> str:
         name = "start_timeout_s" if job.method == "start" else "timeout_s"
