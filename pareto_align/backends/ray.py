@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pareto_align.arguments import Count, NotNegative, Positive
 from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Backend, Calls, Host, register_backend
 from pareto_align.errors import ConfigError, ParetoAlignError, ParetoAlignWarning, TrainingError
@@ -49,6 +51,8 @@ class _Worker:
 
     def do(self, shard: int | None, method: str, *arguments: Any) -> Any:
         """Call a method of the host, or of a shard on it."""
+        # Ray's arrays lie in its store and cannot be written to, which torch warns of
+        arguments = tuple(x.copy() if isinstance(x, np.ndarray) else x for x in arguments)
         if shard is None:
             return getattr(self.host, method)(*arguments)
         return self.host.call(shard, method, arguments)
@@ -56,6 +60,10 @@ class _Worker:
 
 class _Lost(Exception):
     """A worker is gone, or does not answer in time."""
+
+
+class _Late(_Lost):
+    """It does not answer in time."""
 
 
 @dataclass(eq=False)
@@ -111,7 +119,8 @@ class Ray(Backend):
             started on this machine and ends with the run, unless the process is connected to one.
         timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
             lost.
-        start_timeout_s: Seconds that a worker may take to begin: until there is room for it and it has the model.
+        start_timeout_s: Seconds that a worker may take to begin: until there is room for it and it has the model. Where
+            a machine is gone, its shards move to other workers after that time.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -127,7 +136,7 @@ class Ray(Backend):
         cpus_per_worker: Count = 1,
         address: str | None = None,
         timeout_s: Positive = 1800,
-        start_timeout_s: Positive = 1800,
+        start_timeout_s: Positive = 600,
     ) -> None:
         if not isinstance(address, str | None):
             raise ConfigError(f"Backend 'ray': `address` must be text or None. Found {address!r}.")
@@ -251,8 +260,9 @@ class Ray(Backend):
             ray.init(self.address, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"Backend 'ray': there is no cluster at {self.address!r} that this process could join: {error} "
-                "Start one with `ray start --head`, with the same versions of Ray and Python as here."
+                f"Backend 'ray': there is no cluster at {self.address!r} that this process could join: {error}. "
+                "Start one with `ray start --head`, with the same versions of Ray and Python as here; one that asks "
+                "for a token needs RAY_AUTH_MODE=token here too."
             ) from error
         self._ours = True
 
@@ -358,7 +368,7 @@ class Ray(Backend):
         try:
             return ray.get(reference, timeout=wait)
         except exceptions.GetTimeoutError:
-            raise _Lost(f"{job} did not end in time ({self._limit(job)})") from None
+            raise _Late(f"{job} did not end in time ({self._limit(job)})") from None
         except exceptions.RayTaskError as error:
             cause = error.cause
             if not isinstance(cause, ParetoAlignError):
@@ -366,7 +376,7 @@ class Ray(Backend):
             cause.add_note(f"{job} on {place}:\n{error}")
             raise cause from None
         except exceptions.RayError as error:
-            raise _Lost(str(error).strip().splitlines()[0]) from None
+            raise _Lost(str(error).strip().splitlines()[0].rstrip(".")) from None
 
     def _limit(self, job: _Job) -> str:
         name = "start_timeout_s" if job.method == "start" else "timeout_s"
@@ -427,6 +437,8 @@ class Ray(Backend):
             except _Lost as again:
                 self._dismiss(place)
                 lost = again
+                if isinstance(again, _Late):  # a machine that is gone leaves no room: waiting once more will not help
+                    break
             else:
                 return
         while place.shards:

@@ -44,6 +44,7 @@ class Base:
         gguf_file: The GGUF file within `name`, where one was asked for.
         quantization: `"4bit"` or `"8bit"`, where `load_base` quantised the model; None where it did not.
         chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
+        shapes_only: Whether the model has shapes and no weights, as where others run it.
     """
 
     model: Any
@@ -55,17 +56,13 @@ class Base:
     gguf_file: str | None = None
     quantization: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    shapes_only: bool = False
 
     @property
     def context_length(self) -> int:
         """Tokens the model can attend to; a large number where the config does not say."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else 1 << 30
-
-    @property
-    def shapes_only(self) -> bool:
-        """Whether the model has shapes and no weights, as where others run it (`load_base(weights=False)`)."""
-        return bool(self.model.get_input_embeddings().weight.is_meta)
 
     @property
     def rounds_coarsely(self) -> bool:
@@ -308,7 +305,8 @@ def load_base(
             stacklevel=2,
         )
     bits = quantization if isinstance(quantization, str) else None
-    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits, variables)
+    shapes_only = not (weights or in_memory)
+    return Base(model, tokenizer, name, target, load_as, use_chat_template, gguf_file, bits, variables, shapes_only)
 
 
 def _check_one_device(model: Any) -> None:

@@ -77,6 +77,22 @@ def test_where_no_worker_can_be_started_its_shards_move(model, expected, cluster
     assert bytes_of(tmp_path / "run") == expected["independent"]
 
 
+def test_where_a_machine_is_gone_its_shards_move_after_one_wait(model, expected, cluster, tmp_path, monkeypatch):
+    original, waited = cluster.made, []
+
+    def made(actor, method, arguments):
+        if method == "start" and actor.number in cluster.lost_at:
+            waited.append(actor.number)
+            return "never", None
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    cluster.fate = {20: "dies before"}
+    fit(model, tmp_path / "run", backend=on(2, start_timeout_s=0.2), **KINDS["independent"])
+    assert len(waited) == 1
+    assert bytes_of(tmp_path / "run") == expected["independent"]
+
+
 def test_without_any_worker_the_run_stops_and_says_so(model, cluster, tmp_path):
     cluster.fate, cluster.broken = {20: "dies before"}, {0, 1}
     with pytest.raises(TrainingError, match=r"Lost worker 0 .* of shard 0.*No worker is left"):
