@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pareto_align.objectives import ObjectiveSet
     from pareto_align.policies.base import Prompt
 
-__all__ = ["WAYS", "Blend", "BlendMeasured"]
+__all__ = ["WAYS", "Blend", "BlendMeasured", "compare", "run_objectives", "scored"]
 
 WAYS = ("logits", "soup")
 DRAWING = ("max_new_tokens", "temperature", "top_k", "top_p", "do_sample")
@@ -271,23 +271,13 @@ class Blend:
         Warns:
             ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
         """
-        rewards, asked = run_objectives(objectives, self._names), list(prompts)
-        scores = scored(rewards, self._names, asked, self.generate(asked, seed=seed, **kw), columns)
-        estimate = Estimate.from_samples(scores * signs(self._record), range(len(asked)))
-        half = estimate.halfwidth()
-        off = np.abs(estimate.mean - self.predicted)
-        known = np.hypot(np.nan_to_num(half), np.nan_to_num(self.halfwidth))
-        found = BlendMeasured(
-            names=tuple(self._names),
-            values=estimate.mean,
-            halfwidth=half,
-            predicted=self.predicted,
-            held=~(np.isfinite(half) & (off > known)),
-            disagreement=self.last.get("disagreement", np.nan) if self.by == "logits" else np.nan,
-        )
-        if found.alarm is not None:
-            warnings.warn(found.alarm, ParetoAlignWarning, stacklevel=2)
-        return found
+        return compare(
+            self._record, self.predicted, self.halfwidth, lambda asked: self.generate(asked, seed=seed, **kw),
+            prompts, objectives, columns, self._disagreed,
+        )  # fmt: skip
+
+    def _disagreed(self) -> float:
+        return self.last.get("disagreement", np.nan) if self.by == "logits" else np.nan
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 
@@ -412,6 +402,37 @@ def _by_name(coefficients: Mapping[str, float], ids: Sequence[str]) -> np.ndarra
 def _shares(weights: np.ndarray | None, names: Sequence[str]) -> str:
     assert weights is not None
     return " / ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))
+
+
+def compare(
+    record: FrontRecord,
+    predicted: np.ndarray,
+    halfwidth: np.ndarray,
+    answers: Callable[[list[Prompt]], list[str]],
+    prompts: Sequence[Prompt],
+    objectives: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    disagreement: Callable[[], float] = lambda: np.nan,
+) -> BlendMeasured:
+    """Let prompts be answered, score the answers, and hold them against what was predicted; see `Blend.measure`."""
+    names = [objective.name for objective in record.objectives]
+    rewards, asked = run_objectives(objectives, names), list(prompts)
+    scores = scored(rewards, names, asked, answers(asked), columns)
+    estimate = Estimate.from_samples(scores * signs(record), range(len(asked)))
+    half = estimate.halfwidth()
+    off = np.abs(estimate.mean - predicted)
+    known = np.hypot(np.nan_to_num(half), np.nan_to_num(halfwidth))
+    found = BlendMeasured(
+        names=tuple(names),
+        values=estimate.mean,
+        halfwidth=half,
+        predicted=predicted,
+        held=~(np.isfinite(half) & (off > known)),
+        disagreement=disagreement(),
+    )
+    if found.alarm is not None:
+        warnings.warn(found.alarm, ParetoAlignWarning, stacklevel=3)
+    return found
 
 
 def run_objectives(objectives: Any, names: Sequence[str]) -> ObjectiveSet:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pareto_align.calibration import Calibration
     from pareto_align.family_member import FamilyMember
     from pareto_align.front.headroom import Headroom
+    from pareto_align.gate import Gate, Routed
     from pareto_align.interview import Interview, Pair
     from pareto_align.policies.base import Base, Prompt
     from pareto_align.report.comparison import FrontComparison
@@ -721,13 +722,65 @@ class ParetoFront:
             with_audits(self.record, found, before), self.path, history=self.history, problems=self.problems
         )
 
+    def gate(
+        self,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        draws: int = 1,
+        seed: int = 0,
+        **kw: Any,
+    ) -> Gate:
+        """Fit what says which member answers which prompt best: `mixture(preference, by="routed", gate=gate)` uses it.
+
+        Every member answers the prompts, and each reward is regressed on the untrained model's state at a prompt's end,
+        shrunk to the member's mean as far as prompts say nothing.
+
+        Args:
+            prompts: Held-out ones, many and different: what is not in them cannot be told apart.
+            objectives: The run's.
+            columns: Further columns that the rewards ask for.
+            draws: Answers of each member to each prompt.
+            seed: Of the answers.
+            **kw: Passed to `Member.generate`.
+
+        Raises:
+            ConfigError: One member only, one prompt only, objectives that are not the front's, or a missing reward.
+        """
+        from pareto_align.gate import fit_gate
+
+        answers = [
+            lambda asked, draw, member=member: member.generate(asked, seed=draw, **kw) for member in self._members
+        ]
+        return fit_gate(
+            self.record, answers, lambda asked: self.server().prompt_states(asked), prompts, objectives, columns,
+            draws, seed,
+        )  # fmt: skip
+
+    @overload
     def mixture(
         self,
         preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
         *,
         by: Literal["auto", "map", "logits", "soup"] = "auto",
         coefficients: Mapping[str, float] | None = None,
-    ) -> Blend | FamilyMember:
+        gate: None = None,
+    ) -> Blend | FamilyMember: ...
+
+    @overload
+    def mixture(
+        self, preference: Mapping[str, float] | Sequence[float] | Preference, *, by: Literal["routed"], gate: Gate
+    ) -> Routed: ...
+
+    def mixture(
+        self,
+        preference: Mapping[str, float] | Sequence[float] | Preference | None = None,
+        *,
+        by: Literal["auto", "map", "logits", "soup", "routed"] = "auto",
+        coefficients: Mapping[str, float] | None = None,
+        gate: Gate | None = None,
+    ) -> Blend | FamilyMember | Routed:
         """What serves a preference that no member was trained for, made of the members around it.
 
         Args:
@@ -735,13 +788,15 @@ class ParetoFront:
                 where it lies outside of what they were trained for, the nearest one inside is served, with a warning.
             by: "logits": the members' next-token distributions are multiplied, each to the power of its coefficient, in
                 one batched pass; the answers say how far they are from the exact mixture. "soup": their weight
-                updates are added up, one stock PEFT adapter. "map": the family's own adapter, as `at` gives it. "auto":
-                "map" where the run trained a family, else "logits".
+                updates are added up, one stock PEFT adapter. "map": the family's own adapter, as `at` gives it.
+                "routed": each prompt is answered by the member of which the `gate` expects most. "auto": "map" where
+                the run trained a family, else "logits".
             coefficients: Weights by member, instead of a preference.
+            gate: For "routed", what `front.gate` gave.
 
         Raises:
             ConfigError: `by` is no way, or the front has no family for "map"; preference and coefficients are both
-                given or both missing.
+                given or both missing; "routed" lacks its gate, or the gate is of another front.
             PreferenceError: The preference or the coefficients cannot be read.
             ModelError: The adapters are of different base models.
 
@@ -750,8 +805,16 @@ class ParetoFront:
         """
         from pareto_align.blend import WAYS, Blend
 
-        if by not in ("auto", "map", *WAYS):
-            raise ConfigError(f"`by` must be one of auto, map, {', '.join(WAYS)}. Found {by!r:.40}.")
+        if by not in ("auto", "map", *WAYS, "routed"):
+            raise ConfigError(f"`by` must be one of auto, map, {', '.join(WAYS)}, routed. Found {by!r:.40}.")
+        if (by == "routed") != (gate is not None):
+            raise ConfigError("by='routed' takes a gate, and nothing else does: `front.gate(prompts, objectives)`.")
+        if gate is not None:
+            from pareto_align.gate import Routed
+
+            if coefficients is not None:
+                raise ConfigError("A gate serves preferences: by='routed' takes no coefficients.")
+            return Routed(self.record, self.folder, preference, gate, server=self.server)
         if by == "map" or (by == "auto" and self.record.family is not None and coefficients is None):
             if coefficients is not None:
                 raise ConfigError("A family serves preferences: by='map' takes no coefficients.")

@@ -257,7 +257,7 @@ def test_adapters_of_different_bases_are_refused(front):
 
 
 def test_what_is_no_mixture(front):
-    with pytest.raises(ConfigError, match=r"`by` must be one of auto, map, logits, soup\. Found 'sum'"):
+    with pytest.raises(ConfigError, match=r"`by` must be one of auto, map, logits, soup, routed\. Found 'sum'"):
         front.mixture([1, 1], by="sum")
     with pytest.raises(ConfigError, match="trained as independent policies"):
         front.mixture([1, 1], by="map")

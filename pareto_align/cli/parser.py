@@ -284,7 +284,8 @@ def build_parser() -> argparse.ArgumentParser:
         "blend",
         "make what serves a preference that no member was trained for",
         "Mix the members around a preference: what they say (logits) or their weights (soup), or take the family's own "
-        "adapter (map). Prints who takes part and what is predicted.",
+        "adapter (map), or let a gate choose the member for each prompt (routed). Prints who takes part and what is "
+        "predicted.",
         "print one JSON object",
     )
     _add_run(blend)
@@ -292,7 +293,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--prefer", nargs="+", action=_Pairs, type=_pair, metavar="NAME=WEIGHT", required=True,
         help="how much each objective matters, scaled to sum 1; what is left out counts nothing",
     )  # fmt: skip
-    blend.add_argument("--by", choices=_WAYS, default="auto", help="how (default: map with a family, else logits)")
+    blend.add_argument(
+        "--by", choices=(*_WAYS, "routed"), default="auto", help="how (default: map with a family, else logits)"
+    )
+    blend.add_argument("--gate", type=_path, metavar="FILE", help="for routed: what `front.gate(...).save` wrote")
     blend.add_argument("--out", type=_path, metavar="DIR", help="write it to this new folder")
     blend.add_argument("--prompt", metavar="TEXT", help="answer this")
 

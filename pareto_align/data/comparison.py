@@ -158,6 +158,26 @@ class Comparison:
             self.columns,
         )
 
+    def of_groups(self, groups: Mapping[Hashable, ArrayLike], count: int) -> Comparison:
+        """The one column of labels as one column a group of users.
+
+        Args:
+            groups: By user, `[count]` how much he counts in each group; whoever is missing counts nowhere.
+            count: Of groups.
+        """
+        old, nowhere = self.labels, np.zeros(count)
+        shares = np.array([groups.get(user, nowhere) for user in old.users or [None] * len(old)], dtype=np.float64)
+        shares = shares.reshape(len(old), count)
+        weights = shares if old.weights is None else shares * old.weights
+        labels = Labels(
+            old.pairs,
+            np.where(shares > 0, old.values, np.nan),
+            None if old.margins is None else np.where(shares > 0, old.margins, np.nan),
+            weights,
+            old.users,
+        )
+        return Comparison(self.prompt, self.responses, labels, None, None, self.gold, self.reference, self.columns)
+
     def to_row(self, names: Sequence[str]) -> dict[str, Any]:
         """The comparison in JSON's own types; `from_row` brings it back. NaN is written as null."""
         labels = self.labels

@@ -22,7 +22,7 @@ from pareto_align.data.comparison_reading import Read, ReadOptions, read_compari
 from pareto_align.data.pair_table import PairTable, marked, softened, table_of
 from pareto_align.data.ratings import PairRule, hierarchy_labels
 from pareto_align.data.source_rows import list_rows
-from pareto_align.errors import ComparisonError
+from pareto_align.errors import ComparisonError, ConfigError
 from pareto_align.objectives.objective import Objective
 from pareto_align.spelling import hint
 
@@ -375,6 +375,40 @@ class Comparisons(Sequence[Comparison]):
                 f"{learner} needs to know who judged, and no comparison says so. Read with user='COLUMN', the "
                 "column of annotators or groups."
             )
+
+    def by_group(self, groups: Mapping[Hashable, Any], names: Sequence[str] | None = None) -> Comparisons:
+        """One column of labels a group of users, so that each group is an objective and a run has an expert for each.
+
+        Args:
+            groups: By user, the name of his group, or how much he counts in each, a list as long as `names`. Pairs of
+                users who are missing lose their labels.
+            names: Of the groups; by default those that `groups` names, sorted.
+
+        Raises:
+            ComparisonError: There are several columns of labels, nobody is named, or no user is of any group.
+            ConfigError: Shares are not as many as names, below 0 or not finite, or a group is not among the names.
+        """
+        if self.m != 1:
+            raise ComparisonError(
+                f"Groups are made of one column of labels. Found {', '.join(self._names)}: read with labels=[...]."
+            )
+        self.require_users("`by_group`")
+        named = {user: group for user, group in groups.items() if isinstance(group, str)}
+        known = tuple(sorted(set(named.values())) if names is None else map(str, names))
+        if strange := sorted(set(named.values()) - set(known)):
+            raise ConfigError(f"Groups are {', '.join(known)}. Found {', '.join(strange)}.")
+        shares = {}
+        for user, group in groups.items():
+            row = np.array([float(group == name) for name in known] if user in named else group, dtype=np.float64)
+            if row.shape != (len(known),) or not (np.isfinite(row).all() and (row >= 0).all()):
+                raise ConfigError(
+                    f"User {user!r} needs a group, or a number of at least 0 for each of {', '.join(known) or 'none'}. "
+                    f"Found {group!r}."
+                )
+            shares[user] = row
+        if not any(shares[user].any() for user in self.users if user in shares):
+            raise ComparisonError(f"Nobody who judged is in a group: they are {', '.join(map(str, self.users[:5]))}.")
+        return self._with([row.of_groups(shares, len(known)) for row in self._rows], known)
 
     def soften(self, tau: float | None = None) -> Comparisons:
         """Labels by how large the margins are: s = sigmoid(margin / tau) for the preferred response.

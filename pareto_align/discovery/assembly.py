@@ -108,6 +108,16 @@ class Plan:
                 f"The explorer {self.explorer.name!r} goes by the price of KL, without which no policy is the best one "
                 "for a preference. Set kl_coef above 0."
             )
+        if self.explorer.needs_audits:
+            known = [o.name for o in self.objectives if o.role == "audit" and o.bounds is not None]
+            asked = known if self.explorer.descriptors is None else list(self.explorer.descriptors)
+            if not asked or (strange := [name for name in asked if name not in known]):
+                raise ConfigError(
+                    f"The explorer {self.explorer.name!r} goes by audited objectives with bounds, what answers are "
+                    f"like. Found {', '.join(known) or 'none'}"
+                    + (f", and no {', '.join(strange)} among them" if asked else "")
+                    + '. Give objectives role="audit" and bounds.'
+                )
         if self.learner.needs != "comparisons":
             for objective in self.objectives:
                 if objective.reward is None:

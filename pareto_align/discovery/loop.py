@@ -31,7 +31,7 @@ from pareto_align.runs.settings import Settings
 from pareto_align.runs.stopping import StopRequest
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import FROM_GRADIENTS, HALVES, make_signal
+from pareto_align.weighting.evidence import FROM_GRADIENTS, HALVES, audited, make_signal
 
 __all__ = ["FrontDiscovery"]
 
@@ -304,6 +304,8 @@ class FrontDiscovery:
             steps=self.settings.steps,
             spent=self.budget.spent(self.spending.tokens),
             kl_coef=self.settings.kl_coef,
+            audits=[self.objectives.names[i] for i in audited(self.objectives)],
+            describe=self.keeper.describe,
             names=[self.objectives.names[i] for i in self.objectives.axes],
             preferences=self.slots.preferences.copy(),
             measured=self.slots.measured.copy(),

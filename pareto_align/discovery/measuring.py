@@ -23,6 +23,7 @@ from pareto_align.runs.budget import PlateauMonitor, Spending
 from pareto_align.runs.journal import Journal
 from pareto_align.runs.publishing import Publisher, shortcoming
 from pareto_align.runs.settings import Settings
+from pareto_align.weighting.evidence import audited
 
 __all__ = ["FrontKeeper"]
 
@@ -297,6 +298,14 @@ class FrontKeeper:
         # an explorer proposes and decides nothing: where the noise is not known it goes by the means
         framed: np.ndarray = np.nan_to_num(estimate.stderr[axes]) / self.scale.span[axes]
         return framed
+
+    def describe(self, estimate: Estimate) -> np.ndarray:
+        """`[a]` means of the audited objectives, as shares of their bounds; NaN where there are none."""
+        columns = audited(self.objectives)
+        low, high = (
+            np.array([self.objectives[i].maximized_bounds or (np.nan, np.nan) for i in columns]).reshape(-1, 2).T
+        )
+        return np.asarray((estimate.mean[list(columns)] - low) / (high - low))
 
     def _new_name(self) -> str:
         name = f"m{self.next_entry:04d}"

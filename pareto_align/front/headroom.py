@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from pareto_align.errors import ConfigError
 
-__all__ = ["Headroom", "headroom"]
+__all__ = ["Headroom", "gained", "headroom"]
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,27 @@ def headroom(first: ArrayLike, second: ArrayLike, *, draws: int = 2000, seed: in
     prompts = np.arange(one.shape[1])
     # [N] what a router that saw the other measurement gets for each prompt
     routed = (two[one.argmax(0), prompts] + one[two.argmax(0), prompts]) / 2
-    both = (one + two) / 2
+    return gained(routed, (one + two) / 2, draws=draws, seed=seed)
+
+
+def gained(routed: ArrayLike, utilities: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Headroom:
+    """What a router gains that gets `routed` for each prompt.
+
+    Args:
+        routed: [N].
+        utilities: [n, N] of each member's answers to each prompt.
+        draws: Resampled sets of prompts.
+        seed: Of the resampling.
+    """
+    got, both = np.asarray(routed, dtype=float), np.asarray(utilities, dtype=float)
     best = int(both.mean(1).argmax())
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(one.shape[1], size=(draws, one.shape[1]))
+    drawn = rng.integers(both.shape[1], size=(draws, both.shape[1]))
     # the best single member is chosen anew in each resample, as it was in the sample
-    gains = routed[drawn].mean(1) - both[:, drawn].mean(2).max(0)
+    gains = got[drawn].mean(1) - both[:, drawn].mean(2).max(0)
     low, high = np.quantile(gains, [0.025, 0.975])
     return Headroom(
-        value=float(routed.mean() - both[best].mean()),
+        value=float(got.mean() - both[best].mean()),
         low=float(low),
         high=float(high),
         naive=float(both.max(0).mean() - both[best].mean()),

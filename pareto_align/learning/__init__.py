@@ -10,6 +10,7 @@ from pareto_align.learning.discriminative import Disco, Drpo
 from pareto_align.learning.kto import KtoLearner
 from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
+from pareto_align.learning.nash import NashMd
 from pareto_align.learning.offline import Dpo, Modpo
 from pareto_align.learning.online import OnlineLearner
 from pareto_align.learning.rollouts import Rollouts, roll_out
@@ -27,6 +28,7 @@ __all__ = [
     "KtoLearner",
     "Learner",
     "Modpo",
+    "NashMd",
     "OnlineDpo",
     "OnlineLearner",
     "PolicyLoss",

@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.pair_table import table_of
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.objectives import Objective
-from pareto_align.objectives.learned import HeadReport, IdealPoints, Judged, Scores, fit_scores, read_scores
+from pareto_align.objectives.learned import HeadReport, IdealPoints, Judged, Mixture, Scores, fit_scores, read_scores
 from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.serving import described, recorded_base
 from pareto_align.policies.states import end_states
@@ -63,6 +63,17 @@ class LearnedRewards:
     def names(self) -> tuple[str, ...]:
         """What each is called: the objective, with its group or prototype where there are several."""
         return self.scores.names
+
+    @property
+    def groups(self) -> dict[Hashable, list[float]]:
+        """By user, how probable he is of each group, in the order of `names`: what `Comparisons.by_group` takes.
+
+        Raises:
+            ConfigError: The rewards are of another kind than "mixture".
+        """
+        if not isinstance(self.scores.model, Mixture):
+            raise ConfigError(f"Only rewards of kind 'mixture' know groups of users; these are {self.scores.kind!r}.")
+        return dict(zip(self.scores.model.users, self.scores.model.responsibilities.tolist(), strict=True))
 
     @property
     def base(self) -> Base:

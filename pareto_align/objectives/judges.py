@@ -20,7 +20,10 @@ from pareto_align.objectives.calling import RewardCall, RewardFunction
 from pareto_align.objectives.composed import ComposedReward, compose, remembers, reward_name
 from pareto_align.objectives.text import column_values, completion_text
 
-__all__ = ["win_rate"]
+__all__ = ["DRAWN", "win_rate"]
+
+DRAWN = "drawn_opponents"
+"""The column in which a learner hands over the opponents that it drew, an answer each."""
 
 Games = NDArray[
     np.intp
@@ -41,7 +44,7 @@ class WinRate(ComposedReward):
     ) -> None:
         super().__init__(members, name)
         self._reference = reference
-        self._against = against
+        self.against = against
         self._opponents = opponents
         self._both_orders = both_orders
 
@@ -62,7 +65,7 @@ class WinRate(ComposedReward):
         if self._both_orders:
             games = np.concatenate([games, games[:, ::-1]])
         rows = games.min(axis=1)  # of two answers at least one is of the batch, and both have its prompt
-        columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
+        columns = {name: [values[row] for row in rows] for name, values in batch.columns.items() if name != DRAWN}
         first, second = ([answers[number] for number in side] for side in games.T)
         prompts = [batch.prompts[row] for row in rows]
         return [(self.members[0], RewardCall(prompts, first, {**columns, "opponents": second}))]
@@ -96,7 +99,7 @@ class WinRate(ComposedReward):
 
     @property
     def _meets_peers(self) -> bool:
-        return self.learning and self._against == "peers"
+        return self.learning and self.against == "peers"
 
     def _games(self, batch: RewardCall) -> tuple[list[Any], Games, Games]:
         """Everybody's answers, the batch's first and then a reference answer a row; who plays whom, and who is tied.
@@ -104,6 +107,12 @@ class WinRate(ComposedReward):
         Two that say the same are tied from the start.
         """
         theirs = column_values(self.name, self._reference, batch.columns)
+        if self.learning and self.against == "drawn":
+            if DRAWN not in batch.columns:
+                raise ObjectiveError(
+                    f"{self.name}: against='drawn' meets opponents that learner='nash-md' draws, and no other does."
+                )
+            theirs = batch.columns[DRAWN]
         texts = [completion_text(completion) for completion in batch.completions]
         texts += ["" if answer is None else completion_text(answer) for answer in theirs]
         size = len(batch.completions)
@@ -142,7 +151,7 @@ def win_rate(
     judge: RewardFunction,
     *,
     reference: str,
-    against: Literal["peers", "reference"] = "peers",
+    against: Literal["peers", "reference", "drawn"] = "peers",
     opponents: int | None = None,
     both_orders: bool = True,
     name: str | None = None,
@@ -165,7 +174,8 @@ def win_rate(
     Args:
         judge: `judge(prompts, completions, opponents, **columns)` -> B probabilities; None where it cannot tell.
         reference: A column with an answer a row, text or chat messages. A row with None is not measured.
-        against: Whom training answers meet: their "peers", or the same "reference" as when measured.
+        against: Whom training answers meet: their "peers", the same "reference" as when measured, or opponents "drawn"
+            by the learner `nash-md`.
         opponents: How many peers each answer meets at most, an even number; by default all of them.
         both_orders: Ask twice, with the answers changing places, and take the mean. Off for a judge that says
             P(a, b) = 1 - P(b, a) by itself.
@@ -182,8 +192,8 @@ def win_rate(
     """
     if not isinstance(reference, str) or not reference:
         raise ConfigError(f"win_rate needs the name of a column with reference answers. Found {reference!r}.")
-    if against not in ("peers", "reference"):
-        raise ConfigError(f"against must be 'peers' or 'reference'. Found {against!r}.")
+    if against not in ("peers", "reference", "drawn"):
+        raise ConfigError(f"against must be 'peers', 'reference' or 'drawn'. Found {against!r}.")
     if opponents is not None and not (type(opponents) is int and opponents >= 2 and opponents % 2 == 0):
         raise ConfigError(
             "opponents must be an even number of at least 2: an answer meets as many before it as behind it. Found "

@@ -14,7 +14,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pareto_align.distributions import hub_id
@@ -26,6 +28,7 @@ from pareto_align.policies.drawing import SamplingParams
 from pareto_align.policies.experts import moved_in
 from pareto_align.policies.generation import own_sampling
 from pareto_align.policies.mixing import mix
+from pareto_align.policies.states import end_states
 from pareto_align.policies.tenancy import check_free
 from pareto_align.seeds import seed_for
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from pareto_align.policies.base import Prompt
 
-__all__ = ["BlendAnswers", "Server", "described", "load_adapter", "recorded_base"]
+__all__ = ["BlendAnswers", "Server", "described", "load_adapter", "recorded_base", "several"]
 
 READ_AT_ONCE = 8  # completions whose logits are held at a time
 
@@ -275,7 +278,7 @@ class Server:
 
     def _read(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Base, list[list[int]]]:
         """The base model, and prompts as tokens."""
-        asked = _several(prompts)
+        asked = several(prompts)
         base = self.at_hand()
         return base, [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
 
@@ -284,6 +287,17 @@ class Server:
         if self._model is not None:
             self._model.unload()
         self._model = None
+
+    def prompt_states(self, prompts: Prompt | Sequence[Prompt]) -> tuple[NDArray[np.float32], list[tuple[int, ...]]]:
+        """States `[N, d]` of the untrained model at the last token of each prompt, and the prompts' token ids.
+
+        Raises:
+            PromptError: A prompt is empty, or neither text nor chat messages.
+            ModelError: The base cannot be loaded.
+        """
+        base, encoded = self._read(prompts)
+        with nullcontext() if self._model is None else self._model.disable_adapter():
+            return end_states(base, encoded, [[]] * len(encoded)), [tuple(ids) for ids in encoded]
 
     def logprobs(
         self, folder: Path | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
@@ -400,7 +414,7 @@ def seeded(base: Base, seed: int | None) -> Iterator[None]:
         yield
 
 
-def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts, where one prompt may be given bare: a string, or one conversation.
 
     Raises:

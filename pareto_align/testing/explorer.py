@@ -123,6 +123,8 @@ def _state(
         frame_stderr=lambda estimate: estimate.stderr,
         seed=seed,
         kl_coef=0.05,
+        audits=["what the first objective is"],
+        describe=lambda estimate: estimate.mean[:1],
     )
 
 

@@ -706,3 +706,40 @@ def test_pairs_that_no_level_of_a_hierarchy_tells_apart_are_counted():
     found = Comparisons.from_hierarchy(["p", "q"], [["a", "b", "c"], ["a", "b", "c"]], {"x": [[1, 1, 2], [0, 1, 2]]})
     assert [len(row.labels) for row in found] == [2, 3]
     assert found.counts["pairs that no level tells apart"] == 1
+
+
+def judged_by(*users, label=0):
+    rows = [
+        {"prompt": f"p{n}", "response_0": "x", "response_1": "y", "better": label, "who": user}
+        for n, user in enumerate(users)
+    ]
+    return Comparisons.from_rows(rows, labels=["better"], user="who")
+
+
+def test_groups_of_users_become_columns_of_labels():
+    data = judged_by("ann", "bob", "cy")
+    parted = data.by_group({"ann": "warm", "bob": "dry"})
+    assert parted.names == ("dry", "warm")
+    table = parted.table()
+    np.testing.assert_array_equal(table.values, [[np.nan, 1.0], [1.0, np.nan], [np.nan, np.nan]])
+    shared = data.by_group({"ann": [0.25, 0.75], "bob": [0.0, 1.0], "cy": [1.0, 0.0]}, ["dry", "warm"])
+    np.testing.assert_array_equal(shared.table().values, [[1.0, 1.0], [np.nan, 1.0], [1.0, np.nan]])
+    labels = [row.labels.weights.tolist()[0] for row in shared]
+    assert labels == [[0.25, 0.75], [0.0, 1.0], [1.0, 0.0]]
+    assert shared.users == data.users
+    assert Comparisons.from_rows(shared.to_rows()).names == ("dry", "warm")
+
+
+def test_what_is_no_group():
+    data = judged_by("ann", "bob")
+    with pytest.raises(ConfigError, match="Found dry"):
+        data.by_group({"ann": "dry"}, ["warm"])
+    for share in ([1.0], [-1.0, 1.0], [np.nan, 1.0]):
+        with pytest.raises(ConfigError, match="User 'ann' needs a group"):
+            data.by_group({"ann": share}, ["dry", "warm"])
+    with pytest.raises(ComparisonError, match="Nobody who judged"):
+        data.by_group({"eve": "dry"})
+    with pytest.raises(ComparisonError, match="who judged"):
+        Comparisons.from_rows([{"prompt": "p", "chosen": "x", "rejected": "y"}]).by_group({"ann": "dry"})
+    with pytest.raises(ComparisonError, match="one column of labels"):
+        data.by_group({"ann": "a", "bob": "b"}).by_group({"ann": "a"})

@@ -17,6 +17,8 @@ from pareto_align.discovery.explorers import (
     Evolution,
     Explorer,
     Grid,
+    Illuminate,
+    Llm,
     RandomPreferences,
     Soups,
     Task,
@@ -88,6 +90,25 @@ class TestBayesian(ExplorerContract):
 
     def make(self) -> Explorer:
         return Bayesian(patience=1, least=0.2, settle=0.5, most=0.4, observations=8, candidates=16, samples=4)
+
+
+def said(question: str) -> list[str]:
+    """A language model that proposes by a rule: nonsense first, then a preference that depends on the question."""
+    keys = question.rpartition("keys ")[2].rstrip(".").split(", ")
+    weight = 1 + len(question) % 7
+    return ["I would try more of everything.", "{" + ", ".join(f"{k}: {weight + i}" for i, k in enumerate(keys)) + "}"]
+
+
+class TestLlm(ExplorerContract):
+    rounds = 4
+
+    def make(self) -> Explorer:
+        return Llm(ask=said, patience=1, least=0.2, settle=0.5, most=0.4, observations=8, candidates=16, samples=4)
+
+
+class TestIlluminate(ExplorerContract):
+    def make(self) -> Explorer:
+        return Illuminate()
 
 
 class TestSoups(ExplorerContract):

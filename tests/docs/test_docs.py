@@ -434,6 +434,9 @@ def test_the_page_of_mixtures_runs(run_example, tmp_path):
     assert found["found"].held.shape == (2,)
     assert (tmp_path / "soup" / "adapter_config.json").exists()
     assert (tmp_path / "mixed" / "mixture.json").exists()
+    assert found["routed"].gain.low <= found["routed"].gain.high
+    assert sum(found["routed"].last.values()) == 2
+    assert (tmp_path / "gate.safetensors").exists()
 
 
 def test_the_page_of_unseen_preferences_runs(run_example, tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from pareto_align import Objective, ParetoAligner, ParetoAlignWarning
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.learning.rewards import fit_rewards, load_rewards
+from pareto_align.policies.engine import Engine
+from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.sampling import Completions
 from pareto_align.policies.states import end_states
 
 LETTERS = "abcdefghijkl"[:SYMBOLS]
@@ -168,3 +172,56 @@ def test_a_run_is_measured_by_a_learned_reward_on_the_same_model(tmp_path):
         assert np.isfinite(rewards.judge(prompts, said)).all()
     assert np.isfinite(front.values).all()
     assert front.record.members[0].estimate.samples is not None
+
+
+def two_kinds_of_users():
+    """Twelve users, two thirds of whom want late letters and one third early ones."""
+    users = {f"u{n}": 1 if n % 3 else -1 for n in range(12)}
+    return users, comparisons(users=users)
+
+
+def test_groups_of_users_are_found_and_each_gets_an_expert_of_its_own(tmp_path):
+    """From comparisons that contradict each other to a front between what the groups want; one policy for all of them
+    follows the majority."""
+    base = tiny_base()
+    users, data = two_kinds_of_users()
+    rewards = fit_rewards(base, data, kind="mixture", objective="late", groups=2)
+    groups = rewards.groups
+    found = np.array([np.argmax(groups[user]) for user in users])
+    wants = np.array(list(users.values()))
+    assert len(set(found[wants > 0])) == len(set(found[wants < 0])) == 1
+    assert found[wants > 0][0] != found[wants < 0][0]
+
+    parted = data.by_group(groups, rewards.names)
+    assert parted.names == rewards.names
+    settings = {
+        "learner": {"name": "dpo", "beta": 0.5}, "weighting": "fixed", "explorer": "grid", "family": "independent",
+        "steps": 60, "prompts_per_step": 16, "learning_rate": 1e-2, "eval_every": 60, "progress": False, "lora": lora(),
+    }  # fmt: skip
+    objectives = [Objective(name, prefers=name) for name in parted.names]
+
+    def leaning(asked, rows, population, folder):
+        """`[K]` how much likelier late answers have become than early ones, in nats an answer."""
+        aligner = ParetoAligner(base, asked, population=population, output_dir=folder, **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParetoAlignWarning)
+            aligner.fit(rows)
+        with closing(PolicyPopulation(base, population, lora=lora())) as trained:
+            trained.parameters.copy_(aligner.policies_)
+            ids = [base.tokenizer.encode(text, add_special_tokens=False) for text in ("lkj", "klk", "abc", "bac")]
+            tokens = torch.tensor(ids)[None, None].expand(population, -1, -1, -1)
+            whole = torch.ones_like(tokens, dtype=torch.bool)
+            done = Completions([base.encode("<0>ab")], tokens, whole, torch.zeros(tokens.shape))
+            engine = Engine(trained)
+            batch = engine.prepare([base.encode("<0>ab")], done)
+            gain = (engine.logprobs(batch) - engine.reference_logprobs(batch)).sum(-1)[:, 0].numpy()
+        return gain[:, :2].mean(1) - gain[:, 2:].mean(1)
+
+    experts = leaning(objectives, parted, 2, tmp_path / "two")
+    majority = found[wants > 0][0]
+    assert experts[majority] > 1
+    assert experts[1 - majority] < -1
+    (alone,) = leaning([Objective("late", prefers="late")], data, 1, tmp_path / "one")
+    assert 0 < alone < 0.6 * experts[majority]
+    with pytest.raises(ConfigError, match="kind 'mixture'"):
+        _ = fit_rewards(base, comparisons(), kind="regression", objective="late").groups

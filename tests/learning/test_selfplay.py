@@ -15,7 +15,7 @@ from pareto_align import ParetoAligner
 from pareto_align.data.prompts import PromptRow
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.slots import Slots
-from pareto_align.errors import ConfigError
+from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.learning import Context, make_learner
 from pareto_align.learning.rollouts import Rollouts
 from pareto_align.objectives import Objective, ObjectiveSet, RewardScale, win_rate
@@ -299,3 +299,102 @@ def test_games_refuse_what_they_cannot_have():
         make_learner({"name": "inpo", "eta": 0.1, "tau": 0.2})
     with pytest.raises(ConfigError, match="no setting 'loss_type'"):
         make_learner({"name": "egpo", "loss_type": "sigmoid"})
+
+
+class TestNashMd(LearnerContract):
+    def make(self):
+        return make_learner("nash-md")
+
+    def test_no_weight_is_no_step(self):
+        """The price of leaving the untrained model is paid whatever the weights are, as with any policy gradient."""
+        with self.ready() as learner:
+            before = learner.population.parameters.clone()
+            learner.step(learner.collect(0), np.zeros((3, 2)), 1e-2)
+            assert (learner.population.parameters != before).any(1).all()
+
+
+@pytest.mark.parametrize("mixture", [0.0, 0.5])
+def test_nash_md_rests_where_its_mixture_is_beaten_as_often_as_it_pays(mixture):
+    """The fixed point of `pi = ref exp(P mix / beta) / Z` with `mix ~ pi^(1 - mixture) ref^mixture`, at beta .5."""
+
+    class Against(Table):
+        def seen(self):
+            found = super().seen()
+            mixed = self.policy ** (1 - mixture) * self.untrained**mixture
+            wins = (mixed / mixed.sum(1, keepdims=True)) @ GAME.T
+            return replace(found, rewards=wins[:, None, :, None])
+
+    table = Against({"name": "nash-md", "mixture": mixture, "beta": 0.5})
+    table.play(300)
+    untrained = table.untrained[0]
+    expected = untrained
+    for _ in range(5000):
+        mixed = expected ** (1 - mixture) * untrained**mixture
+        target = untrained * np.exp(GAME @ (mixed / mixed.sum()) / 0.5)
+        expected = 0.9 * expected + 0.1 * target / target.sum()
+    assert 0.5 * np.abs(table.policy[0] - expected).sum() < 2e-3
+    if mixture == 0:
+        np.testing.assert_allclose(expected, regularized_equilibrium(GAME, untrained, 0.5), atol=1e-6)
+
+
+def test_nash_mds_opponents_are_of_the_mixture_and_answers_meet_their_own(tmp_path):
+    """What the judge is shown, against the exact token-wise mixture of each policy and the untrained model."""
+    base = load_base(tiny_llama(4, 1), tokenizer=symbol_tokenizer(4, 1), use_chat_template=False, device="cpu")
+    population = PolicyPopulation(base, 2, lora=LoraConfig(r=4, lora_alpha=8, target_modules=list(LORA_TARGETS)))
+    rows = torch.randn(population.parameters.shape, generator=torch.Generator().manual_seed(0))
+    population.parameters.copy_(0.4 * rows)
+    met = []
+
+    def judge(prompts, completions, opponents, **columns):
+        assert "drawn_opponents" not in columns
+        met.extend(zip(completions, opponents, strict=True))
+        return [0.5 + 0.5 * np.sign(ord(b[0]) - ord(a[0])) for a, b in zip(completions, opponents, strict=True)]
+
+    wins = win_rate(judge, reference="gold", against="drawn", both_orders=False)
+    objectives = ObjectiveSet([Objective("early", wins, bounds=(0, 1))])
+    learner, engine = make_learner({"name": "nash-md", "mixture": 0.25}), Engine(population)
+    learner.check(objectives)
+    scale = RewardScale(np.zeros(1), np.ones(1), -np.ones(1), np.ones(1))
+    prompt = PromptRow("<0>", tuple(base.encode("<0>")), {"gold": "a"})
+    learner.setup(
+        Context(
+            engine, scale, [0], PopulationAdamW(population.parameters), objectives=objectives, prompts=[prompt],
+            prompts_per_step=1, group_size=3000, params=SamplingParams(1),
+        )
+    )  # fmt: skip
+    seen = learner.collect(0)
+    tokens = torch.arange(4)[None, None, :, None].expand(2, -1, -1, -1)
+    done = Completions([list(prompt.ids)], tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape))
+    batch = engine.prepare([list(prompt.ids)], done)
+    own, reference = distribution(engine.logprobs(batch)), distribution(engine.reference_logprobs(batch))
+    expected = own**0.75 * reference**0.25
+    expected /= expected.sum(1, keepdims=True)
+    shown = dict.fromkeys(range(2))
+    for k in range(2):
+        # equal answers are tied unasked: their opponents are told by the rewards
+        texts, rewards = seen.texts[k * 3000 : (k + 1) * 3000], seen.rewards[k, 0, :, 0]
+        # how often an answer a is met by an earlier, the same, or a later letter
+        for letter, name in enumerate("abcd"):
+            mine = [reward for text, reward in zip(texts, rewards, strict=True) if text == name]
+            if len(mine) > 300:
+                later, same = expected[k, letter + 1 :].sum(), expected[k, letter]
+                assert np.mean(mine) == pytest.approx(later + same / 2, abs=4 * 0.5 / np.sqrt(len(mine)))
+                shown[k] = True
+    assert all(shown.values())
+    assert met
+    assert len(met) < 6000
+    again = learner.collect(0)
+    np.testing.assert_array_equal(again.rewards, seen.rewards)
+
+
+def test_opponents_are_drawn_for_who_meets_them_only():
+    judge = win_rate(lambda completions, opponents, **_: [0.5] * len(completions), reference="gold", against="drawn")
+    met = Objective("wins", judge, bounds=(0, 1))
+    with pytest.raises(ConfigError, match="no objective meets them"):
+        make(learner="nash-md")._plan()
+    with pytest.raises(ObjectiveError, match="learner='nash-md' draws"):
+        ObjectiveSet([met]).score(["<0>"], ["a"], {"gold": ["b"]})
+    with pytest.raises(ConfigError, match="'peers', 'reference' or 'drawn'"):
+        win_rate(lambda **_: [], reference="gold", against="nobody")
+    with pytest.raises(ConfigError, match="`kl_coef` has no part"):
+        make([met, *get_problem("arc", V=6).objectives()], learner="nash-md", kl_coef=0.1)._plan()

@@ -136,7 +136,7 @@ def test_what_it_cannot_be_made_of_is_refused():
     for settings in ({"reference": ""}, {"reference": 3}):
         with pytest.raises(ConfigError, match="name of a column"):
             win_rate(referee, **settings)
-    with pytest.raises(ConfigError, match="'peers' or 'reference'"):
+    with pytest.raises(ConfigError, match="'peers', 'reference' or 'drawn'"):
         win_rate(referee, reference="gold", against="all")
     for opponents in (0, 3, True, 2.0):
         with pytest.raises(ConfigError, match="even number of at least 2"):

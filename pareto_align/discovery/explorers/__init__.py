@@ -17,6 +17,8 @@ from pareto_align.discovery.explorers.discover import Discover
 from pareto_align.discovery.explorers.everywhere import Everywhere
 from pareto_align.discovery.explorers.evolution import Evolution
 from pareto_align.discovery.explorers.grid import Grid
+from pareto_align.discovery.explorers.illuminate import Illuminate
+from pareto_align.discovery.explorers.llm import Llm
 from pareto_align.discovery.explorers.random import RandomPreferences
 from pareto_align.discovery.explorers.soups import Soups
 
@@ -31,6 +33,8 @@ __all__ = [
     "Exploration",
     "Explorer",
     "Grid",
+    "Illuminate",
+    "Llm",
     "Mixture",
     "RandomPreferences",
     "Soups",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +76,8 @@ class Exploration:
         seed: For explorers that draw; another one at every call.
         spent: Share of the budget of tokens that is used, 0 where there is none.
         kl_coef: Price of one nat of KL, 0 for none.
+        audits: The a audited objectives.
+        describe: Takes an estimate to their `[a]` means, as shares of their bounds; NaN where there are none.
     """
 
     step: int
@@ -89,6 +91,8 @@ class Exploration:
     seed: int
     spent: float = 0.0
     kl_coef: float = 0.0
+    audits: Sequence[str] = ()
+    describe: Callable[[Estimate], np.ndarray] = field(default=lambda estimate: np.zeros(0))
 
     @property
     def progress(self) -> float:
@@ -116,6 +120,8 @@ class Explorer(KeepsArguments, ABC):
             trained under it: the slots of a family have no policies of their own.
         for_families: True for one that draws preferences, which only a family can follow.
         needs_kl: True for one that goes by the price of KL.
+        needs_audits: True for one that goes by audited objectives with bounds.
+        descriptors: Names of those, where only some count; None for all.
     """
 
     kind = "Explorer"
@@ -124,6 +130,8 @@ class Explorer(KeepsArguments, ABC):
     moves_slots: ClassVar[bool] = True
     for_families: ClassVar[bool] = False
     needs_kl: ClassVar[bool] = False
+    needs_audits: ClassVar[bool] = False
+    descriptors: Sequence[str] | None = None
 
     @abstractmethod
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
