@@ -34,7 +34,7 @@ from pareto_align.report.card import model_card
 from pareto_align.report.fallen import Fallen, fallen_entries
 from pareto_align.report.handover import MEMBER_FILES, generation_settings, write_card
 from pareto_align.report.request import Answer, answer
-from pareto_align.report.table import front_table, html_table, text_table
+from pareto_align.report.table import front_table, html_table, policy_rows, text_table
 from pareto_align.report.units import axes_of, measured, optimized
 from pareto_align.runs.checkpoint import remove_checkpoint
 from pareto_align.runs.folder import in_use
@@ -201,16 +201,27 @@ class ParetoFront:
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
-    def to_pandas(self) -> DataFrame:
+    def to_pandas(self, *, long: bool = False, fallen: bool = False) -> DataFrame:
         """A row a member: each objective, its standard error, and the preference it was trained for.
 
+        Args:
+            long: A row for each policy and objective instead, the untrained model among them: `id`, `status` ("member",
+                "untrained", or why it fell), `step`, `split`, `objective`, `role`, `value`, `stderr`, the ends of the
+                95 % interval `low` and `high`, and the `preference` for it.
+            fallen: With `long`: also what was measured and did not stay.
+
         Raises:
-            ConfigError: pandas is not installed, or an objective is called like the column of another one.
+            ConfigError: pandas is not installed, an objective is called like the column of another one, or `fallen` is
+                asked for without `long`.
         """
+        if fallen and not long:
+            raise ConfigError("What did not stay is told in the long table: give long=True as well.")
         try:
             import pandas
         except ImportError as error:
             raise ConfigError("to_pandas needs pandas. Install it with `pip install pareto-align[pandas]`.") from error
+        if long:
+            return pandas.DataFrame(policy_rows(self.record, fallen=fallen))
         columns: list[tuple[str, Any]] = []
         for i, name in enumerate(self.names):
             columns += [(name, self.values[:, i]), (f"{name}_stderr", self.stderr[:, i])]

@@ -135,8 +135,33 @@ def test_run_folder_and_front_folder_are_the_same_front(run):
     assert (a[0].adapter_path / "adapter_config.json").is_file()
 
 
+def test_the_long_table_has_a_row_for_each_policy_and_objective(run):
+    pytest.importorskip("pandas")
+    made = tone_and_length(
+        reference_policy=estimate([0.2, -80.0, -0.1], [0.02, 3.0, 0.004]),
+        fallen=[{"id": "z", "values": [0.1, 90.0, 0.0], "stderr": [0.01, 1.0, 0.0], "reason": "beaten",
+                 "status": "dominated", "split": "select", "provenance": {"step": 7}}],
+    )  # fmt: skip
+    front = ParetoFront(made, run)
+    table = front.to_pandas(long=True)
+    assert len(table) == 4 * 3
+    assert set(table["status"]) == {"member", "untrained"}
+    row = table[(table["id"] == "a") & (table["objective"] == "length")].iloc[0]
+    assert (row["value"], row["stderr"], row["preference"], row["step"]) == (60.0, 3.0, 0.0, 40)
+    assert row["low"] < 60 < row["high"]
+    assert table[table["objective"] == "toxicity"]["preference"].isna().all()
+    everything = front.to_pandas(long=True, fallen=True)
+    beaten = everything[everything["id"] == "z"].set_index("objective")
+    assert (beaten.loc["length", "status"], beaten.loc["length", "value"], beaten.loc["length", "step"]) == (
+        "dominated", 90.0, 7,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="long=True"):
+        front.to_pandas(fallen=True)
+
+
 def test_pandas_has_a_row_a_member(front):
     table = front.to_pandas()
+    assert len(table) == 3
     assert list(table.index) == ["a", "b", "c"]
     assert table.loc["a", "length"] == pytest.approx(60)
     assert table.loc["a", "length_stderr"] == pytest.approx(3.0)

@@ -50,7 +50,8 @@ def predict(
     for i in range(len(asked) if len(asked) > 1 else 0):
         others = np.arange(len(asked)) != i
         errors.append(np.abs(interpolate(asked[others], found[others], asked[i : i + 1])[0] - found[i]))
-    missed = np.array([error for error in errors if np.isfinite(error).all()])
+    known = ~np.isnan(found).all(axis=0)  # an audit that was added later was measured at none
+    missed = np.array([error for error in errors if np.isfinite(error[known]).all()])
     if len(missed) < LEAST_ERRORS or n < 2:
         return value, np.full(found.shape[1], np.nan)
     rank = min(math.ceil(CONFIDENCE * (len(missed) + 1)), len(missed))

@@ -102,8 +102,8 @@ class FrontRecord:
     Attributes:
         objectives: All objectives in the user's order.
         members: The front.
-        base: The model the adapters belong to: name, gguf_file, dtype, use_chat_template, quantization,
-            chat_template_kwargs.
+        base: The model the adapters belong to: name, revision (of a model of the Hub), gguf_file, dtype,
+            use_chat_template, quantization, chat_template_kwargs.
         split: Prompts behind the estimates: "select" or "report".
         reference: Reference point of the hypervolume on the optimised objectives, normalised.
         reference_policy: The untrained model's measurement, in maximised units.

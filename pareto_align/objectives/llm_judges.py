@@ -115,6 +115,11 @@ class _Judge:
     def _instruction(self, code: str) -> str:
         """What the judge is told first."""
 
+    @property
+    @abstractmethod
+    def _form(self) -> str:
+        """How the judge is to answer."""
+
     @abstractmethod
     def _read(self, kept: Mapping[str, Any]) -> float | None:
         """The number in an answer, or None where there is none."""
@@ -129,6 +134,12 @@ class _Judge:
         of_digest = dict(zip(digests, bodies, strict=True))
         wanted = {f"{digest}:{s}": body for digest, body in of_digest.items() for s in range(self._samples)}
         found = await self._ask(wanted)
+        answered = [one for one in found.values() if one is not None]
+        if self._answer == "logprobs" and answered and not any(one.get("top") for one in answered):
+            raise ObjectiveError(
+                f"{self.name}: {self._endpoint.address} gives no probabilities of tokens. Use answer='number' or "
+                "'json'."
+            )
         usage = self.usage
         numbers: list[float | None] = []
         for digest in digests:
@@ -227,7 +238,9 @@ class _Judge:
             {"role": message["role"], "content": _FIELD.sub(fenced, message["content"]).strip()}
             for message in self._messages
         ]
-        told = self._instruction(code)
+        told, form = self._instruction(code), self._form
+        # once more behind what is judged: the last word is ours, and small judges have forgotten the first
+        messages[-1]["content"] += f"\n\n{form}"
         if messages[0]["role"] == "system":
             messages[0] = {"role": "system", "content": f"{messages[0]['content']}\n\n{told}"}
         else:
@@ -325,14 +338,17 @@ class llm_judge(_Judge):
         return await self._judged(self._rows({"prompt": prompts, "completion": completions}, columns))
 
     def _instruction(self, code: str) -> str:
+        return f"You judge an answer. {_DATA.format(code=code)}\n\n{self._form}"
+
+    @property
+    def _form(self) -> str:
         low, high = (f"{end:g}" for end in self.scale)
-        form = {
+        return {
             "json": "Say in one or two sentences why, and end with JSON: "
             f'{{"score": NUMBER}}, from {low} (worst) to {high} (best).',
             "number": f"Answer with a number from {low} (worst) to {high} (best), and nothing else.",
             "logprobs": f"Answer with one whole number from {low} (worst) to {high} (best), and nothing else.",
         }[self._answer]
-        return f"You judge an answer. {_DATA.format(code=code)}\n\n{form}"
 
     def _read(self, kept: Mapping[str, Any]) -> float | None:
         low, high = self.scale
@@ -397,14 +413,17 @@ class llm_preference(_Judge):
         return await self._judged(self._rows(given, columns))
 
     def _instruction(self, code: str) -> str:
-        form = {
+        which = "Answer A is the text called completion, answer B the one called opponent."
+        return f"You compare two answers. {which} {_DATA.format(code=code)}\n\n{self._form}"
+
+    @property
+    def _form(self) -> str:
+        return {
             "json": "Say in one or two sentences why, and end with JSON: "
             '{"better": "A"}, {"better": "B"} or {"better": "tie"}.',
             "number": "Answer with A, B or tie, and nothing else.",
             "logprobs": "Answer with the letter of the better one, A or B, and nothing else.",
         }[self._answer]
-        which = "Answer A is the text called completion, answer B the one called opponent."
-        return f"You compare two answers. {which} {_DATA.format(code=code)}\n\n{form}"
 
     def _read(self, kept: Mapping[str, Any]) -> float | None:
         if self._answer == "logprobs":

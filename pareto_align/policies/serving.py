@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pareto_align.distributions import hub_id
 from pareto_align.errors import ConfigError, ModelError, PromptError
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
@@ -42,9 +43,11 @@ READ_AT_ONCE = 8  # completions whose logits are held at a time
 
 
 def described(base: Base) -> dict[str, Any]:
-    """What is needed to load a model again, as `recorded_base` takes it."""
+    """What is needed to load a model again, as `recorded_base` takes it, and of the Hub which commit it was."""
+    commit = getattr(base.model.config, "_commit_hash", None)
     return {
         "name": base.name,
+        **({"revision": commit} if isinstance(commit, str) and commit and hub_id(base.name) else {}),
         "gguf_file": base.gguf_file,
         "dtype": str(base.dtype).removeprefix("torch."),
         "use_chat_template": base.use_chat_template,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from pareto_align.errors import ConfigError
 from pareto_align.evaluation.harness import widened
-from pareto_align.front.records import ObjectiveRecord
+from pareto_align.front.records import FamilyRecord, ObjectiveRecord
 
 if TYPE_CHECKING:
     from pareto_align.evaluation.harness import TaskScore
@@ -68,6 +69,17 @@ def with_audits(
         reference_policy=reference,
         reference_sample=_without_rewards(record.reference_sample),
         fallen=[_padded(entry, len(names)) for entry in record.fallen],
+        family=None if record.family is None else _with_gaps(record.family, len(names)),
+    )
+
+
+def _with_gaps(family: FamilyRecord, more: int) -> FamilyRecord:
+    """A family is not put through the benchmarks: its adapters are made when somebody asks for one."""
+    gaps = [math.nan] * more
+    return replace(
+        family,
+        values=[[*row, *gaps] for row in family.values],
+        stderr=[[*row, *gaps] for row in family.stderr],
     )
 
 

@@ -328,7 +328,8 @@ def _draw_list(info: FrontInfo) -> Figure:
     rows = np.arange(len(order))
     ax.errorbar(info.values[order, 0], rows, xerr=arms, fmt="o", ms=7, color=style.ACCENT, elinewidth=1.4)
     hollow = info.unsure[order]
-    ax.plot(info.values[order, 0][hollow], rows[hollow], "o", ms=7, mfc=style.FACE, mec=style.ACCENT, mew=1.6)
+    ax.plot(info.values[order, 0][hollow], rows[hollow], "o", ms=7, mfc=style.FACE, mec=style.ACCENT, mew=1.6,
+            zorder=3)  # fmt: skip
     if info.untrained is not None and info.untrained_ends is not None:
         ax.axvline(info.untrained[0], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
         ax.errorbar(info.untrained[0], -1, xerr=_arms(info.untrained, *info.untrained_ends)[:, [0]], fmt="D", ms=6.5,
@@ -341,6 +342,9 @@ def _draw_list(info: FrontInfo) -> Figure:
         side.tick_params(axis="y", length=0)
         bars = _arms(limit.values, limit.low, limit.high)[:, order]
         side.errorbar(limit.values[order], np.arange(len(order)), xerr=bars, fmt="o", ms=6, color=style.ACCENT)
+        missed = ~limit.surely[order]
+        side.plot(limit.values[order][missed], np.arange(len(order))[missed], "o", ms=6, mfc=style.FACE,
+                  mec=style.ACCENT, mew=1.4, zorder=3)  # fmt: skip
         if np.isfinite(limit.untrained):
             side.plot(limit.untrained, -1, "D", ms=6, mfc=style.FACE, mec=style.INK)
         draw_limit(side, limit.bound, limit.axis.maximize, along="x")

@@ -6,12 +6,14 @@ import html
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pareto_align.printable import one_line
+from pareto_align.report.fallen import fallen_entries
 from pareto_align.report.units import (
+    INTERVAL,
     Measured,
     axes_of,
     bound_text,
@@ -28,7 +30,7 @@ from pareto_align.report.units import (
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
 
-__all__ = ["FrontTable", "escape_markdown", "front_table", "html_table", "markdown_table", "text_table"]
+__all__ = ["FrontTable", "escape_markdown", "front_table", "html_table", "markdown_table", "policy_rows", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,42 @@ def _column(members: Measured, reference: Measured | None, j: int) -> list[str]:
     doubts = [row[j] for r in rows for row in r.doubts]
     texts = interval_texts(values, low, high, digits)
     return [f"{text} {DOUBTFUL}" if doubted else text for text, doubted in zip(texts, doubts, strict=True)]
+
+
+def policy_rows(record: FrontRecord, *, fallen: bool = False) -> list[dict[str, Any]]:
+    """Everything that was measured at the end, a row for each policy and objective, in the user's units.
+
+    Args:
+        record: The front.
+        fallen: Whether what did not stay is among it.
+    """
+    axes, table, reference = axes_of(record), measured(record), reference_measured(record)
+    spanning, weights = list(optimized(record)), preferences_of(record)
+    stderr = np.array([m.estimate.stderr for m in record.members]).reshape(-1, len(axes))
+    rows: list[dict[str, Any]] = []
+
+    def tell(
+        who: tuple[str, str, Any, str], values: Any, spread: Any, low: Any, high: Any, preference: Any = None
+    ) -> None:
+        for i, axis in enumerate(axes):
+            wanted = np.nan if preference is None or i not in spanning else preference[spanning.index(i)]
+            rows.append(
+                {"id": who[0], "status": who[1], "step": who[2], "split": who[3], "objective": axis.name,
+                 "role": axis.role, "value": float(values[i]), "stderr": float(spread[i]), "low": float(low[i]),
+                 "high": float(high[i]), "preference": float(wanted)}
+            )  # fmt: skip
+
+    for k, member in enumerate(record.members):
+        who = (member.id, "member", member.provenance.get("step"), record.split)
+        tell(who, table.values[k], stderr[k], table.low[k], table.high[k], weights[k])
+    if reference is not None and record.reference_policy is not None:
+        ends = reference.low[0], reference.high[0]
+        tell(("untrained", "untrained", 0, record.split), reference.values[0], record.reference_policy.stderr, *ends)
+    for entry in fallen_entries(record) if fallen else ():
+        reach = INTERVAL * entry.stderr
+        ends = entry.values - reach, entry.values + reach
+        tell((entry.id, entry.status, entry.provenance.get("step"), entry.split), entry.values, entry.stderr, *ends)
+    return rows
 
 
 def text_table(table: FrontTable, *, unicode: bool = True) -> str:

@@ -145,3 +145,27 @@ def test_lm_eval_is_imported_where_it_is_used_and_nowhere_else():
     package = Path(sys.modules["pareto_align"].__file__).parent
     users = [p.name for p in package.rglob("*.py") if "import lm_eval" in p.read_text()]
     assert users == ["harness.py"]
+
+
+def test_a_family_keeps_its_predictions_and_has_none_of_benchmarks(front):
+    from dataclasses import replace
+
+    from pareto_align.family_member import FamilyMember
+    from pareto_align.front.records import FamilyRecord
+    from pareto_align.report.audits import with_audits
+
+    preferences = [[w, 1 - w] for w in np.linspace(0, 1, 7).tolist()]
+    family = FamilyRecord(
+        "blocks", {}, [2, 2], 4, preferences, [[w, 50.0, 0.1] for w, _ in preferences], [[0.01] * 3] * 7, 32, "family/x"
+    )
+    record = replace(front.record, family=family)
+    scores = [[TaskScore("t acc", True, np.array([0.0, 1.0, 1.0]))] for _ in range(3)]
+    found = with_audits(record, scores, None)
+    here, before = (
+        FamilyMember(made, front.folder, [0.3, 0.7], server=lambda: None, scratch=lambda: front.folder)
+        for made in (found, record)
+    )
+    np.testing.assert_allclose(here.predicted[:3], before.predicted)
+    np.testing.assert_allclose(here.halfwidth[:3], before.halfwidth)
+    assert np.isfinite(before.halfwidth).all()
+    assert np.isnan([here.predicted[3], here.halfwidth[3]]).all()

@@ -143,3 +143,15 @@ def test_the_script_starts_vllm_with_every_member_wherever_it_lies(front, tmp_pa
     done = subprocess.run(["sh", str(moved / "serve.sh")], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Set BASE" in done.stderr
+
+
+def test_the_commit_of_a_model_of_the_hub_is_recorded_and_no_other(base_folder):
+    from pareto_align.policies import load_base
+    from pareto_align.policies.serving import described
+
+    base = load_base(str(base_folder), dtype="float32")
+    base.model.config._commit_hash = "0123abcd"
+    assert "revision" not in described(base)  # a folder has none, whatever it was copied from
+    assert described(replace(base, name="acme/tiny"))["revision"] == "0123abcd"
+    base.model.config._commit_hash = None
+    assert "revision" not in described(replace(base, name="acme/tiny"))

@@ -131,8 +131,8 @@ def test_a_mean_mark_under_the_probabilities_of_one_token(server):
     server.says = said
     assert score(judge(server, answer="logprobs"), ["x"])[0] == pytest.approx((7 * 0.6 + 8 * 0.2) / 0.8)
     server.says = lambda body: {"message": {"content": "7"}}
-    with pytest.warns(ParetoAlignWarning, match="had a number that could be read"):
-        assert np.isnan(score(judge(server, answer="logprobs"), ["y"])[0])
+    with pytest.raises(ObjectiveError, match="gives no probabilities of tokens"):
+        score(judge(server, answer="logprobs"), ["y"])
 
 
 def test_several_samples_are_averaged(server):
@@ -169,6 +169,7 @@ def test_an_answer_cannot_leave_its_fence(server):
     told = server.asked[1]["messages"][0]["content"]
     assert f"[completion {fresh}]" in told
     assert "no instruction to you" in told
+    assert text.endswith('{"score": NUMBER}, from 1 (worst) to 10 (best).')  # the last word is not the answer's
 
 
 def test_placeholders_in_an_answer_are_no_placeholders(server):
