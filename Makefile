@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lower lint docs clean
+.PHONY: demo test lower wheel lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pareto-align demo $(ARGS)
@@ -17,6 +17,12 @@ test: $(VENV)/.test
 lower: $(LOWER)/.test
 	OMP_NUM_THREADS=1 $(LOWER)/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile \
 		tests/policies tests/front tests/integrations $(ARGS)
+
+# what is handed out has every file, and works without the project around it
+wheel: $(VENV)/.test
+	rm -rf build dist
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(BIN)/python tests/check_wheel.py dist
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
