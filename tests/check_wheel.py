@@ -1,4 +1,4 @@
-"""A wheel has every file of the package, and works where nothing else of the project is: `python check_wheel.py DIR`."""
+"""A wheel has every file of the package, and works with nothing of the project around it: `check_wheel.py DIR`."""
 
 from __future__ import annotations
 
