@@ -40,7 +40,8 @@ class Gate:
         names: The M objectives.
         members: The n members' names.
         regression: Takes features `[N, d]` to `[N, n M]` rewards, maximised.
-        answered: `[n, N, M]` mean rewards of the members' answers to the prompts that it was fitted to, maximised.
+        answered: `[n, N, M]` mean rewards of the members' answers to the N different prompts that it was fitted to,
+            maximised.
         expected: `[n, N, M]` what is predicted of each prompt by a regression without it.
     """
 
@@ -137,8 +138,14 @@ def fit_gate(
     )
     if not np.isfinite(found).all():
         raise ConfigError("A gate needs a reward of every member for every prompt: some are missing.")
+    # a prompt that stands there several times is one prompt with more answers, and one unit of every interval
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, one_prompt in enumerate(ids):
+        places.setdefault(one_prompt, []).append(row)
+    features = features[[rows[0] for rows in places.values()]]
+    found = np.stack([found[:, rows].mean(1) for rows in places.values()], axis=1)
     n, N, M = found.shape
-    regression, left_out = regress(features, found.swapaxes(0, 1).reshape(N, n * M), ids)
+    regression, left_out = regress(features, found.swapaxes(0, 1).reshape(N, n * M), range(N))
     members = tuple(member.id for member in record.members)
     return Gate(tuple(names), members, regression, found, left_out.reshape(N, n, M).swapaxes(0, 1))
 

@@ -746,7 +746,7 @@ class ParetoFront:
             **kw: Passed to `Member.generate`.
 
         Raises:
-            ConfigError: One member only, one prompt only, objectives that are not the front's, or a missing reward.
+            ConfigError: No members, one prompt only, objectives that are not the front's, or a missing reward.
         """
         from pareto_align.gate import fit_gate
 

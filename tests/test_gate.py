@@ -107,6 +107,16 @@ def test_what_it_says_of_itself_is_measured(front, gate):
     assert repr(routed).startswith("<Routed m")
 
 
+def test_a_prompt_that_is_asked_again_is_no_further_prompt(front):
+    """Copies are more answers of one prompt: they make no interval narrower than the prompts do."""
+    once, often = front.gate(SEEN[:8], objectives()), front.gate(SEEN[:8] * 6, objectives())
+    assert often.answered.shape == once.answered.shape == (2, 8, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        routed = front.mixture(EVEN, by="routed", gate=often)
+    assert routed.reason.startswith("Of 8 prompts")
+
+
 def test_where_one_member_is_best_for_all_it_says_so(front, gate):
     with pytest.warns(ParetoAlignWarning, match="not known to be worth anything"):
         routed = front.mixture({"a": 1.0}, by="routed", gate=gate)
