@@ -29,39 +29,6 @@ from pareto_align.result import ParetoFront
 PROMPTS = ["<0>", "<1>", "<0><1>"]
 
 
-@pytest.fixture(scope="session")
-def base_folder(tmp_path_factory) -> Path:
-    """A tiny Llama and its tokenizer, saved."""
-    from pareto_align.testing.tiny import symbol_tokenizer, tiny_llama
-
-    folder = tmp_path_factory.mktemp("base")
-    tiny_llama(8, 2, hidden_size=32).save_pretrained(folder)
-    symbol_tokenizer(8, 2).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def adapter_folders(tmp_path_factory, base_folder) -> dict[str, Path]:
-    """Stock PEFT folders whose adapters each make the model say something of their own."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = {}
-    for seed, name in enumerate("abc"):
-        torch.manual_seed(seed)
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base_folder),
-            LoraConfig(r=4, target_modules=["o_proj", "down_proj"], init_lora_weights=False),
-        )
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data.mul_(20)
-        folders[name] = tmp_path_factory.mktemp(name)
-        model.save_pretrained(folders[name])
-    return folders
-
-
 def copier(folders):
     def write(name: str, folder: Path) -> None:
         for file in folders[name].iterdir():
