@@ -193,7 +193,7 @@ def _deviation(centred: Tensor, count: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 @register_credit("centred")
 class Centred(Credit):
-    """Minus the group mean, per objective (the default).
+    """Minus the group mean, per objective.
 
     The rewards are on a frozen scale already, so nothing is divided here: a weight keeps its meaning for every prompt,
     and a group that agrees is not blown up.

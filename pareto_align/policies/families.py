@@ -257,9 +257,9 @@ class Gates(Family):
     """A diagonal core: shared ranks, and a block of ranks for each feature of the preference, scaled by it.
 
     Args:
-        features: "linear": the weights w_i. "centred": m w_i - 1, which is 0 at equal weights, so that what all
-            preferences have in common is left to the shared ranks and what tells them apart is learnt as fast; with
-            linear ones a family that is rewarded for the same at first may forget the rest everywhere. "quadratic": the
+        features: "centred": m w_i - 1, which is 0 at equal weights, so that what all preferences have in common is left
+            to the shared ranks and what tells them apart is learnt as fast. "linear": the weights w_i; a family that is
+            rewarded for the same at first may then forget the rest everywhere. "quadratic": the
             weights and the products w_i w_j, which let the middle of the front differ from a blend of its ends.
             "thermometer": `bins` steps a weight, of which as many are full as the weight is large.
         bins: Steps of a thermometer.
@@ -271,7 +271,7 @@ class Gates(Family):
     """
 
     def __init__(
-        self, *, features: Features = "linear", bins: Ranks = 4, shared: int | None = None, each: int | None = None
+        self, *, features: Features = "centred", bins: Ranks = 4, shared: int | None = None, each: int | None = None
     ) -> None:
         super().__init__(shared=shared, each=each)
         self.features = features

@@ -121,11 +121,10 @@ def judged_fit(
     """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
 
     Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, and every
-    policy keeps the preference that it is judged by (explorer "grid"; of a family "everywhere"), unless the settings
-    say otherwise. A single
-    prompt serves for training, selection and report alike. Of several, 64 repetitions stand in for held-out ones, as
-    the truth is an average over just these prompts, and a handful of rows, all different, could not tell the ends of a
-    front apart.
+    policy keeps the preference that it is judged by (explorer "grid"; of a family "everywhere"), and credit is linear
+    in the rewards ("centred"), as the truth is, unless the settings say otherwise. A single prompt serves for training,
+    selection and report alike. Of several, 64 repetitions stand in for held-out ones, as the truth is an average over
+    just these prompts, and a handful of rows, all different, could not tell the ends of a front apart.
 
     Args:
         problem: The problem.
@@ -152,6 +151,7 @@ def judged_fit(
         "max_new_tokens": problem.T,
         "eval_group_size": MEASURED if count == 1 else 1,
         "lora": symbol_lora(),
+        "learner": "centred",
         "explorer": "grid" if settings.get("family", "independent") == "independent" else "everywhere",
         "device": "cpu",
         "progress": False,

@@ -24,7 +24,7 @@ SHORT = {"steps": 4, "eval_every": 2, "resolution": 0.0, "family": "blocks"}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "run"
-    return fit(folder, **SHORT)[0], folder
+    return fit(folder, weighting="fixed", **SHORT)[0], folder
 
 
 def test_preferences_move_and_measurements_do_not(run):
@@ -258,10 +258,3 @@ def test_the_interval_holds_the_truth(bend):
             inside += int((np.abs(value - truth(np.array(x))) <= half).sum())
             total += 2
     assert inside / total > 0.93
-
-
-@pytest.mark.parametrize("family", [None, "independent", {"name": "independent"}])
-def test_no_family_has_the_defaults_of_independent_policies_however_it_is_said(family):
-    aligner = make(family=family)
-    assert (aligner.weighting.name, aligner.explorer.name) == ("chebyshev", "discover")
-    assert "family" not in repr(aligner)
