@@ -10,7 +10,7 @@ from typing import Any
 
 from pareto_align.errors import FrontFileError
 from pareto_align.runs.folder import RECORD_FILE, in_use, read_run_record
-from pareto_align.runs.journal import scan_journal
+from pareto_align.runs.journal import JournalReader
 from pareto_align.runs.pace import duration, hypervolume_text, members_text
 
 __all__ = ["RunStatus", "run_status", "runs_in"]
@@ -97,8 +97,12 @@ class RunStatus:
         return [*found, *self.notes]
 
 
-def run_status(folder: Path) -> RunStatus:
+def run_status(folder: Path, journal: JournalReader | None = None) -> RunStatus:
     """How the run in a folder stands.
+
+    Args:
+        folder: The run folder.
+        journal: Reads the run's journal; who asks again and again gives the same one, which reads only what is new.
 
     Raises:
         FrontFileError: The folder holds no run, or its record is damaged.
@@ -107,7 +111,7 @@ def run_status(folder: Path) -> RunStatus:
     if busy and not (folder / RECORD_FILE).is_file():
         return RunStatus(folder, "starting")
     record = read_run_record(folder)
-    events, _ = scan_journal(folder / "journal.jsonl")
+    events, _ = (journal or JournalReader(folder / "journal.jsonl")).read()
     kinds = [event["event"] for event in events]
     state = "ended" if "end" in kinds else "running" if busy else "stopped" if kinds[-1:] == ["stopped"] else "killed"
     start = next((event for event in events if event["event"] == "start"), {})

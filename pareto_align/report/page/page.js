@@ -6,13 +6,12 @@ const NAMES = {
   linear: ["an exchange rate", "Weighted values are added up. Members in a dent of the front are never chosen."],
   knee: ["the knee", "Where giving up a little of one objective no longer buys much of another."],
 };
-const PLAIN = () => ({
+const plain = () => ({
   weights: AXES.map(() => 50), rule: DATA.rule, limits: OBJECTIVES.map(() => null), prompt: 0, pinned: null,
-  x: AXES[0], y: AXES[1] ?? OBJECTIVES.findIndex((_, i) => i !== AXES[0]), everyone: false, sort: null,
+  x: AXES[0], y: AXES[1] ?? OBJECTIVES.map((_, i) => i).find(i => i !== AXES[0]) ?? AXES[0], everyone: false, sort: null,
 });
-let state = PLAIN();
-if (state.y < 0) state.y = state.x;
-const START = structuredClone(state);
+let state, START;
+let fresh = new Set(); // the members that were not there at the measurement before, of a run that goes on
 
 // ---- the address ------------------------------------------------------------------------------------------------------
 
@@ -68,20 +67,18 @@ function buildControls() {
     $("rules").append(el("label", { for: input.id }, input, ` ${NAMES[rule][0]}${rule === DATA.rule ? ", as in the run" : ""}`));
   }
   OBJECTIVES.forEach((objective, i) => {
-    const found = MEMBERS.map(member => member.mean[i]).filter(isNumber), digits = objective.digits + 1;
-    const [worst, best] = found.length ? (objective.maximize ? [Math.min(...found), Math.max(...found)] : [Math.max(...found), Math.min(...found)]) : [0, 0];
     // from no limit on the left to the strictest one that a member keeps on the right; rounded towards the lenient side
-    const at = step => { const exact = worst + step / 100 * (best - worst), unit = 10 ** -digits; return Number(((objective.maximize ? Math.floor(exact / unit + 1e-6) : Math.ceil(exact / unit - 1e-6)) * unit).toFixed(digits)); };
+    const ends = () => { const found = MEMBERS.map(member => member.mean[i]).filter(isNumber), most = [Math.min(...found), Math.max(...found)]; return !found.length ? [0, 0] : objective.maximize ? most : most.reverse(); };
+    const at = step => { const [worst, best] = ends(), digits = objective.digits + 1, exact = worst + step / 100 * (best - worst), unit = 10 ** -digits; return Number(((objective.maximize ? Math.floor(exact / unit + 1e-6) : Math.ceil(exact / unit - 1e-6)) * unit).toFixed(digits)); };
     const name = `${objective.name} ${objective.maximize ? "at least" : "at most"}`;
     const input = el("input", { type: "range", min: 0, max: 100, step: 1, id: `limit-${i}`, on: { input: () => { state.limits[i] = Number(input.value) ? at(Number(input.value)) : null; draw(); } } });
     const exact = el("input", { type: "number", step: "any", "aria-label": `${name}, as a number`, id: `exact-${i}`, placeholder: "no limit", on: { input: () => { state.limits[i] = exact.value === "" || !Number.isFinite(exact.valueAsNumber) ? null : exact.valueAsNumber; draw(exact); } } });
-    const step = bound => bound === null ? 0 : best === worst ? 100 : Math.round(Math.min(Math.max((bound - worst) / (best - worst), 0.01), 1) * 100);
+    const step = bound => { const [worst, best] = ends(); return bound === null ? 0 : best === worst ? 100 : Math.round(Math.min(Math.max((bound - worst) / (best - worst), 0.01), 1) * 100); };
     const node = el("div", { class: "control" }, el("label", { for: input.id }, name), exact, input);
     limiters.push({ input, exact, step });
     $("limits").append(node);
   });
   $("reset").addEventListener("click", () => { state = structuredClone(START); draw(); });
-  DATA.prompts.forEach((prompt, k) => $("prompt").append(el("option", { value: k }, short(prompt.name, 90))));
   const turn = by => { state.prompt = (state.prompt + by + DATA.prompts.length) % DATA.prompts.length; draw(); };
   $("prompt").addEventListener("change", () => { state.prompt = Number($("prompt").value); draw(); });
   $("previous").addEventListener("click", () => turn(-1));
@@ -195,7 +192,7 @@ function showTable(found) {
     const cells = rows[k].map((cell, column) => {
       if (column) return el("td", { "data-label": header[column], role: "cell" }, cell);
       if (!mine) return el("td", { role: "cell" }, cell);
-      const tags = [tag, state.pinned === k ? "pinned" : ""].filter(Boolean);
+      const tags = [tag, state.pinned === k ? "pinned" : "", mine && fresh.has(MEMBERS[k].id) ? "new" : ""].filter(Boolean);
       return el("td", { role: "cell" }, el("button", { type: "button", "data-key": `row-${k}`, "aria-pressed": state.pinned === k, title: "Pin", on: { click: () => act.pin(state.pinned === k ? null : k) } }, cell), ...tags.map(text => el("span", { class: "tag" }, text)));
     });
     return el("tr", { class: kind, role: "row" }, ...cells);
@@ -250,18 +247,27 @@ function draw(typing = null) {
 
 let ready = false; // whether the errors are drawn, which the first picture does not wait for
 
-function begin() {
+/** What depends on the front alone, and not on what is chosen. */
+function settle() {
   $("title").textContent = DATA.title;
   $("subtitle").textContent = DATA.subtitle;
   $("ask").hidden = !MEMBERS.length;
   $("map-section").hidden = AXES.length < 2 || !MEMBERS.length;
   $("parallel-section").hidden = OBJECTIVES.length < 2 || !MEMBERS.length;
   $("samples-section").hidden = !DATA.prompts.length;
-  buildControls();
+  $("prompt").replaceChildren(...DATA.prompts.map((prompt, k) => el("option", { value: k }, short(prompt.name, 90))));
+  for (const id of ["front", "map", "table"]) $(id).replaceChildren();
   showFallen();
   measure();
   if (DATA.history) $("history").replaceChildren(historyPicture(widths.history));
   $("history-text").textContent = DATA.history ? DATA.history.said : "The run's journal is not beside this front, so nothing here says how it grew.";
+}
+
+function begin(data) {
+  take(data);
+  START = plain();
+  buildControls();
+  settle();
   state = read(location.hash);
   draw();
   requestAnimationFrame(() => setTimeout(() => { ready = true; draw(); document.documentElement.dataset.ready = ""; }));
@@ -269,4 +275,5 @@ function begin() {
   window.addEventListener("resize", () => { if (innerWidth !== before) { before = innerWidth; measure(); draw(); } });
 }
 
-begin();
+const embedded = JSON.parse($("data").textContent);
+if (embedded !== null) begin(embedded);
