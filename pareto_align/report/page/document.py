@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["framed", "live_html", "page_html", "write_page"]
 
-SCRIPTS = ("choice.js", "words.js", "pictures.js", "page.js")
+SCRIPTS = ("choice.js", "between.js", "words.js", "pictures.js", "questions.js", "page.js")
 """In this order: what chooses knows no page, and what draws knows no controls."""
 
 

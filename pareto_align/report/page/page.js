@@ -151,6 +151,47 @@ function showAnswer(found, sure) {
   $("said").textContent = sure === null ? "" : `${member.id} is chosen: ${inWords(told.probability)}.`;
 }
 
+/** What the members around the preference would be together, where none was trained for it. */
+function showMixture() {
+  const weights = shares(state.weights), found = between(weights), { family, kl } = DATA.mixture;
+  const call = copyable(`pareto-align blend ${DATA.run} --prefer ${AXES.map((i, j) => `${OBJECTIVES[i].word}=${state.weights.some(w => w > 0) ? state.weights[j] : 1}`).join(" ")}`, "blend command");
+  if (found === null)
+    return void $("mixture").replaceChildren(el("p", {}, "This preference lies outside of those that were trained for. The command serves the nearest one between them, and says which."), ...call);
+  const { parts, mean, halfwidth } = found, names = parts.map(({ anchor, weight }) => `${MEMBERS[anchor.member]?.id} (${fixed(weight, 2)})`);
+  const expected = OBJECTIVES.flatMap((o, i) => Number.isFinite(mean[i]) ? [`${o.name} ${shown(mean[i], i)}${Number.isFinite(halfwidth[i]) ? ` ± ${fixed(halfwidth[i], o.digits)}` : ""}`] : []);
+  const who = family ? "The run trained a family, which has an adapter for this very preference."
+    : parts.length > 1 ? `${listed(names)} together serve this preference, for which none was trained.` : `${MEMBERS[parts[0].anchor.member].id} was trained for this very preference: nothing has to be mixed.`;
+  const worth = parts.length > 1 || family ? ` Expected: ${listed(expected)}, read off between what was measured.` : "";
+  const doubt = parts.length > 1 && !family ? kl ? " Measure it before you rely on it." : " The front was trained without a price of KL, so no formula says that a mixture is good: measure it." : "";
+  $("mixture").replaceChildren(el("p", { id: "between" }, `${who}${worth}${doubt}`), ...(parts.length > 1 || family ? call : []));
+}
+
+// ---- questions --------------------------------------------------------------------------------------------------------
+
+let interview = null;
+
+/** A question, what the answers say, or the offer to begin. */
+function showQuestions() {
+  if (interview && interview.limits !== String(state.limits)) interview = null; // others come into question
+  const press = (key, text, f) => el("button", { type: "button", "data-key": key, on: { click: () => { f(); draw(); } } }, text);
+  const ask = text => press("ask", text, () => { interview = new Interview(keeping(limitsOf(state.limits)).rows.filter(k => VALUES[k].every(v => !Number.isNaN(v))), String(state.limits)); });
+  const put_ = (text, ...more) => $("questions").replaceChildren(el("p", { role: "status", id: "question", tabindex: -1 }, text), ...more);
+  if (interview === null)
+    return put_(`Up to ${QUESTIONS} times, say which of two answers is better: that finds your weights, and a member for you.`, el("p", { class: "row" }, ask("Ask me")));
+  const { question, outcome, said } = interview;
+  if (question !== null) {
+    const { pair, prompt } = question, reply = (verdict, text) => press(verdict, text, () => interview.answer(verdict));
+    return put_(`Question ${said.length + 1} of at most ${QUESTIONS}: which answer is better?`,
+      el("p", { class: "soft text", tabindex: 0, role: "group", "aria-label": "The prompt of the question" }, DATA.prompts[prompt].text),
+      el("div", { class: "samples" }, ...pair.map((k, at) => el("article", {}, el("p", { class: "text", tabindex: 0, role: "group", "aria-label": ["The first answer", "The second answer"][at] }, interview.text(k, prompt) || "(an empty answer)")))),
+      el("p", { class: "row" }, reply("first", "The first"), reply("second", "The second"), reply("same", "Neither"), press("stop", "Stop", () => { interview = null; })));
+  }
+  if (!said.length) return put_("These members differ by too little to ask about, or said the same to every prompt.", el("p", { class: "row" }, ask("Ask me anew")));
+  const { best, likely, regret, weights } = outcome, name = MEMBERS[best].id;
+  return put_(`By ${said.length} answer${said.length === 1 ? "" : "s"} ${name} is the best for you with probability ${fixed(likely, 2)}, and expected to lose ${fixed(regret, 3)} of what you could gain. Weights by the answers: ${AXES.map((i, j) => `${OBJECTIVES[i].name} ${fixed(weights[j], 2)}`).join(", ")}.`,
+    el("p", { class: "row" }, press("adopt", `Set these weights and pin ${name}`, () => { state.weights = weights.map(w => Math.round(100 * w)); state.pinned = best; }), ask("Ask me anew")));
+}
+
 // ---- the rest ---------------------------------------------------------------------------------------------------------
 
 function showSamples(found) {
@@ -231,12 +272,14 @@ function draw(typing = null) {
   const key = document.activeElement?.dataset?.key, found = { row: null, runnerUp: null, ...choose(state.weights, state.rule, state.limits) };
   found.kept = new Set(keeping(limitsOf(state.limits)).rows);
   showControls(typing);
+  if (DATA.mixture) showMixture();
+  if (!$("questions-section").hidden) showQuestions();
   showAnswer(found, found.row === null ? null : ready ? sureness(found) : null);
   if (MEMBERS.length || DATA.fallen.length || DATA.untrained) $("front").replaceChildren(frontPicture(widths.front, found, state, act));
   if (OBJECTIVES.length > 1) $("parallel").replaceChildren(...parallelPicture(widths.parallel, found, state));
   if (DATA.prompts.length) showSamples(found);
   if (MEMBERS.length) showTable(found);
-  if (key) document.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
+  if (key) (document.querySelector(`[data-key="${key}"]`) ?? $("question"))?.focus({ preventScroll: true }); // a button that asked is gone
   remember();
   document.documentElement.dataset.chosen = found.row === null ? "" : found.row;
   if (MEMBERS.length && AXES.length > 1) { // dear, and nobody waits for it
@@ -255,6 +298,9 @@ function settle() {
   $("map-section").hidden = AXES.length < 2 || !MEMBERS.length;
   $("parallel-section").hidden = OBJECTIVES.length < 2 || !MEMBERS.length;
   $("samples-section").hidden = !DATA.prompts.length;
+  $("mixture-section").hidden = !DATA.mixture;
+  $("questions-section").hidden = AXES.length < 2 || DATA.prompts.filter((_, q) => MEMBERS.every(member => member.answers[q])).length < 1 || MEMBERS.length < 2;
+  interview = null;
   $("prompt").replaceChildren(...DATA.prompts.map((prompt, k) => el("option", { value: k }, short(prompt.name, 90))));
   for (const id of ["front", "map", "table"]) $(id).replaceChildren();
   showFallen();
