@@ -11,11 +11,9 @@ from typing import Any
 from pareto_align.errors import FrontFileError
 from pareto_align.runs.folder import RECORD_FILE, in_use, read_run_record
 from pareto_align.runs.journal import JournalReader
-from pareto_align.runs.pace import duration, hypervolume_text, members_text
+from pareto_align.runs.pace import duration, hypervolume_text, members_text, sparkline
 
 __all__ = ["RunStatus", "run_status", "runs_in"]
-
-SPARKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -155,13 +153,6 @@ def runs_in(folder: Path) -> list[RunStatus]:
     if not found:
         raise FrontFileError(f"No folder in {folder} holds a run.")
     return found
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Numbers as bars of eight heights, from the least to the largest of them; a space where one is NaN."""
-    known = [v for v in values if math.isfinite(v)]
-    low, reach = min(known, default=0.0), (max(known, default=0.0) - min(known, default=0.0)) or 1.0
-    return "".join(" " if not math.isfinite(v) else SPARKS[min(int(8 * (v - low) / reach), 7)] for v in values)
 
 
 def _left(events: Sequence[Mapping[str, Any]], steps: int) -> float:
