@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import inspect
 import os
 import warnings
@@ -258,16 +259,48 @@ class ParetoAligner:
 
     def __repr__(self) -> str:
         """The model, the objectives, and what is not as it is by default."""
-        model = repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+        told = [self._model_name, f"[{', '.join(self.objectives.names)}]"]
+        told += [f"{name}={value!r}" for name, value in self._unusual().items()]
+        return one_line(f"{type(self).__name__}({', '.join(told)})")
+
+    def _repr_html_(self) -> str:
+        """The same as tables, for a notebook."""
+
+        def row(cells: Iterable[Any], tag: str = "td") -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(one_line(str(cell)))}</{tag}>' for cell in cells)}</tr>"
+
+        def bounds(objective: Objective) -> str:
+            return "" if objective.bounds is None else "{:g} to {:g}".format(*objective.bounds)
+
+        def limit(objective: Objective) -> str:
+            sides = {"at least": objective.at_least, "at most": objective.at_most}
+            return ", ".join(f"{side} {value:g}" for side, value in sides.items() if value is not None)
+
+        objectives = [row(["objective", "better", "role", "bounds", "limit"], "th")]
+        objectives += [
+            row([o.name, "more" if o.maximize else "less", o.role, bounds(o), limit(o)]) for o in self.objectives
+        ]
+        settings = [
+            row(["setting", "not as by default"], "th"),
+            *(row([k, repr(v)]) for k, v in self._unusual().items()),
+        ]
+        head = f"<p>{type(self).__name__} for {html.escape(one_line(self._model_name))}</p>"
+        tables = [objectives, *([settings] if len(settings) > 1 else [])]
+        return head + "".join(f"<table>{''.join(rows)}</table>" for rows in tables)
+
+    @property
+    def _model_name(self) -> str:
+        return repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+
+    def _unusual(self) -> dict[str, Any]:
+        """What is not as it is by default."""
         usual = {name: given.default for name, given in inspect.signature(type(self)).parameters.items()}
         usual["weighting"], usual["explorer"] = usual_parts(self.family)
         usual["family"] = FAMILY
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
         shown |= {"explorer": self.explorer.name, **asdict(self.settings)}
         shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
-        told = [model, f"[{', '.join(self.objectives.names)}]"]
-        told += [f"{name}={value!r}" for name, value in shown.items() if value != usual[name]]
-        return one_line(f"{type(self).__name__}({', '.join(told)})")
+        return {name: value for name, value in shown.items() if value != usual[name]}
 
     def fit(self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None) -> ParetoFront:
         """Train the population, keep the archive, measure the members on untouched prompts.
