@@ -63,7 +63,8 @@ class ParetoAligner:
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
             default "discover" for independent policies and "everywhere" for a family.
         family: Whether every policy has parameters of its own ("independent"), or one set of parameters serves every
-            preference: "blocks", "gates", "panacea", "pblora", `{"name": ..., settings}`, or an instance.
+            preference: "blocks", "gates", "panacea", "pblora", or "directions", "weights", "rewards", which say it in
+            the prompt; `{"name": ..., settings}`, or an instance.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.

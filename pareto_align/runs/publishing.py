@@ -174,7 +174,7 @@ class Publisher:
     ) -> None:
         if self.path is None:
             return
-        adapters = {entry.id: entry.adapter for entry in members}
+        entries = {entry.id: entry for entry in members}
         base = self.population.base
         record = FrontRecord(
             objectives=self._objective_records(),
@@ -204,10 +204,18 @@ class Publisher:
             parity=dict(parity or {}),
             family=None if self.family is None else self._family_record(self.family, archive, int(cost["steps"])),
         )
+
+        def write(name: str, folder: Path) -> None:
+            entry = entries[name]
+            self.population.save_adapter(entry.adapter, folder)
+            told = None if self.family is None else self.family.instruction(entry.origin.preference)
+            if told is not None:
+                told.write(folder)
+
         write_front(
             self.path,
             record,
-            lambda name, folder: self.population.save_adapter(adapters[name], folder),
+            write,
             None if self.family is None else self.family.save,
         )
 
