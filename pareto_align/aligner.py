@@ -58,7 +58,7 @@ class ParetoAligner:
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
             "chebyshev" for independent policies and "fixed" for a family.
         learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
-            "drpo", "rdpo", `{"name": ..., settings}`, or an instance.
+            "drpo", "rdpo", "best", `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
             default "discover" for independent policies and "everywhere" for a family.

@@ -35,7 +35,7 @@ SECTIONS: dict[str, str] = {
     "eval_comparisons": "held-out comparisons, in the same way; by default taken from `comparisons`",
     "objectives": "a list of objectives, each with a name and a reward, or with `prefers`",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
-    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, disco, drpo, rdpo, "
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, disco, drpo, rdpo, best, "
     "{name: rvpo, k: ...}, or module:Class; "
     "from comparisons dpo, {name: dpo, loss_type: ..., beta: ...}, or modpo",
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
