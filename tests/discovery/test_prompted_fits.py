@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from symbol_family import Symbols, passing_lines
 
-from pareto_align import ConfigError, Objective, ParetoAlignWarning, PromptError
+from pareto_align import ConfigError, Objective, ParetoAlignWarning, ParetoFront, PromptError
+from pareto_align.cli.remote import ServedMember
 from pareto_align.messages import INSTRUCTION_FILE, Instruction
 from pareto_align.policies import load_base
 from pareto_align.testing.judging import judged_fit
@@ -96,6 +97,33 @@ def test_what_answers_is_asked_with_the_words(run):
         assert front.server().generate(bare, prompts) != said
         Symbols().instruction(member.preference).write(bare)
     front.close()
+
+
+def test_a_server_is_asked_with_the_words(run):
+    front, _ = run
+    bodies = []
+
+    class Server:
+        def complete(self, path, body):
+            bodies.append(body)
+            return {"text": "a"}
+
+    ServedMember(front, front[0], "m", Server()).generate(["<0>"])
+    assert bodies[0]["prompt"] == f"{front[0].instruction.text}\n<0>"
+
+
+def test_copies_have_the_words_and_cards_say_so(run, tmp_path):
+    front, _ = run
+    saved = ParetoFront.load(front.save(tmp_path / "saved"))
+    out = front.export(tmp_path / "out")
+    assert not saved.problems
+    for member in front:
+        assert saved[member.id].instruction == Instruction.read(out / member.id) == member.instruction
+    for folder in (tmp_path / "saved", out):
+        assert INSTRUCTION_FILE in (folder / "README.md").read_text()
+    (saved[0].adapter_path / INSTRUCTION_FILE).unlink()  # an adapter without its words is not what was measured
+    with pytest.warns(ParetoAlignWarning, match=f"{INSTRUCTION_FILE} is missing"):
+        assert saved[0].id not in [member.id for member in ParetoFront.load(tmp_path / "saved")]
 
 
 @pytest.mark.parametrize("weighting", ["mgda", "chebyshev"])
