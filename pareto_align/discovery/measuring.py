@@ -228,6 +228,7 @@ class FrontKeeper:
             fallen=[e for e in self.archive.entries.values() if e.status is not Status.MEMBER],
             reference=self.reference,
             cost=self.spending.cost() | {"steps": step},
+            ceilings=self.select.ceilings(self.objectives.axes),
         )
 
     def report(self, step: int, evaluator: Measures) -> None:
@@ -256,6 +257,7 @@ class FrontKeeper:
             samples=samples,
             reference_sample=self.publisher.samples_of(prompts, reference),
             prompt_ids=evaluator.prompts[0].ids,
+            ceilings=evaluator.ceilings(self.objectives.axes),
         )
         value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
         base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])

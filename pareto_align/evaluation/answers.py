@@ -141,6 +141,9 @@ class Measures(Protocol):
     def tokens_for(self, length: float | None) -> float:
         """See `Evaluator.tokens_for`."""
 
+    def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
+        """What cannot be exceeded of each two of some objectives, `[n, 2]` each; nothing where that is not known."""
+
 
 class Evaluator:
     """Measures policies on a fixed set of prompts by what they answer.
@@ -219,6 +222,10 @@ class Evaluator:
     def tokens_for(self, length: float | None) -> float:
         """Tokens that measuring a policy takes whose completions have this mean length; the most where None."""
         return len(self.prompts) * self.group_size * (self.params.max_new_tokens if length is None else length)
+
+    def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
+        """Nothing: how good answers may be is not known."""
+        return []
 
     def _measure(self, policies: Tensor, check: bool, repeat: int = 0) -> list[Measurement]:
         count, group = max(policies.shape[0], 1), self.group_size
