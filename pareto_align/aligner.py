@@ -58,15 +58,15 @@ class ParetoAligner:
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
             "steady-chebyshev" for a family and "chebyshev" for independent policies.
         learner: Credit assignment: "grpo", "centred", "rloo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
-            "drpo", "rdpo", `{"name": ..., settings}`, or an instance.
+            "drpo", "rdpo", "best", `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
             default "everywhere" for a family and "discover" for independent policies.
-        family: Whether one set of parameters serves every preference ("gates", "blocks", "panacea", "pblora",
-            `{"name": ..., settings}`, or an instance), or every policy has parameters of its own ("independent"). By
-            default "gates", and "independent" where what was asked for needs that: one objective or one policy,
-            learning from comparisons, an explorer that gives policies tasks of their own, a learner or a weighting that
-            keeps or compares them.
+        family: Whether one set of parameters serves every preference ("gates", "blocks", "panacea", "pblora", or
+            "directions", "weights", "rewards", which say it in the prompt, `{"name": ..., settings}`, or an instance),
+            or every policy has parameters of its own ("independent"). By default "gates", and "independent" where what
+            was asked for needs that: one objective or one policy, learning from comparisons, an explorer that gives
+            policies tasks of their own, a learner or a weighting that keeps or compares them.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.

@@ -19,12 +19,37 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.front.estimates import student_quantile
 from pareto_align.front.preferences import simplex_plane
 
-__all__ = ["interpolate", "left_out_error", "predict"]
+__all__ = ["controllability", "interpolate", "left_out_error", "predict"]
 
 Floats = NDArray[np.float64]
 
 LEAST_ERRORS = 3  # left-out predictions, below which nothing is known of the error
 CONFIDENCE = 0.95
+
+
+def controllability(preferences: ArrayLike, values: ArrayLike) -> Floats:
+    """How well a family does as it is told: of each objective, Spearman's correlation of its weight with its value.
+
+    Args:
+        preferences: `[k, m]` measured ones.
+        values: `[k, m]` means found there, maximised; NaN where there is none.
+
+    Returns:
+        `[m]` from -1 to 1; 0 where the value is the same at all weights, NaN where fewer than three are known.
+    """
+    from scipy.stats import rankdata
+
+    found = []
+    for weights, reached in zip(np.asarray(preferences, dtype=float).T, np.asarray(values, dtype=float).T, strict=True):
+        known = np.isfinite(reached)
+        if known.sum() < 3:
+            found.append(math.nan)
+            continue
+        ranks = np.stack([rankdata(weights[known]), rankdata(reached[known])])
+        ranks -= ranks.mean(1, keepdims=True)
+        size = float(np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1])))
+        found.append(float(ranks[0] @ ranks[1]) / size if size else 0.0)
+    return np.array(found)
 
 
 def predict(
