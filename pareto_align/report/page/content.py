@@ -255,8 +255,10 @@ def _share(lengths: Sequence[int], room: int) -> int:
 def _history(history: Sequence[Event]) -> dict[str, Any] | None:
     """Hypervolume [e] over the steps at which the front was measured, with what it says in a sentence."""
     events = events_of(history, "evaluation")
-    if not events:
+    if not history:
         return None
+    if not events:
+        return {"steps": [], "said": "The run has measured none of its policies yet."}
     value, low, high = (numbers_of(events, f"hypervolume{end}") for end in ("", "_low", "_high"))
     members = [event.get("members") for event in events]
     steps = [int(event["step"]) for event in events]

@@ -104,8 +104,8 @@ class LiveRun:
         line = status.headline().removeprefix(f"{status.folder.name}: {status.state}").removeprefix(", ")
         if status.state == "starting":
             line = "loading the model"
-        elif status.state == "running" and not status.step and status.last is None:
-            line = f"{line}, nothing measured yet"
+        elif status.state == "running" and status.last is None:
+            line = f"{line}, no policy measured yet"
         return as_json({"state": status.state, "line": line, "notes": status.notes[-NOTES:]})
 
 

@@ -305,7 +305,7 @@ function settle() {
   for (const id of ["front", "map", "table"]) $(id).replaceChildren();
   showFallen();
   measure();
-  if (DATA.history) $("history").replaceChildren(historyPicture(widths.history));
+  $("history").replaceChildren(...(DATA.history?.steps.length ? [historyPicture(widths.history)] : []));
   $("history-text").textContent = DATA.history ? DATA.history.said : "The run's journal is not beside this front, so nothing here says how it grew.";
 }
 
