@@ -347,7 +347,7 @@ def assemble(
         local, backend = Host(base, population), backend or Local()
         backend.open(lambda: local, len(settings.shards))
     else:
-        backend.everywhere("move_in", population.lora, population.notes, settings)
+        backend.everywhere("move_in", population.lora, settings, population.notes)
     if record is None:
         # the record holds what is used, set or not; a run of one shard is told as before there were any
         (tokens, *_) = backend.everywhere("micro_batch_tokens", settings)

@@ -106,7 +106,7 @@ class Host:
             "name": platform.node(),
         }
 
-    def move_in(self, lora: Any, notes: int, settings: Settings) -> None:
+    def move_in(self, lora: Any, settings: Settings, notes: int = 0) -> None:
         """Make a population, with a slot for what is asked beside the shards.
 
         Raises:
