@@ -19,16 +19,17 @@ def test_the_prompts_are_many_short_and_different() -> None:
 
 def test_the_objectives_pull_against_each_other() -> None:
     objectives = ObjectiveSet(demo.demo_objectives())
-    prompts = demo.demo_prompts()[:3]
-    said = ["I love it, what a wonderful and happy surprise, thank you!", "It is cold.", ""]
+    prompts = [[{"role": "user", "content": "How was the barbecue?"}]] * 4
+    said = ["I love it, what a wonderful and happy barbecue, thank you!", "The barbecue burned.", "", "A good friend."]
     completions = [[{"role": "assistant", "content": text}] for text in said]
-    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2, 3], []])
-    warm, short, empty = scores
+    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2, 3], [], [1, 2, 3, 4]])
+    warm, short, empty, anything = scores
     assert warm[0] > 0.9 > short[0]
     assert short[1] > 0.9 > warm[1]
     assert empty[1] == 0, "an empty answer is not brevity"
+    assert anything[0] == anything[1] == 0, "what could be said to anybody earns nothing"
     assert np.isfinite(scores).all()
-    assert [objectives[i].role for i in range(3)] == ["optimize", "optimize", "audit"]
+    assert [objectives[i].role for i in range(4)] == ["optimize", "optimize", "audit", "audit"]
 
 
 def test_the_aligner_is_built_without_loading_the_model() -> None:
@@ -36,12 +37,14 @@ def test_the_aligner_is_built_without_loading_the_model() -> None:
     assert aligner.model == demo.MODEL
     assert (aligner.settings.steps, aligner.settings.seed) == (3, 5)
     assert aligner.settings.population >= 4
-    assert (aligner.family, aligner.weighting.name, aligner.explorer.name) == ("blocks", "fixed", "everywhere")
+    parts = (aligner.family, aligner.weighting.name, aligner.explorer.name)
+    assert parts == ("gates", "steady-chebyshev", "everywhere"), "the package's own defaults"
 
 
 def test_one_word_is_no_short_answer() -> None:
     objectives = ObjectiveSet(demo.demo_objectives())
-    said = ["Beautiful.", "I love it."]
+    prompts = [[{"role": "user", "content": "How was the barbecue?"}]] * 2
+    said = ["Barbecue.", "I love barbecue."]
     completions = [[{"role": "assistant", "content": text}] for text in said]
-    word, sentence = objectives.score(demo.demo_prompts()[:2], completions, completion_ids=[[1, 2], [1, 2, 3, 4]])
+    word, sentence = objectives.score(prompts, completions, completion_ids=[[1, 2], [1, 2, 3, 4]])
     assert word[1] < 0.4 < 0.8 < sentence[1]

@@ -25,16 +25,18 @@ MAX_NEW_TOKENS = 28
 LEAST_WORDS = 3
 PREFERENCES = ({"tone": 0.9, "brevity": 0.1}, {"tone": 0.5, "brevity": 0.5}, {"tone": 0.1, "brevity": 0.9})
 
+ABOUT = 0.3
+"""Cosine of an answer's and its question's embeddings from which on the answer counts as one to the question."""
+
 SETTINGS: dict[str, Any] = {
-    "family": "blocks",
     "population": 5,
-    "steps": 50,
+    "steps": 30,
     "prompts_per_step": 2,
     "group_size": 6,
     "max_new_tokens": MAX_NEW_TOKENS,
     "learning_rate": 2e-3,
-    "kl_coef": 0.02,
-    "eval_every": 25,
+    "kl_coef": 0.002,
+    "eval_every": 15,
     "eval_prompts": 32,
     "eval_group_size": 2,
 }
@@ -50,18 +52,24 @@ def demo_prompts() -> list[list[dict[str, str]]]:
 
 
 def demo_objectives() -> list[Objective]:
-    """Positive tone against brevity, and readability as an audit: measured and reported, never optimised.
+    """Positive tone against brevity, both for answers about the question only.
+
+    Relevance and readability are audits: measured and reported, never optimised.
 
     Tone is VADER's compound score (Hutto and Gilbert, 2014), neutral and negative texts counting 0. Brevity falls
     linearly from 1 at one token to 0 at MAX_NEW_TOKENS; below LEAST_WORDS words it counts in proportion, for silence is
-    not brevity, and a policy that may answer with one word answers everything with the same one.
+    not brevity. Both count where the answer is about the question (`relevance` at least ABOUT): else a policy says
+    "A good friend." to whatever it is asked.
     """
-    from pareto_align.objectives import Objective
+    from pareto_align.objectives import Objective, conditioned, relevance, shared
     from pareto_align.objectives.text import positive_tone, readability, token_brevity
 
+    about = shared(relevance())
+    tone, short = positive_tone(clip_negative=True), token_brevity(MAX_NEW_TOKENS, least_words=LEAST_WORDS)
     return [
-        Objective("tone", positive_tone(clip_negative=True), bounds=(0, 1)),
-        Objective("brevity", token_brevity(MAX_NEW_TOKENS, least_words=LEAST_WORDS), bounds=(0, 1)),
+        Objective("tone", conditioned(tone, where=about, at_least=ABOUT), bounds=(0, 1)),
+        Objective("brevity", conditioned(short, where=about, at_least=ABOUT), bounds=(0, 1)),
+        Objective("relevance", about, bounds=(-1, 1), role="audit"),
         Objective("readability", readability(), bounds=(0, 1), role="audit"),
     ]
 

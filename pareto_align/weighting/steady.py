@@ -69,6 +69,8 @@ class SteadyChebyshev(FramedWeighting):
     - The correction looks ahead: a running mean less a slower one is what the policy travels in some eight steps,
       about as far as Adam's momentum carries it on after its weights have turned. A policy that runs on into a corner
       finds nothing there that varies, and learns nothing more.
+    - At a corner of the simplex there is nothing to trade: the row is the preference. A row that followed the front
+      there too would take the ends of the front with it, since it is read off them.
     - The range d is at least `noise` standard deviations of the mean of a batch. Until the population has spread,
       places are noise, and a row stays near n.
 
@@ -129,7 +131,10 @@ class SteadyChebyshev(FramedWeighting):
         self.surprises[slot] = 0.0
 
     def __call__(self, signal: Signal) -> FloatArray:
-        """Weights [K, m], rows of sum 1. The row of a policy that was hardly seen yet is the normal alone."""
+        """Weights [K, m], rows of sum 1. The row of a policy that was hardly seen yet is the normal alone.
+
+        At a corner of the simplex the row is the preference.
+        """
         self._check(signal)
         preferences = interior(signal.preferences, self.floor)
         deviation = self._deviation(signal.values)
@@ -144,7 +149,9 @@ class SteadyChebyshev(FramedWeighting):
         behind = self.m * preferences * np.where(known, ahead, 0.0)
         normals = np.array([self._normal(k, preferences[k], ranges[k]) for k in range(self.K)])
         corrections = softmax(np.log(normals) + behind / self.mu)
-        return normalize_rows(((1 - self.level) * corrections + self.level * normals) / ranges)
+        rows = normalize_rows(((1 - self.level) * corrections + self.level * normals) / ranges)
+        at_corner = signal.preferences.max(axis=1, keepdims=True) >= 1 - self.floor
+        return np.where(at_corner, signal.preferences, rows)
 
     def _learn_places(self, slow: FloatArray, preferences: FloatArray) -> None:
         """Where the front is, from the slow means [K, m] of policies that have settled.

@@ -1,7 +1,8 @@
-"""The demo's front for several seeds, and independent policies beside it: `python studies/demo/run.py`.
+"""The demo's front for several seeds, and independent policies at equal tokens: `python studies/demo/run.py`.
 
 Writes results.json and front.png beside this file. Some minutes a run on 2 cores; a run that is there is not repeated
-(delete its folder under studies/demo/runs to have it again), and `--seeds`, `--kinds` take a part.
+(delete its folder under studies/demo/runs to have it again), and `--seeds`, `--kinds` take a part. Independent policies
+get as many tokens as the demo of their seed has sampled, so that has to be there.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from matplotlib.figure import Figure
 from peft import LoraConfig
 
 from pareto_align import ParetoFront
-from pareto_align.demo import SETTINGS, demo_aligner, demo_prompts
+from pareto_align.demo import demo_aligner, demo_prompts
 from pareto_align.runs.journal import read_journal
 
 HERE = Path(__file__).parent
 TONE, BREVITY = 0, 1
 RANK = 24  # what the family's blocks add up to: it is sharing that is compared, not rank
+MOST_STEPS = 300  # the tokens end a run before that
 
+ALONE = {"family": "independent", "explorer": "grid"}
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
-    "centred": {"family": {"name": "gates", "features": "centred"}},
-    "linear": {"family": "independent", "explorer": "grid", "weighting": "fixed"},
-    "chebyshev": {"family": "independent", "explorer": "grid", "weighting": "chebyshev"},
+    "linear": ALONE | {"weighting": "fixed"},
+    "chebyshev": ALONE | {"weighting": "chebyshev"},
 }
 LOOKS = {
     "default": ("one family (the demo)", "#2a788e", "o"),
@@ -41,8 +43,12 @@ def fit(kind: str, seed: int) -> ParetoFront:
     """One run, or what it left."""
     folder = HERE / "runs" / f"{kind}-{seed}"
     if not any(event["event"] == "end" for event in read_journal(folder / "journal.jsonl")):
-        aligner = demo_aligner(seed=seed, output_dir=folder, **KINDS[kind])
-        if kind in ("linear", "chebyshev"):
+        settings = KINDS[kind]
+        if settings:
+            cost = fit("default", seed).record.cost
+            settings = settings | {"max_tokens": cost["train_tokens"] + cost["eval_tokens"], "steps": MOST_STEPS}
+        aligner = demo_aligner(seed=seed, output_dir=folder, **settings)
+        if settings:
             aligner.lora = LoraConfig(**{**_plain(aligner.lora), "r": RANK, "lora_alpha": 2 * RANK})
         aligner.fit(demo_prompts())
     return ParetoFront.load(folder)
@@ -66,6 +72,7 @@ def verdict(front: ParetoFront) -> dict[str, Any]:
 
     pairs = list(itertools.combinations(range(len(values)), 2))
     last = next((e for e in reversed(front.history) if e["event"] == "report"), {})
+    end = next((e for e in reversed(front.history) if e["event"] == "end"), {})
     cost = front.record.cost
     return {
         "members": len(front),
@@ -77,6 +84,7 @@ def verdict(front: ParetoFront) -> dict[str, Any]:
             last.get(k) for k in ("reference_hypervolume", "reference_hypervolume_low", "reference_hypervolume_high")
         ],
         "tokens": {name: cost[name] for name in ("train_tokens", "eval_tokens", "rollouts")},
+        "seconds": end.get("seconds"),
         "samples": [
             [sample["completion"].strip() for sample in member.samples[:3]]
             for member in sorted(front, key=lambda member: -member.values[TONE])
@@ -98,12 +106,11 @@ def draw(fronts: dict[str, ParetoFront], results: dict[str, Any]) -> Figure:
             markersize=7, elinewidth=0.8, lw=1.2, alpha=0.9, label=f"{label}: hypervolume {volume:.2f}",
         )  # fmt: skip
     reference = next(iter(fronts.values())).record.reference_policy
+    tokens = sum(results["default-0"]["tokens"][name] for name in ("train_tokens", "eval_tokens"))
     if reference is not None:
         axes.plot(*reference.mean[[TONE, BREVITY]], "D", mfc="white", mec="black", ms=8, ls="", label="untrained")
     axes.set(xlabel="positive tone (better →)", ylabel="brevity (better →)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.set_title(
-        f"SmolLM2-135M, {SETTINGS['steps']} steps, the same {3000:,} rollouts each, 95 % intervals", loc="left"
-    )
+    axes.set_title(f"SmolLM2-135M, {tokens:,} tokens each, measuring included, 95 % intervals", loc="left")
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from cases import METHODS, PROBLEMS, SEEDS
+from cases import METHODS, PRICED, PROBLEMS, SEEDS, cases
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,14 +38,13 @@ def report(results: dict[str, Any]) -> str:
     """The page."""
     text = Template((HERE / "report.md").read_text(encoding="utf-8"))
     done = len(results["runs"])
-    planned = len(SEEDS) * len(PROBLEMS) * len(METHODS)
-    single = ("flat", "tilt", "bow", "arc")
-    several = tuple(p for p in PROBLEMS if p not in single)
+    planned = len(list(cases()))
+    single = tuple(p for p in PROBLEMS if p not in PRICED)
     return text.substitute(
         done=done,
         planned=planned,
         ratio=table(results, "ratio", single),
         front=table(results, "front_ratio", single),
-        own=table(results, "own", several),
-        unseen=table(results, "unseen", several),
+        own=table(results, "own", PRICED),
+        unseen=table(results, "unseen", PRICED),
     )

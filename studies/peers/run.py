@@ -24,7 +24,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "real")]  # for `runs`, and the task
 
 from cases import CENTRED, RANK  # noqa: E402
-from cases import SETTING as STUDY  # noqa: E402
 from runs import carry_out  # noqa: E402
 from tasks import TASKS, TOKENS  # noqa: E402
 
@@ -32,7 +31,11 @@ TASK = "tone"
 SEEDS = (0,)
 SETTING: dict[str, Any] = {
     "steps": 135,  # of one policy; 1,620 rollouts in all, as many as 40,000 tokens buy on this task
-    **{name: STUDY[name] for name in ("prompts_per_step", "group_size", "learning_rate", "kl_coef", "eval_prompts")},
+    "prompts_per_step": 2,
+    "group_size": 6,
+    "learning_rate": 2e-3,
+    "kl_coef": 0.02,
+    "eval_prompts": 32,
 }
 SMOKE = SETTING | {"steps": 10, "prompts_per_step": 1, "group_size": 2, "eval_prompts": 4}
 WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -88,8 +91,8 @@ def family(seed: int, setting: dict[str, Any], folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     front = ParetoAligner(
         task.model, task.objectives(), lora=LoraConfig(r=RANK, lora_alpha=2 * RANK, task_type="CAUSAL_LM", **task.lora),
-        population=len(WEIGHTS), family=CENTRED, weighting="fixed", seed=seed, output_dir=folder / "run",
-        progress=False, dtype="float32", **task.options, **options,
+        population=len(WEIGHTS), family=CENTRED, weighting="fixed", learner="centred", seed=seed,
+        output_dir=folder / "run", progress=False, dtype="float32", **task.options, **options,
     ).fit(task.prompts())  # fmt: skip
     seconds = time.perf_counter() - began
     report = next(event for event in reversed(front.history) if event["event"] == "report")

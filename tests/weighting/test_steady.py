@@ -90,6 +90,14 @@ def test_no_row_leaves_the_normal_altogether() -> None:
     assert row[1] > row[0]
 
 
+def test_a_corner_asks_for_one_objective_and_nothing_else() -> None:
+    corners = np.eye(3)
+    values = [np.array([[0.9, 0.5, 0.4], [0.3, 0.8, 0.2], [0.1, 0.4, 0.7]])] * 3
+    np.testing.assert_array_equal(weigh(SteadyChebyshev(), *values, preferences=corners), corners)
+    near = weigh(SteadyChebyshev(), *values, preferences=[[0.98, 0.01, 0.01], *corners[1:]])[0]
+    assert (near > 0).all()
+
+
 def test_a_policy_on_its_way_is_slowed_down_before_it_arrives() -> None:
     given: dict[str, Any] = {"noise": 0, "ideal": [1, 1], "nadir": [0, 0]}
     on_the_way = [[[-0.5 + 0.05 * t, 0.3]] for t in range(17)]  # up in the first objective, at its ray now
