@@ -1,7 +1,8 @@
 """What a run is made of where nothing was said: its family, weighting and explorer. The evidence is in `studies/`.
 
-One family of adapters serves all preferences, held at places by the front's own normals, unless something that was
-asked for needs policies of their own. See `docs/choosing-a-family.md`.
+One family of adapters serves all preferences. Policies are independent where there is nothing to share (one objective,
+one policy), where comparisons are learned from, and where a weighting, explorer or learner that was asked for needs
+policies of their own. See `docs/choosing-a-family.md`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INDEPENDENT = "independent"
 
 @dataclass(frozen=True)
 class Parts:
-    """What is fitted: one family or independent policies, how they are weighed, what is trained next."""
+    """What is fitted: a family or independent policies, how rewards are weighed, what is trained next."""
 
     family: Any
     weighting: Weighting
@@ -32,7 +33,7 @@ class Parts:
 
 
 def usual_parts(family: Any) -> tuple[str, str]:
-    """Names of the weighting and the explorer that independent policies have by default, or a family."""
+    """Names of the default weighting and explorer: of independent policies, or of a family."""
     return ("chebyshev", "discover") if family == INDEPENDENT else ("steady-chebyshev", "everywhere")
 
 
@@ -50,23 +51,25 @@ def chosen_parts(
     Raises:
         ConfigError: A name or a setting is unknown.
     """
-    asked = None if weighting is None else make_weighting(weighting)
-    looks = None if explorer is None else make_explorer(explorer)
+    asked_weighting = None if weighting is None else make_weighting(weighting)
+    asked_explorer = None if explorer is None else make_explorer(explorer)
     if family is None:
-        shared = min(m, population) > 1 and not offline and _can_be_shared(asked, looks, learner)
+        # which is better from comparisons has not been measured yet
+        shared = min(m, population) > 1 and not offline and _can_be_shared(asked_weighting, asked_explorer, learner)
         family = FAMILY if shared else INDEPENDENT
     elif is_named(family, INDEPENDENT):
         family = INDEPENDENT
     weighs, explores = usual_parts(family)
-    usual: Any = weighs
-    if offline and weighs == "chebyshev":  # what labels are explained is known to lie between 0 and 1
-        usual = {"name": weighs, "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
-    weighing = make_weighting(usual) if asked is None else asked
-    if looks is None:
-        # places are read off the population's ends, which a family has to be held to
-        held = explores == "everywhere" and weighing.reading == "place"
-        looks = make_explorer({"name": explores, "corners": 1.0} if held else explores)
-    return Parts(family, weighing, looks)
+    default: Any = weighs
+    if offline and weighs == "chebyshev":  # the share of labels that is explained lies between 0 and 1
+        default = {"name": weighs, "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
+    found = Parts(
+        family,
+        make_weighting(default) if asked_weighting is None else asked_weighting,
+        make_explorer(explores) if asked_explorer is None else asked_explorer,
+    )
+    found.explorer.read_as(found.weighting.reading)
+    return found
 
 
 def _can_be_shared(weighting: Weighting | None, explorer: Explorer | None, learner: Any) -> bool:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from aligner_runs import PROBLEM, lora
 
@@ -54,6 +55,30 @@ def test_what_needs_policies_of_its_own_has_them(said, found):
     assert chosen(**said) == found
 
 
+@pytest.mark.parametrize("explorer", [None, "everywhere", {"name": "everywhere", "dense": 2}])
+def test_places_are_read_off_the_ends_so_the_ends_are_held_however_the_explorer_is_said(explorer):
+    def often(weighting, K=4, m=2):
+        found = chosen_parts(**{**PLAIN, "explorer": explorer, "weighting": weighting, "m": m}, offline=False).explorer
+        found.preferences("abc"[:m], K, 0)
+        return np.mean([(found.draw(seed).max(axis=1) == 1).sum() for seed in range(200)])
+
+    assert often(None) == often("chebyshev") == 2
+    assert 0.3 < often("fixed") < 0.7
+    assert 0.3 < often(None, K=2) < 0.7, "two cells of two corners have something between them"
+    assert 0.4 < often(None, K=3, m=3) < 1.1
+
+
+def test_one_preference_a_step_is_no_family():
+    with pytest.raises(ConfigError, match="at least 2 policies"):
+        aligner(family="gates", population=1).fit(list(PROBLEM.prompts))
+
+
+@pytest.mark.parametrize("family", ["none", "independant", ""])
+def test_an_unknown_family_is_told_of_independent_ones(family):
+    with pytest.raises(ConfigError, match="independent"):
+        aligner(family=family)._plan()
+
+
 def test_a_family_that_was_asked_for_stays_and_is_refused_where_it_cannot_be():
     assert chosen(family="gates", explorer="grid") == ("gates", "steady-chebyshev", "grid")
     with pytest.raises(ConfigError, match="discover"):
@@ -95,7 +120,11 @@ def test_a_front_by_default(tmp_path):
     )  # fmt: skip
     front = run.fit(list(PROBLEM.prompts))
     assert front.record.family.name == "gates"
-    assert front.at({"r1": 0.3, "r2": 0.7}).adapter_path.is_dir()
+    found = front.mixture({"r1": 0.3, "r2": 0.7})
+    assert found.adapter_path.is_dir()
+    assert "'gates'" in found.reason
+    measured = found.measure(list(PROBLEM.prompts), PROBLEM.objectives())
+    assert measured.values.shape == measured.predicted.shape == (2,)
 
 
 def test_torch_is_not_loaded_to_choose():

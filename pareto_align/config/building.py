@@ -20,10 +20,10 @@ from pareto_align.config.prompt_sets import read_prompt_set
 from pareto_align.config.reading import DEFAULT_NAMES, read_config
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.rows import read_rows
+from pareto_align.defaults import INDEPENDENT
 from pareto_align.discovery.explorers import Explorer, make_explorer
 from pareto_align.errors import ConfigError
 from pareto_align.objectives import Objective, shared
-from pareto_align.registry import is_named
 from pareto_align.runs.settings import Settings, settings_help
 from pareto_align.weighting import Weighting, make
 
@@ -210,10 +210,11 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
         from pareto_align.learning.learner import Learner
 
         keywords["learner"] = _named("learner", values["learner"], folder, check_learner, (Learner, Credit))
-    if values.get("family") is not None and not is_named(values["family"], "independent"):
-        from pareto_align.policies.families import Family, families
+    if values.get("family") is not None:
+        from pareto_align.policies.families import Family, make_family
 
-        keywords["family"] = _named("family", values["family"], folder, families.make, Family)
+        found = _named("family", values["family"], folder, make_family, (Family, type(None)))
+        keywords["family"] = INDEPENDENT if found is None else found
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
     if values.get("backend") is not None:

@@ -189,7 +189,7 @@ class Plan:
             if self.explorer.for_families:
                 raise ConfigError(
                     f"The explorer {self.explorer.name!r} draws other preferences at every step, which only a family "
-                    "can follow. Give one, such as family='blocks', or choose another explorer, such as 'discover'."
+                    "can follow. Give one, such as family='gates', or choose another explorer, such as 'discover'."
                 )
             return
         self.family.lora(self.lora, self.spoken)  # says what is wrong with the ranks
@@ -225,12 +225,12 @@ class Plan:
             raise ConfigError(
                 f"The policies of the family {name!r} are asked in words of their own, and the learner "
                 f"{self.learner.name!r} lets all read the same comparisons. Choose a learner from rewards, such as "
-                "'centred' or 'online-dpo', or another family, such as 'blocks'."
+                "'centred' or 'online-dpo', or another family, such as 'gates'."
             )
         if self.settings.activated or getattr(self.lora, "alora_invocation_tokens", None):
             raise ConfigError(
                 f"The family {name!r} says the preference before the prompt, which activated adapters leave to the "
-                "untrained model. Set activated=False, or choose another family, such as 'blocks'."
+                "untrained model. Set activated=False, or choose another family, such as 'gates'."
             )
 
     @property

@@ -65,6 +65,8 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
     """
     now: dict[str, Any] = plan.names() | asdict(plan.settings)
     then = dict(record["config"])
+    for side in (now, then):
+        side.setdefault("family", "independent")  # what has no family is not called so
     for name in ("reading", "sampler", "deterministic", "shard_size"):  # not taken down at first
         then.setdefault(name, now[name])
     if plan.settings.micro_batch_tokens is None:

@@ -110,7 +110,8 @@ def _choice(archive: ParetoArchive, members: Sequence[Entry], weights: np.ndarra
     second, first = np.argsort(utility, kind="stable")[-2:]
     _, covariance = difference(members[first].estimate, members[second].estimate)
     scaled = weights / (archive.scale_upper - archive.scale_lower)
-    noise = float(np.sqrt(scaled @ covariance[np.ix_(axes, axes)] @ scaled))
+    # rounding may leave a variance of 0 a little below it
+    noise = float(np.sqrt(np.maximum(scaled @ covariance[np.ix_(axes, axes)] @ scaled, 0.0)))
     loss = 0.0
     if noise > 0:
         z = float(utility[first] - utility[second]) / noise

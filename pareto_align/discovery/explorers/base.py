@@ -154,6 +154,9 @@ class Explorer(KeepsArguments, ABC):
         """Candidates to be measured now without training."""
         return ()
 
+    def read_as(self, reading: str) -> None:
+        """Be told before a run how its weighting reads a preference, "place" or "rate"; by default nothing changes."""
+
     @property
     def satisfied(self) -> str | None:
         """Why nothing is left to be trained, as a sentence that ends the run; None: the run goes on."""

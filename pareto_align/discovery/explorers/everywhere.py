@@ -23,6 +23,7 @@ from pareto_align.front.preferences import simplex_plane
 __all__ = ["Everywhere", "cells", "fill_in"]
 
 SAMPLES = 4096  # points of the simplex by which cells are laid out
+SOMETIMES = 0.25  # how often a corner is drawn, where nothing asks for it at every step
 ROUNDS = 60  # of Lloyd's algorithm, far past where the cells stand still
 
 
@@ -33,14 +34,17 @@ class Everywhere(Explorer):
     The cells have about the same size and never move, and slot k always draws from cell k. So all preferences are seen
     equally often, every step sees them from end to end, and what a weighting remembers of a slot (running means,
     multipliers) stays true of it, up to the size of a cell. A cell that holds a corner of the simplex draws the corner
-    itself now and then: with many objectives no random preference comes near it.
+    itself now and then: with many objectives no random preference comes near it. Where the weighting reads a preference
+    as a place, it always does: places are read off the ends, which then have to be held. Where there are no more cells
+    than objectives, they draw it now and then in any case, since nothing would lie between.
 
     The family is measured at the preferences of a grid, as independent policies are. When training is over, `dense`
     further preferences are measured, each in the middle of the widest gap that the measured front then has: no training
     is needed for them.
 
     Args:
-        corners: How often a cell that holds a corner draws the corner itself.
+        corners: How often a cell that holds a corner draws the corner itself; by default 1 under a weighting that reads
+            places, else .25.
         dense: Further preferences measured at the end; 0 for none.
 
     Raises:
@@ -50,16 +54,21 @@ class Everywhere(Explorer):
     moves_slots = False
     for_families = True
 
-    def __init__(self, *, corners: Share = 0.25, dense: Whole = 8) -> None:
-        self.corners = float(corners)
+    def __init__(self, *, corners: Share | None = None, dense: Whole = 8) -> None:
+        self.corners = None if corners is None else float(corners)
+        self.usual_corners = SOMETIMES
         self.dense = int(dense)
+
+    def read_as(self, reading: str) -> None:
+        """See `Explorer.read_as`."""
+        self.usual_corners = 1.0 if reading == "place" else SOMETIMES
 
     def preferences(self, names: Sequence[str], population: int, seed: int) -> np.ndarray:
         """See `Explorer.preferences`: the grid that the family is measured on, row k in cell k where it can be."""
         from scipy.optimize import linear_sum_assignment
 
         m = len(names)
-        require(self.name, names, population, objectives=2)
+        require(self.name, names, population, objectives=2, policies=2)
         self.homes = cells(m, population)
         rows = simplex.grid(m, population)
         _, order = linear_sum_assignment(((self.homes[:, None] - rows[None]) ** 2).sum(-1))
@@ -77,8 +86,10 @@ class Everywhere(Explorer):
             inside = candidates[owner == k]
             if len(inside):
                 drawn[k] = inside[0]
+        usual = self.usual_corners if m < K else SOMETIMES
+        often = usual if self.corners is None else self.corners
         for corner, k in enumerate(_nearest(np.eye(m), self.homes)):
-            if rng.random() < self.corners:
+            if rng.random() < often:
                 drawn[k] = np.eye(m)[corner]
         return drawn
 

@@ -33,6 +33,7 @@ from pareto_align.policies.lora_config import CONFIG_FILE, WEIGHTS_FILE, default
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.tensors import read_tensors, write_tensors
 from pareto_align.registry import Registry, is_named
+from pareto_align.spelling import hint
 
 __all__ = [
     "Family",
@@ -261,4 +262,9 @@ def make_family(family: str | Mapping[str, Any] | Family | None) -> Family | Non
     """
     if family is None or is_named(family, INDEPENDENT):
         return None
+    name = family.get("name") if isinstance(family, Mapping) else family
+    if isinstance(name, str) and families.get(name) is None:
+        known = [INDEPENDENT, *families.names()]
+        told = hint(name, known) or f" Known: {', '.join(known)}."
+        raise ConfigError(f"Unknown family {name!r}.{told}")
     return families.make(family)
