@@ -19,15 +19,19 @@ def test_the_prompts_are_many_short_and_different() -> None:
 
 def test_the_objectives_pull_against_each_other() -> None:
     objectives = ObjectiveSet(demo.demo_objectives())
-    prompts = [[{"role": "user", "content": "How was the barbecue?"}]] * 4
+    prompts = [[{"role": "user", "content": "How was the barbecue?"}]] * 5
     said = ["I love it, what a wonderful and happy barbecue, thank you!", "The barbecue burned.", "", "A good friend."]
+    said.append("Great great great great barbecue, great great great barbecue!")
     completions = [[{"role": "assistant", "content": text}] for text in said]
-    scores = objectives.score(prompts, completions, completion_ids=[list(range(14)), [1, 2, 3], [], [1, 2, 3, 4]])
-    warm, short, empty, anything = scores
+    scores = objectives.score(
+        prompts, completions, completion_ids=[list(range(14)), [1, 2, 3], [], [1, 2, 3, 4], [1] * 9]
+    )
+    warm, short, empty, anything, repeated = scores
     assert warm[0] > 0.9 > short[0]
     assert short[1] > 0.9 > warm[1]
     assert empty[1] == 0, "an empty answer is not brevity"
     assert anything[0] == anything[1] == 0, "what could be said to anybody earns nothing"
+    assert repeated[0] == 0, "nor does one word over and over"
     assert np.isfinite(scores).all()
     assert [objectives[i].role for i in range(4)] == ["optimize", "optimize", "audit", "audit"]
 

@@ -28,6 +28,9 @@ PREFERENCES = ({"tone": 0.9, "brevity": 0.1}, {"tone": 0.5, "brevity": 0.5}, {"t
 ABOUT = 0.3
 """Cosine of an answer's and its question's embeddings from which on the answer counts as one to the question."""
 
+VARIED = 0.75
+"""Share of different words among an answer's from which on its tone counts."""
+
 SETTINGS: dict[str, Any] = {
     "population": 5,
     "steps": 30,
@@ -35,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "group_size": 6,
     "max_new_tokens": MAX_NEW_TOKENS,
     "learning_rate": 2e-3,
-    "kl_coef": 0.002,
+    "kl_coef": 0.01,
     "eval_every": 15,
     "eval_prompts": 32,
     "eval_group_size": 2,
@@ -59,13 +62,15 @@ def demo_objectives() -> list[Objective]:
     Tone is VADER's compound score (Hutto and Gilbert, 2014), neutral and negative texts counting 0. Brevity falls
     linearly from 1 at one token to 0 at MAX_NEW_TOKENS; below LEAST_WORDS words it counts in proportion, for silence is
     not brevity. Both count where the answer is about the question (`relevance` at least ABOUT): else a policy says
-    "A good friend." to whatever it is asked.
+    "A good friend." to whatever it is asked. Tone counts where words are not repeated over and over
+    (`distinct_words` at least VARIED): else it says "great great great".
     """
     from pareto_align.objectives import Objective, conditioned, relevance, shared
-    from pareto_align.objectives.text import positive_tone, readability, token_brevity
+    from pareto_align.objectives.text import distinct_words, positive_tone, readability, token_brevity
 
     about = shared(relevance())
-    tone, short = positive_tone(clip_negative=True), token_brevity(MAX_NEW_TOKENS, least_words=LEAST_WORDS)
+    tone = conditioned(positive_tone(clip_negative=True), where=distinct_words(), at_least=VARIED)
+    short = token_brevity(MAX_NEW_TOKENS, least_words=LEAST_WORDS)
     return [
         Objective("tone", conditioned(tone, where=about, at_least=ABOUT), bounds=(0, 1)),
         Objective("brevity", conditioned(short, where=about, at_least=ABOUT), bounds=(0, 1)),
