@@ -18,10 +18,10 @@ lower: $(LOWER)/.test
 	OMP_NUM_THREADS=1 $(LOWER)/bin/python -m pytest -n auto --maxprocesses=8 --dist=loadfile \
 		tests/policies tests/front tests/integrations $(ARGS)
 
-# what is handed out has every file, and works without the project around it
+# what is handed out, the wheel built from the source distribution: each has every file, and works in an environment of its own
 wheel: $(VENV)/.test
 	rm -rf build dist
-	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python tests/check_wheel.py dist
 
 lint: $(VENV)/.test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import inspect
 import os
 import warnings
@@ -16,19 +17,18 @@ from typing import TYPE_CHECKING, Any
 from pareto_align.arguments import path_of
 from pareto_align.backends import Backend, make_backend
 from pareto_align.data.comparisons import Comparisons
-from pareto_align.discovery.explorers import Explorer, make_explorer
+from pareto_align.defaults import FAMILY, LEARNER, chosen_parts, usual_parts
+from pareto_align.discovery.explorers import Explorer
 from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ConfigError, FrontFileError, ObjectiveError, ParetoAlignWarning
 from pareto_align.messages import template_variables
 from pareto_align.objectives import Objective, ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
-from pareto_align.registry import is_named
 from pareto_align.runs.settings import Settings
 from pareto_align.runs.trackers import check_trackers, tracker_names
 from pareto_align.spelling import checks_keywords
 from pareto_align.weighting import Weighting
-from pareto_align.weighting import make as make_weighting
 from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS, steered_axes
 
 if TYPE_CHECKING:
@@ -56,14 +56,17 @@ class ParetoAligner:
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded. A reward function or the name
             of a reward model is one to optimize, without bounds; so is each entry of a mapping by name.
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
-            "chebyshev" for independent policies and "fixed" for a family.
-        learner: Credit assignment: "centred", "rloo", "grpo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
-            "drpo", "rdpo", `{"name": ..., settings}`, or an instance.
+            "steady-chebyshev" for a family and "chebyshev" for independent policies.
+        learner: Credit assignment: "grpo", "centred", "rloo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
+            "drpo", "rdpo", "best", `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
             "random", "evolution", `{"name": ..., settings}`, or an instance such as `Grid(preferences=[...])`. By
-            default "discover" for independent policies and "everywhere" for a family.
-        family: Whether every policy has parameters of its own ("independent"), or one set of parameters serves every
-            preference: "blocks", "gates", "panacea", "pblora", `{"name": ..., settings}`, or an instance.
+            default "everywhere" for a family and "discover" for independent policies.
+        family: Whether one set of parameters serves every preference ("gates", "blocks", "panacea", "pblora", or
+            "directions", "weights", "rewards", which say it in the prompt, `{"name": ..., settings}`, or an instance),
+            or every policy has parameters of its own ("independent"). By default "gates", and "independent" where what
+            was asked for needs that: one objective or one policy, learning from comparisons, an explorer that gives
+            policies tasks of their own, a learner or a weighting that keeps or compares them.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
@@ -102,9 +105,9 @@ class ParetoAligner:
         objectives: Sequence[ObjectiveLike] | Mapping[str, ObjectiveLike] | Callable[..., Any] | str,
         *,
         weighting: str | Mapping[str, Any] | Weighting | None = None,
-        learner: str | Mapping[str, Any] | Learner | Credit = "centred",
+        learner: str | Mapping[str, Any] | Learner | Credit = LEARNER,
         explorer: str | Mapping[str, Any] | Explorer | None = None,
-        family: str | Mapping[str, Any] | Family = "independent",
+        family: str | Mapping[str, Any] | Family | None = None,
         population: int = 8,
         lora: Any = None,
         tokenizer: Any = None,
@@ -116,7 +119,7 @@ class ParetoAligner:
         top_k: int | None = None,
         top_p: float | None = None,
         optimizer: str = "adamw",
-        learning_rate: float = 2e-4,
+        learning_rate: float = 1e-3,
         lr_schedule: str = "linear",
         weight_decay: float = 0.0,
         max_grad_norm: float | None = 1.0,
@@ -210,14 +213,10 @@ class ParetoAligner:
         offline = self._learns_from_comparisons(wanted)
         self.objectives = ObjectiveSet(as_measured(wanted) if offline else wanted)
         self._labels = wanted  # which way their labels go
-        self.family = "independent" if family is None or is_named(family, "independent") else family
-        usual_weighting: Any
-        usual_weighting, usual_explorer = usual_parts(self.family)
-        if offline and usual_weighting == "chebyshev":  # what labels are explained is known to lie between 0 and 1
-            m = self.objectives.m
-            usual_weighting = {"name": "chebyshev", "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
-        self.weighting = make_weighting(usual_weighting if weighting is None else weighting)
-        self.explorer = make_explorer(usual_explorer if explorer is None else explorer)
+        parts = chosen_parts(
+            family, weighting, explorer, learner, m=self.objectives.m, population=population, offline=offline
+        )
+        self.family, self.weighting, self.explorer = parts.family, parts.weighting, parts.explorer
         self.lora = lora
         self.tokenizer = tokenizer
         self.use_chat_template = use_chat_template
@@ -260,15 +259,48 @@ class ParetoAligner:
 
     def __repr__(self) -> str:
         """The model, the objectives, and what is not as it is by default."""
-        model = repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+        told = [self._model_name, f"[{', '.join(self.objectives.names)}]"]
+        told += [f"{name}={value!r}" for name, value in self._unusual().items()]
+        return one_line(f"{type(self).__name__}({', '.join(told)})")
+
+    def _repr_html_(self) -> str:
+        """The same as tables, for a notebook."""
+
+        def row(cells: Iterable[Any], tag: str = "td") -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(one_line(str(cell)))}</{tag}>' for cell in cells)}</tr>"
+
+        def bounds(objective: Objective) -> str:
+            return "" if objective.bounds is None else "{:g} to {:g}".format(*objective.bounds)
+
+        def limit(objective: Objective) -> str:
+            sides = {"at least": objective.at_least, "at most": objective.at_most}
+            return ", ".join(f"{side} {value:g}" for side, value in sides.items() if value is not None)
+
+        objectives = [row(["objective", "better", "role", "bounds", "limit"], "th")]
+        objectives += [
+            row([o.name, "more" if o.maximize else "less", o.role, bounds(o), limit(o)]) for o in self.objectives
+        ]
+        settings = [
+            row(["setting", "not as by default"], "th"),
+            *(row([k, repr(v)]) for k, v in self._unusual().items()),
+        ]
+        head = f"<p>{type(self).__name__} for {html.escape(one_line(self._model_name))}</p>"
+        tables = [objectives, *([settings] if len(settings) > 1 else [])]
+        return head + "".join(f"<table>{''.join(rows)}</table>" for rows in tables)
+
+    @property
+    def _model_name(self) -> str:
+        return repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+
+    def _unusual(self) -> dict[str, Any]:
+        """What is not as it is by default."""
         usual = {name: given.default for name, given in inspect.signature(type(self)).parameters.items()}
         usual["weighting"], usual["explorer"] = usual_parts(self.family)
+        usual["family"] = FAMILY
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
         shown |= {"explorer": self.explorer.name, **asdict(self.settings)}
         shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
-        told = [model, f"[{', '.join(self.objectives.names)}]"]
-        told += [f"{name}={value!r}" for name, value in shown.items() if value != usual[name]]
-        return one_line(f"{type(self).__name__}({', '.join(told)})")
+        return {name: value for name, value in shown.items() if value != usual[name]}
 
     def fit(self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None) -> ParetoFront:
         """Train the population, keep the archive, measure the members on untouched prompts.
@@ -665,8 +697,3 @@ def as_measured(objectives: Sequence[Objective]) -> list[Objective]:
                 "explained, and more of that is better. Limit it with at_least, or give every objective a reward."
             )
     return [dataclasses.replace(objective, maximize=True, bounds=None) for objective in objectives]
-
-
-def usual_parts(family: Any) -> tuple[str, str]:
-    """Weighting and explorer by default: those of independent policies, or of a family."""
-    return ("chebyshev", "discover") if family == "independent" else ("fixed", "everywhere")

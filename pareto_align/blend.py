@@ -19,6 +19,7 @@ from pareto_align.front.estimates import Estimate
 from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
+from pareto_align.messages import refuse_instructions
 from pareto_align.printable import one_line
 from pareto_align.report.export import copy_adapter
 from pareto_align.report.units import decimals, interval_text, measured, optimized, preferences_of, signs
@@ -139,6 +140,7 @@ class Blend:
         self.coefficients = weights[self._rows]
         self.experts = [ids[row] for row in self._rows]
         self._folders = [folder / record.members[row].adapter for row in self._rows]
+        refuse_instructions(self._folders, "are one adapter, which has nothing to mix: take by='map'")
         _check_one_base(self._folders)
         self.predicted, self.halfwidth = self._predicted(weights)
         self.rank_error: float | None = None

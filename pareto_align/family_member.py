@@ -14,6 +14,7 @@ from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
+from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.units import decimals, interval_text, optimized
 
@@ -87,13 +88,20 @@ class FamilyMember:
         return [self._names[i] for i in optimized(self._record)]
 
     def _write(self, target: Path) -> None:
-        from pareto_align.policies.families import make_family, write_policy
+        from pareto_align.policies.families import make_family, spoken, write_policy
 
         family = make_family({**self._family.settings, "name": self._family.name})
         if family is None:
             raise FrontFileError(f"The front's family is called {self._family.name!r}, which is no family.")
         family.ranks = (self._family.ranks[0], self._family.ranks[1])
+        every = self._record.objectives
+        family.names = [spoken(every[i].name, every[i].maximize) for i in optimized(self._record)]
         write_policy(family, self._source, self.preference, target)
+
+    @property
+    def instruction(self) -> Instruction | None:
+        """What stands before every prompt; None where the adapter alone is the policy. `generate` puts it there."""
+        return Instruction.read(self.adapter_path)
 
     @property
     def name(self) -> str:

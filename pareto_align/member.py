@@ -16,6 +16,7 @@ import numpy as np
 
 from pareto_align.arguments import path_of
 from pareto_align.front.files import check_new
+from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.explanation import explanation
 from pareto_align.report.fallen import in_words
@@ -86,6 +87,15 @@ class Member:
         if isinstance(doubt := self.provenance.get("report"), str):
             self.provenance["report"] = in_words(doubt, front.record.objectives)
         self.adapter_path = front.folder / self._record.adapter
+
+    @property
+    def instruction(self) -> Instruction | None:
+        """What stands before every prompt; None where the adapter alone is the policy. `generate` puts it there.
+
+        Raises:
+            FrontFileError: It cannot be read.
+        """
+        return Instruction.read(self.adapter_path)
 
     @property
     def samples(self) -> list[dict[str, Any]]:

@@ -1,15 +1,26 @@
-"""What a prompt may be: text, or chat messages. Files, `fit` and serving read prompts alike, so this is said once."""
+"""What a prompt may be: text, or chat messages, and what may stand before it. Files, `fit` and serving read prompts
+alike, so this is said once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from pareto_align.errors import ConfigError, PromptError
+from pareto_align.errors import ConfigError, FrontFileError, PromptError
 from pareto_align.printable import kind_of
 
-__all__ = ["Prompt", "messages_in_parts", "read_prompt", "template_variables"]
+__all__ = [
+    "INSTRUCTION_FILE",
+    "Instruction",
+    "Prompt",
+    "messages_in_parts",
+    "read_prompt",
+    "refuse_instructions",
+    "template_variables",
+]
 
 _SET_ELSEWHERE = frozenset(
     {
@@ -18,8 +29,83 @@ _SET_ELSEWHERE = frozenset(
     }
 )  # fmt: skip
 
+INSTRUCTION_FILE = "instruction.json"
+"""In the folder of an adapter that is only right behind its instruction."""
+
 Prompt = str | list[dict[str, Any]]
 """A prompt: plain text, or chat messages as `[{"role": ..., "content": ...}, ...]`."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What stands before every prompt of a policy.
+
+    Attributes:
+        text: It.
+        place: "system" for a system message, in front of the one that a conversation has; "user" for the beginning of
+            the first user turn. Without a chat template the text stands on a line of its own before the prompt.
+    """
+
+    text: str
+    place: str = "system"
+
+    def before(self, prompt: Any, *, templated: bool) -> Prompt:
+        """A prompt with it.
+
+        Args:
+            prompt: As `read_prompt` takes it.
+            templated: Whether a text is sent as a user turn of the chat template.
+
+        Raises:
+            PromptError: The prompt cannot be read.
+        """
+        read = read_prompt(prompt)
+        if isinstance(read, str):
+            if not templated:
+                return f"{self.text}\n{read}"
+            read = [{"role": "user", "content": read}]
+        for number, turn in enumerate(read):
+            if turn["role"] == self.place:
+                return [*read[:number], {**turn, "content": f"{self.text}\n\n{turn['content']}"}, *read[number + 1 :]]
+        return [{"role": self.place, "content": self.text}, *read]
+
+    def write(self, folder: Path) -> None:
+        """Put it beside an adapter."""
+        (folder / INSTRUCTION_FILE).write_text(
+            json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Instruction | None:
+        """That of an adapter's folder; None where it has none.
+
+        Raises:
+            FrontFileError: The file cannot be read.
+        """
+        file = folder / INSTRUCTION_FILE
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found["text"], str) or found["place"] not in ("system", "user"):
+                raise ValueError("it has no text, or no place for it")
+            return cls(found["text"], found["place"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FrontFileError(f"The instruction in {file} cannot be read: {error}") from error
+
+
+def refuse_instructions(folders: Iterable[Path], why: str) -> None:
+    """Refuse adapters that are told something before every prompt, for what asks without it.
+
+    Args:
+        folders: Of adapters.
+        why: What would be wrong, as the end of a sentence.
+
+    Raises:
+        ConfigError: One of them is.
+    """
+    if any(Instruction.read(folder) is not None for folder in folders):
+        raise ConfigError(f"The members of this front are told what to prefer before every prompt, and {why}.")
 
 
 def read_prompt(found: Any) -> Prompt:

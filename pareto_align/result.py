@@ -22,11 +22,13 @@ from pareto_align.arguments import path_of
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.certificates import Bounds, bounds_at
 from pareto_align.front.files import check_new
+from pareto_align.front.interpolation import controllability
 from pareto_align.front.origin import Origin
 from pareto_align.front.preferences import Preference
 from pareto_align.front.reading import inside
 from pareto_align.front.storage import FrontRecord, read_front, write_front
 from pareto_align.member import Choice, Member
+from pareto_align.messages import refuse_instructions
 from pareto_align.printable import one_line
 from pareto_align.report import export as exporting
 from pareto_align.report.attained import front_hypervolume
@@ -188,6 +190,21 @@ class ParetoFront:
         from pareto_align.family_member import FamilyMember
 
         return FamilyMember(self.record, self.folder, preference, server=self.server, scratch=self._scratch_folder)
+
+    @property
+    def controllability(self) -> dict[str, float] | None:
+        """How well the family does as it is told; None of independent policies.
+
+        Of each optimized objective, Spearman's correlation of its weight with its value over the preferences that were
+        measured once the family was trained: 1 where more weight always means more of it, 0 where it means nothing.
+        """
+        family = self.record.family
+        if family is None or not family.preferences:
+            return None
+        axes = optimized(self.record)
+        signs = [1.0 if self.record.objectives[i].maximize else -1.0 for i in axes]
+        found = controllability(family.preferences, np.asarray(family.values, dtype=float)[:, list(axes)] * signs)
+        return {self.names[i]: float(share) for i, share in zip(axes, found, strict=True)}
 
     def _scratch_folder(self) -> Path:
         if self._scratch is None:
@@ -706,6 +723,7 @@ class ParetoFront:
         asked = check_tasks(tasks)
         if not self._members:
             raise ConfigError("This front has no members to put through benchmarks.")
+        refuse_instructions([m.adapter_path for m in self._members], "benchmarks ask without that")
         server = self.server()
         base = server.at_hand()
         options = {"limit": limit, "batch_size": batch_size, **kw}

@@ -12,6 +12,8 @@ from pareto_align.testing.problems import get_problem
 
 PROBLEM = get_problem("arc", V=6, hidden_size=16)
 SMALL = {
+    "family": "independent",
+    "learner": "centred",
     "population": 3,
     "steps": 4,
     "prompts_per_step": 2,

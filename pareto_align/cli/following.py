@@ -7,7 +7,8 @@ import sys
 import time
 
 from pareto_align.cli.output import print_json, say
-from pareto_align.errors import FrontFileError
+from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.runs.journal import JournalReader
 from pareto_align.runs.status import RunStatus, run_status, runs_in
 
 __all__ = ["runs", "watch"]
@@ -26,14 +27,21 @@ def runs(arguments: argparse.Namespace) -> None:
 
 
 def watch(arguments: argparse.Namespace) -> None:
-    """Show a run until it ends: a screen that is drawn anew on a terminal, a line for each change in a pipe.
+    """Show a run until it ends: a screen that is drawn anew on a terminal, a line for each change in a pipe, or a page.
 
     Raises:
+        ConfigError: Options do not go together, or the page's port is taken.
         FrontFileError: There is no run in the folder.
     """
+    if arguments.page:
+        _serve(arguments)
+        return
+    if arguments.port is not None:
+        raise ConfigError("--port says where a page is served: give --page as well.")
     before: list[str] | None = None
+    journal = JournalReader(arguments.run / "journal.jsonl")
     while True:
-        status = _status(arguments)
+        status = _status(arguments, journal)
         if status is None:
             shown = [f"waiting for a run in {arguments.run}"]
         else:
@@ -51,13 +59,28 @@ def watch(arguments: argparse.Namespace) -> None:
         time.sleep(arguments.every)
 
 
-def _status(arguments: argparse.Namespace) -> RunStatus | None:
+def _serve(arguments: argparse.Namespace) -> None:
+    """Serve the page of a run until somebody ends it; whoever opens it later still finds what the run came to."""
+    from pareto_align.report.page.live import LivePage, LiveRun
+
+    if arguments.once:
+        raise ConfigError("--page follows a run, and --once looks at it once: give one of them.")
+    _status(arguments)  # a folder that holds no run says so before anything is served
+    with LivePage(LiveRun(arguments.run, arguments.every), arguments.port or 0) as server:
+        if arguments.json:
+            print_json({"page": server.address}, indent=None)
+        else:
+            say(f"{server.address}  (for browsers of this machine; Ctrl-C ends it, and the run goes on)")
+        server.serve_forever()
+
+
+def _status(arguments: argparse.Namespace, journal: JournalReader | None = None) -> RunStatus | None:
     """How the run stands; None where its folder is not there yet."""
     if not arguments.run.exists():
         if arguments.once:
             raise FrontFileError(f"There is no folder {arguments.run}.")
         return None
-    return run_status(arguments.run)
+    return run_status(arguments.run, journal)
 
 
 def _plain(status: RunStatus) -> str:

@@ -102,6 +102,12 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
 def _temperature(text: str) -> float:
     try:
         number = float(text)
@@ -213,11 +219,18 @@ def build_parser() -> argparse.ArgumentParser:
         "watch",
         "follow a run from outside",
         "Show how a run stands until it ends, from its folder alone: the run is not disturbed, and goes on after "
-        "Ctrl-C. On a terminal the screen is drawn anew, in a pipe there is a line for each change.",
-        "print one JSON object for each change, one a line",
+        "Ctrl-C. On a terminal the screen is drawn anew, in a pipe there is a line for each change. With --page a page "
+        "in a browser of this machine follows it, until Ctrl-C.",
+        "print one JSON object for each change, one a line; with --page the page's address",
     )
     watch.add_argument("run", type=_path, metavar="RUN", help="the run folder; one that is not there yet is waited for")
     watch.add_argument("--once", action="store_true", help="show how it stands now, and end")
+    watch.add_argument(
+        "--page",
+        action="store_true",
+        help="serve a page that chooses a member of the front as it stands; to this machine alone",
+    )
+    watch.add_argument("--port", type=_port, metavar="PORT", help="with --page: where (default: any that is free)")
     watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="how often to look (default 1)")
 
     compare = command(

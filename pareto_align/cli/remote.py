@@ -126,6 +126,8 @@ class ServedMember:
         if sampled and float(options.get("top_p") or 1.0) < 1:
             body["top_p"] = float(options["top_p"])
         templated = self._base.get("use_chat_template", self._base.get("chat_template_used"))
+        if (told := self._member.instruction) is not None:
+            prompt = told.before(prompt, templated=templated is not False)
         if isinstance(prompt, str) and templated is False:
             choice = self._server.complete("/completions", {**body, "prompt": prompt})
             text = choice.get("text")

@@ -35,11 +35,12 @@ SECTIONS: dict[str, str] = {
     "eval_comparisons": "held-out comparisons, in the same way; by default taken from `comparisons`",
     "objectives": "a list of objectives, each with a name and a reward, or with `prefers`",
     "weighting": "a registered name, {name: ..., and its settings}, or module:Class as name",
-    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, disco, drpo, rdpo, "
+    "learner": "centred, rloo, grpo, dr_grpo, gdpo, reinforce, pama, rvpo, disco, drpo, rdpo, best, "
     "{name: rvpo, k: ...}, or module:Class; "
     "from comparisons dpo, {name: dpo, loss_type: ..., beta: ...}, or modpo",
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
-    "family": "independent, blocks, gates, panacea, pblora, {name: blocks, shared: ..., each: ...}, or module:Class",
+    "family": "independent, blocks, gates, panacea, pblora, directions, weights, rewards, {name: blocks, shared: ..., "
+    "each: ...}, or module:Class",
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
     "tokenizer": "hub id or folder, where it does not come with the model",
     "use_chat_template": "whether plain-text prompts become user turns; by default where there is a template",

@@ -21,6 +21,7 @@ __all__ = [
     "agreement",
     "ceiling",
     "ceiling_hypervolume",
+    "ceilings",
     "conflict_ceiling",
     "conflict_hypervolume",
     "cycle_share",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Z95 = 1.959963984540054
+CERTAIN, SOUGHT, DRAWN = 12.0, 2001, 65  # of a drawn front: log odds of weights where it ends, points sought and drawn
 FINE, COARSE = 20001, 401  # points of a front over which is integrated: of few and of many different labels
 
 
@@ -254,6 +256,34 @@ def _patterns(labels: FloatArray, counts: FloatArray) -> tuple[FloatArray, Float
     total = np.zeros((len(keys), labels.shape[1]))
     np.add.at(total, place.reshape(-1), counts)
     return keys[:, : labels.shape[1]], total
+
+
+def ceilings(pooled: PooledPairs, objectives: Sequence[int]) -> list[FloatArray]:
+    """The ceilings of each two objectives, explained, as policies are measured: every comparison counts once.
+
+    Args:
+        pooled: The pairs.
+        objectives: Which of the m.
+
+    Returns:
+        For each two of them, in the order of `itertools.combinations`, `[n, 2]` from the end of the second to that of
+        the first; only what explains no less than the untrained model of either.
+    """
+    total = np.zeros((int(pooled.rows.max()) + 1, pooled.counts.shape[1]))
+    np.add.at(total, pooled.rows, pooled.counts)
+    counts = np.divide(pooled.counts, total[pooled.rows], out=np.zeros_like(pooled.counts), where=pooled.counts > 0)
+    found = []
+    for pair in itertools.combinations(objectives, 2):
+        two = replace(pooled, values=pooled.values[:, pair], counts=counts[:, pair])
+
+        def at(logits: FloatArray, two: PooledPairs = two) -> FloatArray:
+            return ceiling(two, np.column_stack([expit(logits), expit(-logits)]))
+
+        # where labels are soft a small step in the weights is a long way, so the ends are looked for first
+        logits = np.linspace(-CERTAIN, CERTAIN, SOUGHT)
+        good = logits[(at(logits) >= 0).all(1)]
+        found.append(at(np.linspace(good[0], good[-1], DRAWN)) if len(good) else np.zeros((0, 2)))
+    return found
 
 
 def conflict_ceiling(conflict: float, weight: ArrayLike) -> FloatArray:

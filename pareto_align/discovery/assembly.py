@@ -18,15 +18,16 @@ from pareto_align.discovery.hosting import Host, Work, sampling_of
 from pareto_align.discovery.loop import FrontDiscovery
 from pareto_align.discovery.measuring import FrontKeeper
 from pareto_align.discovery.shards import Shards
-from pareto_align.errors import ConfigError, ParetoAlignWarning
+from pareto_align.errors import ConfigError, ParetoAlignWarning, PromptError
 from pareto_align.evaluation.answers import ROWS_AT_ONCE, Evaluator, Measures
 from pareto_align.evaluation.labels import LabelEvaluator
 from pareto_align.front import Estimate
 from pareto_align.learning.learner import Learner
 from pareto_align.learning.offline import PreferenceLearner
+from pareto_align.learning.rollouts import asked
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
-from pareto_align.policies.families import Family
+from pareto_align.policies.families import Family, spoken
 from pareto_align.policies.lora_config import activated_lora_config, check_lora
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.runs.budget import Spending
@@ -191,7 +192,9 @@ class Plan:
                     "can follow. Give one, such as family='blocks', or choose another explorer, such as 'discover'."
                 )
             return
-        self.family.lora(self.lora, self.objectives.m)  # says what is wrong with the ranks
+        self.family.lora(self.lora, self.spoken)  # says what is wrong with the ranks
+        if self.family.instructs:
+            self._check_instructions(self.family.name)
         if self.learner.needs_own_policies:
             raise ConfigError(
                 f"The learner {self.learner.name!r} keeps each policy as it was some steps ago, and the policies of a "
@@ -215,6 +218,26 @@ class Plan:
                 "then on, and a family is trained on other preferences at every step. Choose another weighting, such "
                 "as 'fixed', or family='independent'."
             )
+
+    def _check_instructions(self, name: str) -> None:
+        """Whether the rest can work with policies that are told their preference in the prompts."""
+        if self.learner.needs == "comparisons":
+            raise ConfigError(
+                f"The policies of the family {name!r} are asked in words of their own, and the learner "
+                f"{self.learner.name!r} lets all read the same comparisons. Choose a learner from rewards, such as "
+                "'centred' or 'online-dpo', or another family, such as 'blocks'."
+            )
+        if self.settings.activated or getattr(self.lora, "alora_invocation_tokens", None):
+            raise ConfigError(
+                f"The family {name!r} says the preference before the prompt, which activated adapters leave to the "
+                "untrained model. Set activated=False, or choose another family, such as 'blocks'."
+            )
+
+    @property
+    def spoken(self) -> list[str]:
+        """What the m optimized objectives are called where a preference is said."""
+        every = list(self.objectives)
+        return [spoken(every[i].name, every[i].maximize) for i in self.objectives.axes]
 
     def preferences(self) -> np.ndarray:
         """`[K, m]` what the slots pursue at first; the explorer forgets an earlier run."""
@@ -242,20 +265,48 @@ def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPo
     """The population of a run; the model is given back as it was.
 
     Raises:
-        PromptError: Activated adapters find no place to begin at in a prompt.
+        PromptError: Activated adapters find no place to begin at in a prompt, or a prompt with what a family says
+            before it is refused, is too long, or reads as without.
     """
     settings = plan.settings
     lora = activated_lora_config(base, plan.lora) if settings.activated else plan.lora
+    notes = 0
     if plan.family is not None:
-        lora = plan.family.lora(lora, plan.objectives.m)
-    population = PolicyPopulation(base, settings.population, lora=lora, seed=seed_for(settings.seed, "adapters"))
+        lora = plan.family.lora(lora, plan.spoken)
+        notes = plan.objectives.m if plan.family.instructs else 0
+    seed = seed_for(settings.seed, "adapters")
+    population = PolicyPopulation(base, settings.population, lora=lora, notes=notes, seed=seed)
     population.sampler, population.deterministic = settings.sampler, settings.deterministic
     try:
         for row in (*splits.train, *splits.select, *splits.report):
             population.split(row.ids)
+        if plan.family is not None and plan.family.instructs:
+            _check_asked(plan, base, splits)
         yield population
     finally:
         population.close()
+
+
+def _check_asked(plan: Plan, base: Base, splits: Splits) -> None:
+    """Whether the prompts can be asked with what the family says before them."""
+    assert plan.family is not None
+    longest = max((*splits.train, *splits.select, *splits.report), key=lambda row: len(row.ids))
+    hint = "" if getattr(plan.family, "place", "user") == "user" else ' Try the family with place="user".'
+    told = [instruction for w in np.eye(plan.objectives.m) if (instruction := plan.family.instruction(w)) is not None]
+    try:
+        ids = asked(base, [longest], told)
+    except PromptError as error:
+        raise PromptError(f"A prompt with what the family {plan.family.name!r} says before it: {error}{hint}") from None
+    if ids[0] == ids[1]:
+        raise PromptError(
+            f"The chat template leaves out what the family {plan.family.name!r} says before a prompt.{hint}"
+        )
+    if (found := max(map(len, ids)) + plan.settings.max_new_tokens) > base.context_length:
+        raise PromptError(
+            f"The longest prompt has, with what the family {plan.family.name!r} says before it, "
+            f"{found - plan.settings.max_new_tokens} tokens; with max_new_tokens={plan.settings.max_new_tokens} it "
+            f"exceeds the model's context of {base.context_length}."
+        )
 
 
 def assemble(
@@ -296,7 +347,7 @@ def assemble(
         local, backend = Host(base, population), backend or Local()
         backend.open(lambda: local, len(settings.shards))
     else:
-        backend.everywhere("move_in", population.lora, settings)
+        backend.everywhere("move_in", population.lora, settings, population.notes)
     if record is None:
         # the record holds what is used, set or not; a run of one shard is told as before there were any
         (tokens, *_) = backend.everywhere("micro_batch_tokens", settings)
@@ -424,7 +475,7 @@ def assemble(
         reference_hypervolume=publisher.hypervolume([reference]),
         units=reference.n,
         splits={"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
-        parameters=population.parameter_count,
+        parameters=population.parameter_count - population.notes,
         device=host["device"],
         dtype=f"torch.{host['base']['dtype']}",
     )

@@ -106,13 +106,13 @@ class Host:
             "name": platform.node(),
         }
 
-    def move_in(self, lora: Any, settings: Settings) -> None:
+    def move_in(self, lora: Any, settings: Settings, notes: int = 0) -> None:
         """Make a population, with a slot for what is asked beside the shards.
 
         Raises:
             ModelError: The model cannot carry one.
         """
-        self._population = PolicyPopulation(self.base, 1, lora=lora)
+        self._population = PolicyPopulation(self.base, 1, lora=lora, notes=notes)
         self._population.sampler, self._population.deterministic = settings.sampler, settings.deterministic
 
     def micro_batch_tokens(self, settings: Settings) -> int:

@@ -16,6 +16,7 @@ from pareto_align.evaluation.answers import Measurement, Measures
 from pareto_align.evaluation.racing import race
 from pareto_align.front import Estimate, Origin, ParetoArchive, Status
 from pareto_align.front.certificates import Ceiling, ceiling_of
+from pareto_align.front.interpolation import controllability
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.mixing import AdapterMixture, mix_all
 from pareto_align.policies.population import PolicyPopulation
@@ -27,6 +28,7 @@ from pareto_align.weighting.evidence import audited
 
 __all__ = ["FrontKeeper"]
 
+LOOSE = 0.5  # of a rank correlation: a family that follows its preferences less than that is said to
 SPARES = 32  # adapters kept beside the members', at the least: contested, duplicate or infeasible today
 
 
@@ -226,13 +228,15 @@ class FrontKeeper:
             fallen=[e for e in self.archive.entries.values() if e.status is not Status.MEMBER],
             reference=self.reference,
             cost=self.spending.cost() | {"steps": step},
+            ceilings=self.select.ceilings(self.objectives.axes),
         )
 
     def report(self, step: int, evaluator: Measures) -> None:
         """Measure the members and the untrained model once on the report split, and publish what holds there.
 
         Warns:
-            ParetoAlignWarning: The front is empty, or nothing on it is better than the untrained model.
+            ParetoAlignWarning: The front is empty, or nothing on it is better than the untrained model; or a family
+                hardly follows the preferences that it is told.
         """
         members = self.archive.members()
         reference = evaluator.measure_reference()
@@ -253,10 +257,12 @@ class FrontKeeper:
             samples=samples,
             reference_sample=self.publisher.samples_of(prompts, reference),
             prompt_ids=evaluator.prompts[0].ids,
+            ceilings=evaluator.ceilings(self.objectives.axes),
         )
         value, low, high = self.publisher.hypervolume([entry.estimate for entry in kept])
         base_value, base_low, base_high = self.publisher.hypervolume([reference.estimate])
         said = shortcoming(kept, self.archive.entries.values(), reference.estimate, self.objectives)
+        follows = self._controllability(step)
         self.journal.write(
             "report",
             step=step,
@@ -267,10 +273,29 @@ class FrontKeeper:
             reference_hypervolume=base_value,
             reference_hypervolume_low=base_low,
             reference_hypervolume_high=base_high,
+            **({} if follows is None else {"controllability": follows}),
             **({} if said is None else {"warning": said}),
         )
         if said is not None:
             warnings.warn(said, ParetoAlignWarning, stacklevel=5)  # the caller of fit or resume
+        if follows is not None and (loose := [name for name, share in follows.items() if share < LOOSE]):
+            warnings.warn(
+                f"The family hardly does as it is told: more weight on {', '.join(map(repr, loose))} does not reliably "
+                f"mean more of it (rank correlation {min(follows[name] for name in loose):.2f} over the preferences "
+                "that were measured). Train longer or with a higher learning rate.",
+                ParetoAlignWarning,
+                stacklevel=5,
+            )
+
+    def _controllability(self, step: int) -> dict[str, float] | None:
+        """Of each objective how well the trained family follows its weight; None of independent policies."""
+        measured = [entry for entry in self.archive.entries.values() if entry.origin.step == step]
+        if self.publisher.family is None or not measured:
+            return None
+        axes = list(self.objectives.axes)
+        preferences = [list(entry.origin.preference or ()) for entry in measured]
+        found = controllability(preferences, [entry.estimate.mean[axes] for entry in measured])
+        return {self.objectives.names[i]: round(float(share), 4) for i, share in zip(axes, found, strict=True)}
 
     def _ceiling(self, measurement: Measurement, preference: tuple[float, ...] | None) -> Ceiling | None:
         """What a policy's own answers say of the best one for its preference; None where they cannot."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pareto_align.data.prompts import PromptRow, groups_of
 from pareto_align.front import Estimate
-from pareto_align.learning.rollouts import score
+from pareto_align.learning.rollouts import asked, score
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.population import PolicyPopulation
@@ -53,11 +53,12 @@ class Question:
 
     Attributes:
         policies: `[k, P]`; with none the reference policy is asked.
-        prompts: As token ids.
+        prompts: n of them as token ids, or k*n, policy-major.
         group: Completions of each.
         params: How to sample.
         seeds: One for every `PROMPTS_A_SEED` prompts; each policy has the same.
         ratios: Whether the frozen base reads the answers as well.
+        own: Whether each policy has n prompts of its own.
     """
 
     policies: Tensor
@@ -66,6 +67,7 @@ class Question:
     params: SamplingParams
     seeds: list[int]
     ratios: bool
+    own: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,31 +87,32 @@ class Said:
     ratios: np.ndarray | None
 
 
-def answer(population: PolicyPopulation, engine: Engine | None, asked: Question) -> Said:
+def answer(population: PolicyPopulation, engine: Engine | None, question: Question) -> Said:
     """Let the policies answer.
 
     Args:
         population: Owns the model that runs the policies.
         engine: Reads with the frozen base; needed where ratios are asked for.
-        asked: What.
+        question: What is asked.
     """
-    policies = asked.policies.to(population.base.device)
+    policies = question.policies.to(population.base.device)
     count = max(policies.shape[0], 1)
     drawn = sample(
         population,
-        asked.prompts,
-        asked.group,
-        asked.params,
-        [asked.seeds] * count,
+        question.prompts,
+        question.group,
+        question.params,
+        [question.seeds] * count,
         policies=policies,
         prompts_a_seed=PROMPTS_A_SEED,
+        own=question.own,
     )
     ratios = None
-    if asked.ratios:
+    if question.ratios:
         assert engine is not None
-        reference = engine.reference_logprobs(engine.prepare(asked.prompts, drawn))
+        reference = engine.reference_logprobs(engine.prepare(question.prompts, drawn))
         ratios = (drawn.logprobs - reference).sum(-1).double().numpy()
-    lists, share = drawn.token_lists(), len(asked.prompts) * asked.group
+    lists, share = drawn.token_lists(), drawn.tokens.shape[1] * question.group
     texts = population.base.decode_all(lists)
     own = [slice(k * share, (k + 1) * share) for k in range(count)]
     lengths = drawn.lengths.sum((1, 2)).numpy()
@@ -137,6 +140,9 @@ class Measures(Protocol):
 
     def tokens_for(self, length: float | None) -> float:
         """See `Evaluator.tokens_for`."""
+
+    def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
+        """What cannot be exceeded of each two of some objectives, `[n, 2]` each; nothing where that is not known."""
 
 
 class Evaluator:
@@ -217,6 +223,10 @@ class Evaluator:
         """Tokens that measuring a policy takes whose completions have this mean length; the most where None."""
         return len(self.prompts) * self.group_size * (self.params.max_new_tokens if length is None else length)
 
+    def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
+        """Nothing: how good answers may be is not known."""
+        return []
+
     def _measure(self, policies: Tensor, check: bool, repeat: int = 0) -> list[Measurement]:
         count, group = max(policies.shape[0], 1), self.group_size
         width = min(count, self.policies_at_once or count)
@@ -227,8 +237,8 @@ class Evaluator:
         ids: list[list[list[int]]] = [[] for _ in range(count)]
         lengths = np.zeros(count)
         ratios: list[list[np.ndarray]] = [[] for _ in range(count)]
-        for start, asked in zip(range(0, count, width), questions, strict=True):
-            for said in islice(answers, len(asked)):
+        for start, together in zip(range(0, count, width), questions, strict=True):
+            for said in islice(answers, len(together)):
                 for k, length in enumerate(said.lengths, start):
                     ids[k] += said.lists[k - start]
                     texts[k] += said.texts[k - start]
@@ -263,6 +273,7 @@ class Evaluator:
             part = self.prompts[start : start + at_once]
             first_prompts = range(start, start + len(part), PROMPTS_A_SEED)
             seeds = [seed_for(self.seed, "evaluation", first, *again) for first in first_prompts]
-            asked = [list(prompt.ids) for prompt in part]
-            found.append(Question(policies, asked, group, self.params, seeds, ratios))
+            prompts = asked(self.population.base, part, self.population.instructions(policies))
+            own = len(prompts) > len(part)
+            found.append(Question(policies, prompts, group, self.params, seeds, ratios, own))
         return found

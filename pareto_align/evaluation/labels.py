@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pareto_align.data.agreement import ceilings, pooled_pairs
 from pareto_align.data.comparison_rows import ComparisonRow
+from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.prompts import groups_of
 from pareto_align.evaluation.answers import Measurement
 from pareto_align.front import Estimate
@@ -76,6 +78,16 @@ class LabelEvaluator:
     def tokens_for(self, length: float | None) -> float:
         """Tokens that measuring a policy reads."""
         return float(sum(len(row.ids) + sum(map(len, row.tokens)) for row in self.prompts))
+
+    def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
+        """What the labels allow of each two objectives, `[n, 2]` explained each; see `data.agreement.ceilings`.
+
+        Nothing where single responses are marked: there are no pairs that say it all.
+        """
+        rows = [row.comparison for row in self.prompts]
+        if any(row.marks is not None for row in rows):
+            return []
+        return ceilings(pooled_pairs(Comparisons(rows, [str(i) for i in range(rows[0].m)])), axes)
 
     def _measure(self, policies: Tensor, *, untrained: bool = False) -> list[Measurement]:
         if self._references is None:

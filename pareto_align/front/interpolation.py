@@ -19,12 +19,37 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.front.estimates import student_quantile
 from pareto_align.front.preferences import simplex_plane
 
-__all__ = ["interpolate", "predict"]
+__all__ = ["controllability", "interpolate", "left_out_error", "predict"]
 
 Floats = NDArray[np.float64]
 
 LEAST_ERRORS = 3  # left-out predictions, below which nothing is known of the error
 CONFIDENCE = 0.95
+
+
+def controllability(preferences: ArrayLike, values: ArrayLike) -> Floats:
+    """How well a family does as it is told: of each objective, Spearman's correlation of its weight with its value.
+
+    Args:
+        preferences: `[k, m]` measured ones.
+        values: `[k, m]` means found there, maximised; NaN where there is none.
+
+    Returns:
+        `[m]` from -1 to 1; 0 where the value is the same at all weights, NaN where fewer than three are known.
+    """
+    from scipy.stats import rankdata
+
+    found = []
+    for weights, reached in zip(np.asarray(preferences, dtype=float).T, np.asarray(values, dtype=float).T, strict=True):
+        known = np.isfinite(reached)
+        if known.sum() < 3:
+            found.append(math.nan)
+            continue
+        ranks = np.stack([rankdata(weights[known]), rankdata(reached[known])])
+        ranks -= ranks.mean(1, keepdims=True)
+        size = float(np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1])))
+        found.append(float(ranks[0] @ ranks[1]) / size if size else 0.0)
+    return np.array(found)
 
 
 def predict(
@@ -43,20 +68,29 @@ def predict(
         `[M]` the values, NaN without enough neighbours, and `[M]` half-widths, NaN where too few preferences were
         measured to know the error. Beyond a 95 % share of the left-out errors nothing is promised.
     """
+    asked, point = np.asarray(preferences, dtype=float), np.asarray(at, dtype=float)[None]
+    found, noise = (interpolate(asked, np.asarray(v, dtype=float), point)[0] for v in (values, stderr))
+    if n < 2:
+        return found, np.full(len(found), np.nan)
+    return found, np.hypot(student_quantile((1 - CONFIDENCE) / 2, n) * noise, left_out_error(asked, values))
+
+
+def left_out_error(preferences: ArrayLike, values: ArrayLike) -> Floats:
+    """`[M]` what 95 % of the measured preferences are missed by, each read off between the others.
+
+    NaN where too few of them lie between others to know. Arguments as for `predict`.
+    """
     asked, found = np.asarray(preferences, dtype=float), np.asarray(values, dtype=float)
-    noise, point = np.asarray(stderr, dtype=float), np.asarray(at, dtype=float)[None]
-    value, sampling = interpolate(asked, found, point)[0], interpolate(asked, noise, point)[0]
     errors = []
     for i in range(len(asked) if len(asked) > 1 else 0):
         others = np.arange(len(asked)) != i
         errors.append(np.abs(interpolate(asked[others], found[others], asked[i : i + 1])[0] - found[i]))
     known = ~np.isnan(found).all(axis=0)  # an audit that was added later was measured at none
     missed = np.array([error for error in errors if np.isfinite(error[known]).all()])
-    if len(missed) < LEAST_ERRORS or n < 2:
-        return value, np.full(found.shape[1], np.nan)
+    if len(missed) < LEAST_ERRORS:
+        return np.full(found.shape[1], np.nan)
     rank = min(math.ceil(CONFIDENCE * (len(missed) + 1)), len(missed))
-    between = np.sort(missed, axis=0)[rank - 1]
-    return value, np.hypot(student_quantile((1 - CONFIDENCE) / 2, n) * sampling, between)
+    return np.asarray(np.sort(missed, axis=0)[rank - 1], dtype=float)
 
 
 def interpolate(preferences: Floats, values: Floats, at: Floats) -> Floats:

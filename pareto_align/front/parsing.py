@@ -94,6 +94,7 @@ def parse_front(data: Mapping[str, Any]) -> FrontRecord:
             "config": _config,
             "parity": _parity,
             "family": lambda v, at: None if v is None else _family(v, at, m, len(signs)),
+            "ceilings": lambda v, at: _ceilings(v, at, m),
             "created": _text,
         },
     )
@@ -153,6 +154,13 @@ def _sample(data: Any, at: str, count: int) -> list[dict[str, Any]]:
         if row.get("rewards") is not None:
             _numbers(row["rewards"], count, f"{at}[{i}].rewards", missing=True)
     return rows
+
+
+def _ceilings(data: Any, at: str, m: int) -> list[list[list[float]]]:
+    curves = [[_numbers(point, 2, where) for point, where in _items(curve, at)] for curve, at in _items(data, at)]
+    if len(curves) not in (0, m * (m - 1) // 2):
+        raise DamagedRecord(f"{at} has {len(curves)} curves for {m} objectives")
+    return curves
 
 
 def _family(data: Any, at: str, m: int, count: int) -> FamilyRecord:

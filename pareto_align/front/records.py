@@ -117,6 +117,8 @@ class FrontRecord:
             was one.
             Empty in fronts that were not compared.
         family: The family that the run trained, if it trained one.
+        ceilings: Where policies are measured on labels: of each two optimised objectives, in order, the front that the
+            labels of these prompts allow, `[n, 2]` in the user's units.
         created: Time stamp, ISO 8601, of the first fronts; "" in those that carry none.
         schema_version: Version of the file format.
     """
@@ -133,6 +135,7 @@ class FrontRecord:
     config: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     family: FamilyRecord | None = None
+    ceilings: list[list[list[float]]] = field(default_factory=list)
     created: str = ""
     schema_version: int = SCHEMA_VERSION
 

@@ -214,6 +214,8 @@ def _to_json(record: FrontRecord) -> dict[str, Any]:
         del content["family"]
     if not record.parity:
         del content["parity"]
+    if not record.ceilings:
+        del content["ceilings"]
     if not record.reference_sample:
         del content["reference_sample"]
     if not record.created:  # the first fronts carried a time stamp; without one, equal runs give equal bytes

@@ -22,6 +22,9 @@ References:
     Hu et al., "REINFORCE++", arXiv 2501.03262 (reinforce).
     He and Maghsudi, "Pareto Multi-Objective Alignment for Language Models", arXiv 2508.07768 (pama). Its authors' code
         was not found; `granularity="batch"` is what https://github.com/yining610/ctwa has under that name.
+    Wang et al., "Arithmetic Control of LLMs for Diverse User Preferences: Directional Preference Alignment with
+        Multi-Objective Rewards", arXiv 2402.18571, with rejection-sampling fine-tuning as its training (best). There
+        the best of all steps so far are fine-tuned on anew; here each step follows its own.
     Montero, Jurczyk and Dhingra, "RVPO: Risk-Sensitive Alignment via Variance Regularization", arXiv 2605.05750 (rvpo).
 """
 
@@ -41,6 +44,7 @@ from pareto_align.objectives import Objective
 from pareto_align.registry import Registry
 
 __all__ = [
+    "Best",
     "Centred",
     "Credit",
     "DrGrpo",
@@ -193,7 +197,7 @@ def _deviation(centred: Tensor, count: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 @register_credit("centred")
 class Centred(Credit):
-    """Minus the group mean, per objective (the default).
+    """Minus the group mean, per objective.
 
     The rewards are on a frozen scale already, so nothing is divided here: a weight keeps its meaning for every prompt,
     and a group that agrees is not blown up.
@@ -273,6 +277,26 @@ class Reinforce(Credit):
     def _normalize(self, scalar: Tensor) -> Tensor:
         centred, count = _centre(scalar, (1, 2))
         return centred / (_deviation(centred, count, (1, 2)).square() + self.epsilon).sqrt()
+
+
+@register_credit("best")
+class Best(Credit):
+    """1 for the completion of a prompt that is best under the weights, 0 for the others: fine-tuning on the best of G.
+
+    Several that are equally good share it; from a group that agrees nothing is learnt. Nothing is ever pushed down, so
+    entropy falls faster than with credits that compare.
+    """
+
+    epsilon = 1e-6
+
+    def _vector(self, rewards: Tensor) -> Tensor:
+        return _centre(rewards, (2,))[0]
+
+    def _normalize(self, scalar: Tensor) -> Tensor:
+        top = scalar.amax(dim=2, keepdim=True)
+        # objectives that cancel each other leave rounding errors, which make nothing the best
+        best = (scalar >= top - self.epsilon) & (top - scalar.amin(dim=2, keepdim=True) > self.epsilon)
+        return best.to(scalar) / best.sum(dim=2, keepdim=True).clamp(min=1)
 
 
 def closest_to_zero(values: Tensor, counted: Tensor) -> Tensor:

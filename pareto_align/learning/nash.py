@@ -19,6 +19,7 @@ from pareto_align.learning.credit import Centred
 from pareto_align.learning.learner import register_learner
 from pareto_align.learning.losses import PolicyLoss
 from pareto_align.learning.online import OnlineLearner
+from pareto_align.learning.rollouts import asked
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.objectives.judges import DRAWN
 from pareto_align.policies.blending import sample_blend
@@ -73,11 +74,12 @@ class NashMd(OnlineLearner):
     def _columns(self, step: int, prompts: Sequence[PromptRow]) -> dict[str, list[Any]]:
         """As many opponents as answers, each policy's own from its mixture."""
         context, population = self.context, self.population
-        ids, mixed = [list(prompt.ids) for prompt in prompts], [1 - self.mixture, self.mixture]
+        mixed = [1 - self.mixture, self.mixture]
         opponents: list[str] = []
         for k, row in enumerate(population.parameters.detach(), context.first):
             pair = torch.stack([row, torch.zeros_like(row)])
             seed = seed_for(context.seed, "opponents", step, k)
+            ids = asked(population.base, prompts, population.instructions(row[None]))
             drawn = sample_blend(population, pair, mixed, ids, context.group_size, context.params, seed)
             opponents += population.base.decode_all(drawn.completions.token_lists())
         return {DRAWN: opponents}

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from pareto_align.data.prompts import PromptRow
+from pareto_align.messages import Instruction
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.policies.base import Base
 from pareto_align.policies.batches import Batch
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.sampling import Completions, SamplingParams
 from pareto_align.seeds import seed_for
 from pareto_align.weighting.evidence import mean_rewards
 
-__all__ = ["Answers", "Rollouts", "batch_of", "roll_out", "score"]
+__all__ = ["Answers", "Rollouts", "asked", "batch_of", "roll_out", "score"]
 
 Item = TypeVar("Item")
 
@@ -117,9 +119,9 @@ class Rollouts:
     columns: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
-    def prompt_ids(self) -> list[tuple[int, ...]]:
-        """The N prompts as token ids."""
-        return [prompt.ids for prompt in self.prompts]
+    def prompt_ids(self) -> list[list[int]]:
+        """The prompts as they were asked: N of them as token ids, or K*N where each policy has its own."""
+        return self.completions.prompt_ids
 
     @property
     def token_count(self) -> int:
@@ -176,6 +178,28 @@ def batch_of(items: Sequence[Item], size: int, step: int, seed: int) -> list[Ite
     return batch
 
 
+def asked(base: Base, prompts: Sequence[PromptRow], told: Sequence[Instruction]) -> list[list[int]]:
+    """N prompts as policies are asked them, as token ids.
+
+    Args:
+        base: The model.
+        prompts: N of them.
+        told: What stands before every prompt of each of K policies (`PolicyPopulation.instructions`), or nothing.
+
+    Returns:
+        The N prompts; or K*N, policy-major, where each policy is told something.
+    """
+    if not told:
+        return [list(prompt.ids) for prompt in prompts]
+    return [
+        base.encode(
+            instruction.before(row.prompt, templated=base.use_chat_template), row.columns.get("chat_template_kwargs")
+        )
+        for instruction in told
+        for row in prompts
+    ]
+
+
 def roll_out(
     engine: Engine,
     objectives: ObjectiveSet | None,
@@ -204,8 +228,12 @@ def roll_out(
     Raises:
         ObjectiveError: A reward function misbehaved.
     """
-    ids = [list(prompt.ids) for prompt in prompts]
-    completions = engine.sample(ids, group_size, params, seeds, policies=policies)
+    population = engine.population
+    ids = asked(
+        population.base, prompts, population.instructions(population.parameters if policies is None else policies)
+    )
+    own = len(ids) > len(prompts)
+    completions = engine.sample(ids, group_size, params, seeds, policies=policies, own=own)
     token_lists = completions.token_lists()
     with ThreadPoolExecutor(1, thread_name_prefix="texts") as thread:
         decoding = thread.submit(engine.population.base.decode_all, token_lists)

@@ -48,7 +48,7 @@ class Batch:
 
     Attributes:
         done: The completions `[K, N, G, T]`.
-        prompts: N prompts, as far as the adapters read them.
+        prompts: N prompts, as far as the adapters read them, or K*N, policy-major, where each policy has its own.
         past: What the frozen base read before them; None if the adapters read everything.
         packed: Completions share their prompt's row.
         plain: Attention is left to transformers.
@@ -65,8 +65,15 @@ class Batch:
         mask = self.done.mask[part.index]
         length = max(1, int(mask.sum(-1).max()))
         past = None if self.past is None else self.past.take(part.prompts)
-        prompts = [self.prompts[n] for n in part.prompts]
+        count, size = self.done.tokens.shape[:2]
+        asked = range(count)[part.policies] if self.own else range(1)
+        prompts = [self.prompts[k * size + n] for k in asked for n in part.prompts]
         return prompts, self.done.tokens[part.index][..., :length], mask[..., :length], past
+
+    @property
+    def own(self) -> bool:
+        """Whether each policy has prompts of its own."""
+        return len(self.prompts) > self.done.tokens.shape[1]
 
     def pick(self, values: Tensor, part: Part) -> Tensor:
         """Values `[n]` of a part's completion tokens, of `[K, N, G, T]`."""
@@ -101,9 +108,14 @@ class Batch:
         return replace(self, done=first)
 
     def folded(self) -> Batch:
-        """All policies' completions as one group `[1, N, K*G, T]`: what a model reads that is the same for all."""
+        """All policies' completions as one group `[1, N, K*G, T]`: what a model reads that is the same for all.
+
+        Where each policy has prompts of its own, as those of one policy: `[1, K*N, G, T]`.
+        """
 
         def fold(x: Tensor) -> Tensor:
+            if self.own:
+                return x.flatten(0, 1).unsqueeze(0)
             return x.transpose(0, 1).flatten(1, 2).unsqueeze(0)
 
         done = replace(self.done, tokens=fold(self.done.tokens), mask=fold(self.done.mask), logprobs=torch.empty(0))
@@ -114,6 +126,8 @@ class Batch:
         policies, _, group, _ = self.done.tokens.shape
         if values.shape[0] == policies and values.shape[2] == group:
             return values
+        if self.own:
+            return values[0].unflatten(0, (policies, -1))
         return values[0].unflatten(1, (policies, group)).transpose(0, 1)
 
 
@@ -152,7 +166,7 @@ class RowLayout:
         """Split the prompts where the adapters begin to act, and choose the rows.
 
         Args:
-            prompts: N prompts, as token ids.
+            prompts: N prompts, as token ids, or K*N, policy-major, where each policy has its own.
             done: What was said to them `[K, N, G, T]`.
         """
         population = self.population
@@ -181,7 +195,7 @@ class RowLayout:
         """
         rows = row_lengths(batch.prompts, batch.done.mask, copies)
         policies, _, group, _ = batch.done.tokens.shape
-        own = torch.tensor([len(ids) for ids in batch.prompts])
+        own = torch.tensor([len(ids) for ids in batch.prompts]).view(-1, batch.done.tokens.shape[1]).amax(0)
         longest = batch.done.lengths.amax((0, 2)).cpu()
         if not batch.packed:
             rows = group * (own + longest).expand(policies, -1)

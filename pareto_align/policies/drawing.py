@@ -38,7 +38,7 @@ class Completions:
     """What K policies said to N prompts, G times each.
 
     Attributes:
-        prompt_ids: N token lists.
+        prompt_ids: N token lists, or K*N, policy-major, where each policy had prompts of its own.
         tokens: `[K, N, G, T]` token ids; the pad token after the end.
         mask: `[K, N, G, T]` True where a token was sampled, the end token included.
         logprobs: `[K, N, G, T]` log-probability of each sampled token under the sampling distribution; 0 after the end.

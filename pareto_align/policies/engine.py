@@ -76,12 +76,13 @@ class Engine:
         seeds: Sequence[int],
         *,
         policies: Tensor | None = None,
+        own: bool = False,
     ) -> Completions:
         """What the policies say `[K, N, G, T]`: see `sampling.sample`."""
-        return sample(self.population, prompts, group, params, seeds, policies=policies)
+        return sample(self.population, prompts, group, params, seeds, policies=policies, own=own)
 
     def prepare(self, prompts: Sequence[Sequence[int]], done: Completions) -> Batch:
-        """Completions `[K, N, G, T]` of N prompts, ready to be read."""
+        """Completions `[K, N, G, T]` of N prompts, or of K*N where each policy has its own, ready to be read."""
         return self.rows.prepare(prompts, done)
 
     def logprobs(self, batch: Batch, policies: Tensor | None = None) -> Tensor:

@@ -72,16 +72,21 @@ def generate(
             token = drawn.draw(scores, self.slots, input_ids.shape[1] - self.start)
             return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
+    numbers = torch.arange(len(prompt_ids)).view(policies, -1)
+    widths = torch.tensor([len(ids) for ids in prompt_ids])[numbers]
+    # the policies together, where they have prompts of like lengths; otherwise one after the other
+    alike = bool((widths == widths[0]).all())
     with own_sampling(base.model):
-        for width in sorted({len(ids) for ids in prompt_ids}):
-            part = torch.tensor([n for n, ids in enumerate(prompt_ids) if len(ids) == width])
-            ids = torch.tensor([list(prompt_ids[n]) for n in part.tolist()]).repeat_interleave(group, 0)
-            inside = (part[:, None] * group + torch.arange(group)).flatten()
-            slots = (torch.arange(policies)[:, None] * len(prompt_ids) * group + inside).flatten().to(base.device)
-            ids = ids.repeat(policies, 1).to(base.device)
-            base.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([Drawing(slots, width)]),
-            )
+        for some in [slice(0, policies)] if alike else [slice(k, k + 1) for k in range(policies)]:
+            for width in widths[some].unique().tolist():
+                part = numbers[some][widths[some] == width]
+                ids = torch.tensor([list(prompt_ids[n]) for n in part.tolist()]).repeat_interleave(group, 0)
+                slots = (part[:, None] * group + torch.arange(group)).flatten().to(base.device)
+                ids = ids.to(base.device)
+                with population.narrowed(some):
+                    base.model.generate(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        generation_config=config,
+                        logits_processor=LogitsProcessorList([Drawing(slots, width)]),
+                    )

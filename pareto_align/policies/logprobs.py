@@ -50,7 +50,7 @@ def lay_out(
 
     Args:
         population: Whose model reads them.
-        prompt_ids: N prompts, without what stands in `past`.
+        prompt_ids: N prompts, without what stands in `past`, or K*N; see `pack`.
         tokens, mask: `[K, N, G, T]`.
         packed: One row a prompt with its G completions, instead of one row a completion.
         copies: How often a packed row holds its prompt.

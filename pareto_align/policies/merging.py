@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pareto_align.errors import FrontFileError, ModelError
+from pareto_align.messages import Instruction
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base
 from pareto_align.policies.lora_config import read_lora_config
@@ -82,5 +83,7 @@ class Merger:
         try:
             model.save_pretrained(target)
             self._base.tokenizer.save_pretrained(target)
+            if (told := Instruction.read(adapter)) is not None:
+                told.write(target)
         except OSError as error:
             raise FrontFileError(f"Cannot write the merged model to {target}: {error}") from error

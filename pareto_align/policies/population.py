@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, PromptError
+from pareto_align.messages import Instruction
 from pareto_align.policies.base import Base
 from pareto_align.policies.layers.attention import PopulationAttention
 from pareto_align.policies.layers.blocks import Block, ComputeBlocks
@@ -48,6 +49,7 @@ class PolicyPopulation:
     Args:
         base: The frozen model.
         size: K, the number of slots.
+        notes: Numbers at the end of a policy's row that no layer reads: the preference that it is told in its prompts.
         lora: A `peft.LoraConfig`; rank, alpha, rsLoRA, targets, exclusions and layer numbers are honoured, and what
             else it holds has to be at its default. Default: `default_lora_config()`. With `alora_invocation_tokens` the
             adapters are activated ones: they act from the last place in the prompt where these tokens stand, and what
@@ -70,6 +72,7 @@ class PolicyPopulation:
             are any), or "auto": graphs on CUDA.
         deterministic: Whether what is sampled is the same bits again on CUDA too; slower.
         static: What decodes in fixed shapes; None before the first time.
+        tell: From the notes of a policy to what stands before every prompt of it; None where nothing does.
         read: The contexts of activated adapters that were read last, and their keys and values.
 
     Raises:
@@ -83,6 +86,7 @@ class PolicyPopulation:
         size: int,
         *,
         lora: Any = None,
+        notes: int = 0,
         seed: int = 0,
         onednn: bool | None = None,
         siblings: bool | None = None,
@@ -93,6 +97,8 @@ class PolicyPopulation:
         self.lora = default_lora_config() if lora is None else lora
         check_lora(self.lora)
         self.size = size
+        self.notes = notes
+        self.tell: Callable[[Tensor], Instruction | None] | None = None
         self.served = ServedAdapters()
         self._replaced: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
@@ -136,7 +142,7 @@ class PolicyPopulation:
                 self._replace(name, FrozenLinear(module, packed=onednn))
             elif not shapes_only and (norm := FrozenNorm.of(module)) is not None:
                 self._replace(name, norm)
-        self.parameters = torch.zeros(size, offset, device=base.device)
+        self.parameters = torch.zeros(size, offset + self.notes, device=base.device)
         self.grad = torch.zeros_like(self.parameters)
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
@@ -197,7 +203,7 @@ class PolicyPopulation:
 
     @property
     def parameter_count(self) -> int:
-        """M, trainable parameters a policy."""
+        """P, numbers a policy: its trainable parameters, and its notes."""
         return self.parameters.shape[1]
 
     def fresh(self, seed: int) -> Tensor:
@@ -209,6 +215,13 @@ class PolicyPopulation:
             bound = 1 / math.sqrt(a.shape[-1])  # kaiming_uniform_ with a = sqrt(5)
             a.copy_((torch.rand(a.shape, generator=generator) * 2 - 1) * bound)
         return row[0].to(self.parameters.device)
+
+    def instructions(self, rows: Tensor) -> list[Instruction]:
+        """What stands before every prompt of policies `[k, P]`, each; none where nothing does."""
+        if self.tell is None:
+            return []
+        told = [self.tell(notes) for notes in rows[:, rows.shape[1] - self.notes :].cpu()]
+        return [instruction for instruction in told if instruction is not None]
 
     def snapshot(self, slot: int) -> Tensor:
         """A copy `[P]` of one policy on the CPU, float32."""

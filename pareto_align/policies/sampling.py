@@ -53,6 +53,7 @@ def sample(
     *,
     policies: Tensor | None = None,
     prompts_a_seed: int | None = None,
+    own: bool = False,
 ) -> Completions:
     """Draw `group_size` completions of every prompt from every policy.
 
@@ -62,13 +63,14 @@ def sample(
 
     Args:
         population: The policies.
-        prompt_ids: N prompts as token ids.
+        prompt_ids: N prompts as token ids, or K*N of them, policy-major.
         group_size: G.
         params: Temperature and length.
         seeds: One seed a policy served; with `prompts_a_seed` several, of which each seeds that many prompts.
         policies: `[K, P]` to run; by default all slots. With none at all (`[0, P]`) the reference policy runs.
         prompts_a_seed: Prompts whose random numbers come from one seed, so that they draw the same numbers in whatever
             batch they stand; by default all N.
+        own: Whether each policy has N prompts of its own.
 
     Returns:
         Completions `[K, N, G, T]`, on the CPU. K is 1 for the reference policy.
@@ -78,7 +80,8 @@ def sample(
         PromptError: The adapters are activated ones and a prompt does not contain their invocation tokens.
     """
     served = population.parameters if policies is None else policies
-    count, prompts, length = max(served.shape[0], 1), len(prompt_ids), params.max_new_tokens
+    count, length = max(served.shape[0], 1), params.max_new_tokens
+    prompts = len(prompt_ids) // (count if own else 1)
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} policies.")
     uniforms = torch.cat([uniforms_of(seed, prompts, group_size, length, prompts_a_seed) for seed in seeds])
@@ -102,13 +105,15 @@ def run(
 
     Args:
         population: The policies.
-        prompt_ids: N prompts.
+        prompt_ids: N prompts, or K * N of them, policy-major, where each policy has its own.
         group: G.
         policies: K being served.
         serving: Lets the population serve them.
         drawn: Where the K * N * G completions go; it draws.
         eager: Whether `drawn` has a way of its own to draw, which fixed shapes do not know.
     """
+    if len(prompt_ids) * group < len(drawn.tokens):
+        prompt_ids = [*prompt_ids] * policies
     longest = max(map(len, prompt_ids)) + drawn.params.max_new_tokens
     with deterministic(population.deterministic):
         if fits_window(population.base, longest) and drives(population, prompt_ids):
@@ -277,23 +282,23 @@ def _prefill(
 
     Args:
         population: The policies; those being served when this is called are the ones that read.
-        prompt_ids: N prompts.
+        prompt_ids: The N prompts of each policy, K * N in all.
         group: G, completions a prompt.
         policies: K.
         room: Tokens that will be decoded.
         activated: Whether prompts are split at the invocation tokens; by default if the adapters are activated ones.
     """
     device = population.base.device
-    prompts = len(prompt_ids)
+    prompts = len(prompt_ids) // policies
     if not (population.activated if activated is None else activated):
         past, hidden = read_prompts(population, prompt_ids, policies)
         prefix = torch.arange(policies * prompts).repeat_interleave(group)
-        plan = SharedPrompt(past.keys, past.values, lengths_of(prompt_ids).repeat(policies), prefix)
+        plan = SharedPrompt(past.keys, past.values, lengths_of(prompt_ids), prefix)
         index = to_device(prefix, device)
         state = Decoding(population, plan, GrowingCache(population.base.model, room), past.lengths[index])
         state.logits = population.head.logits(hidden)[index]
         return state
-    contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids), strict=True)
+    contexts, invocations = zip(*(population.split(ids) for ids in prompt_ids[:prompts]), strict=True)
     past = read_contexts(population, contexts)
     own, seen = right_pad(invocations, int(population.base.tokenizer.pad_token_id), device)
     wide = own.shape[1]
@@ -329,7 +334,7 @@ def lengths_of(prompt_ids: Sequence[Sequence[int]]) -> Tensor:
 def read_prompts(
     population: PolicyPopulation, prompt_ids: Sequence[Sequence[int]], policies: int
 ) -> tuple[Past, Tensor]:
-    """Keys, values and the last hidden states `[K*N, d]` of N prompts for each of K policies being served.
+    """Keys, values and the last hidden states `[K*N, d]` of K*N prompts, N for each of K policies being served.
 
     Prompts of similar length are read together, padded on the right where causal attention never looks, so that a long
     prompt does not make the short ones wait.
@@ -337,24 +342,27 @@ def read_prompts(
     base = population.base
     pad, device = int(base.tokenizer.pad_token_id), base.device
     lengths = lengths_of(prompt_ids)
-    rows, widest = policies * len(prompt_ids), int(lengths.max())
+    rows, prompts, widest = len(prompt_ids), len(prompt_ids) // policies, int(lengths.max())
     config = base.model.config.get_text_config()
     keys: list[Tensor] = []
     values: list[Tensor] = []
     last = torch.empty(0)
-    buckets = _length_buckets(lengths.tolist(), policies, launches_cost=runs_behind(device))
+    # rows are grouped by policy, so a prompt is read together with what the other policies have in its place
+    longest = lengths.view(policies, prompts).amax(0)
+    buckets = _length_buckets(longest.tolist(), policies, launches_cost=runs_behind(device))
     for part in buckets:
-        ids, seen = right_pad([prompt_ids[n] for n in part], pad, device)
-        index = (torch.arange(policies)[:, None] * len(prompt_ids) + torch.tensor(part)).flatten().to(device)
+        chosen = (torch.arange(policies)[:, None] * prompts + torch.tensor(part)).flatten()
+        index = chosen.to(device)
+        ids, seen = right_pad([prompt_ids[n] for n in chosen.tolist()], pad, device)
         cache = GrowingCache(base.model, ids.shape[1])
         hidden = population.head.read(
             cache,
-            input_ids=ids.repeat(policies, 1),
+            input_ids=ids,
             position_ids=torch.arange(ids.shape[1], device=device).expand(len(index), -1),
         )
-        found = hidden[torch.arange(len(index), device=device), (seen.sum(1) - 1).repeat(policies)]
+        found = hidden[torch.arange(len(index), device=device), seen.sum(1) - 1]
         read = cache.read()
-        if len(buckets) == 1 and len(part) == len(prompt_ids):
+        if len(buckets) == 1 and len(part) == prompts:
             keys, values, last = *read, found
             break
         if not keys:
@@ -369,8 +377,7 @@ def read_prompts(
         depth = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         nothing = torch.empty(rows, heads, 0, depth, device=device, dtype=base.dtype)
         keys = values = [nothing] * config.num_hidden_layers
-    counts = lengths.repeat(policies)
-    return Past(keys, values, to_device(counts, device), counts), last
+    return Past(keys, values, to_device(lengths, device), lengths), last
 
 
 @torch.no_grad()

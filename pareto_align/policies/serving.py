@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pareto_align.distributions import hub_id
 from pareto_align.errors import ConfigError, ModelError, PromptError
+from pareto_align.messages import Instruction
 from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.blending import sample_blend, summary
@@ -180,7 +181,7 @@ class Server:
             ModelError: The base or the adapter cannot be loaded.
         """
         _check_whole(batch_size=(batch_size, 1), seed=(0 if seed is None else seed, 0))
-        base, encoded = self._read(prompts)
+        base, encoded = self._read(prompts, Instruction.read(folder))
         # the adapters go on the one base model: first on it bare, then beside those it has
         model = load_adapter(self._described, folder, folder.name, self._model or base)
         self._model = model
@@ -276,10 +277,14 @@ class Server:
             )
         return self.base
 
-    def _read(self, prompts: Prompt | Sequence[Prompt]) -> tuple[Base, list[list[int]]]:
-        """The base model, and prompts as tokens."""
+    def _read(
+        self, prompts: Prompt | Sequence[Prompt], told: Instruction | None = None
+    ) -> tuple[Base, list[list[int]]]:
+        """The base model, and prompts as tokens, with what an adapter is told before each."""
         asked = several(prompts)
         base = self.at_hand()
+        if told is not None:
+            asked = [told.before(prompt, templated=base.use_chat_template) for prompt in asked]
         return base, [_encoded(base, prompt, number) for number, prompt in enumerate(asked)]
 
     def bare(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pareto_align.distributions import hub_id
 from pareto_align.errors import ParetoAlignError
+from pareto_align.messages import INSTRUCTION_FILE
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.fallen import PROMPTS, fallen_entries
@@ -114,6 +115,11 @@ def _loading(record: FrontRecord, folder: str, repo: str) -> str:
         if variables := base.get("chat_template_kwargs"):
             after += f", with {escape_markdown(json.dumps(variables))} as its variables"
         after += "; do the same."
+    if any(INSTRUCTION_FILE in member.files for member in record.members):
+        after += (
+            f" **The members are one adapter, which is told what to prefer: the text in a member's {INSTRUCTION_FILE} "
+            "has to stand before every prompt**, as the member's README shows."
+        )
     return fenced("\n".join(code), "python") + "\n\n" + after
 
 

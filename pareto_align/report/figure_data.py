@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,12 @@ def _front(record: FrontRecord) -> Iterator[Row]:
             low, high = (None, None) if ends is None else (ends[0, i], ends[1, i])
             yield {"what": what, "id": name, "objective": axis.name, "mean": row[i], "low": low, "high": high,
                    "preference": None, "limit": None}  # fmt: skip
+    for pair, curve in zip(combinations(info.axes, 2), info.ceilings, strict=False):
+        for n, point in enumerate(curve):
+            for axis, value in zip(pair, point, strict=True):
+                yield {"what": "allowed by the labels", "id": f"{pair[0].name} / {pair[1].name} {n}",
+                       "objective": axis.name, "mean": value, "low": None, "high": None, "preference": None,
+                       "limit": None}  # fmt: skip
 
 
 def _history(record: FrontRecord, history: Sequence[Mapping[str, Any]]) -> Iterator[Row]:

@@ -65,6 +65,8 @@ class FrontInfo:
         base: The base model's name, "" if it has none.
         grouped: Whether groups of prompts are the units, and what `prompts` counts.
         limits: The constraints, and where the members stand to them.
+        ceilings: Of each two objectives, in order, the front that the labels allow, [n, 2]; none where answers are
+            judged.
     """
 
     axes: tuple[Axis, ...]
@@ -84,6 +86,12 @@ class FrontInfo:
     base: str
     grouped: bool = False
     limits: tuple[DrawnLimit, ...] = ()
+    ceilings: tuple[np.ndarray, ...] = ()
+
+    def ceiling(self, i: int, j: int) -> np.ndarray | None:
+        """`[n, 2]` of objectives i < j; None where it is not known."""
+        pairs = itertools.combinations(range(len(self.axes)), 2)
+        return dict(zip(pairs, self.ceilings, strict=False)).get((i, j))
 
     @property
     def unsure(self) -> np.ndarray:
@@ -118,7 +126,8 @@ class FrontInfo:
         unit = f"groups of {kind}" if self.grouped else kind
         hollow = "hollow: a limit is not kept beyond noise" if self.unsure.any() else ""
         told = (size, f"{count} {unit} prompts, {bars}", "grey: not kept" if len(self.fallen) else "")
-        return (*told, hollow) if hollow else told
+        allowed = "dashed: the most that the labels allow" if any(len(curve) for curve in self.ceilings) else ""
+        return (*told, *filter(None, (hollow, allowed)))
 
 
 def front_info(record: FrontRecord) -> FrontInfo:
@@ -149,6 +158,7 @@ def front_info(record: FrontRecord) -> FrontInfo:
         base=str(record.base.get("name") or ""),
         grouped=any(member.estimate.groups is not None for member in record.members),
         limits=limits_info(record),
+        ceilings=tuple(np.reshape(curve, (-1, 2)) for curve in record.ceilings),
     )
 
 
@@ -250,6 +260,8 @@ def _draw_pair(ax: Axes, info: FrontInfo, i: int, j: int, colors: Sequence[Any],
     edges = [color if hollow else style.FACE for hollow, color in zip(info.unsure, colors, strict=True)]
     widths = [1.8 if hollow else 0.9 for hollow in info.unsure]
     ax.scatter(info.values[:, i], info.values[:, j], s=sizes, c=faces, edgecolors=edges, linewidths=widths, zorder=4)
+    if (allowed := info.ceiling(i, j)) is not None:
+        ax.plot(*allowed.T, color=style.INK, lw=1.1, ls=(0, (5, 3)), zorder=1.2)
     ax.autoscale_view()
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     _draw_boundary(ax, boundary, pair)
@@ -311,7 +323,8 @@ def _label(ax: Axes, info: FrontInfo, i: int, j: int) -> None:
         bars = np.vstack([_arms(info.untrained, *info.untrained_ends).max(axis=0)[[i, j]], bars])
         names.insert(0, "untrained")
     away = np.array([info.axes[i].sign, info.axes[j].sign])
-    style.place_labels(ax, points, names, away=away, obstacles=[info.fallen[:, [i, j]]], halfwidth=bars)
+    obstacles = [info.fallen[:, [i, j]], *(() if (allowed := info.ceiling(i, j)) is None else (allowed,))]
+    style.place_labels(ax, points, names, away=away, obstacles=obstacles, halfwidth=bars)
 
 
 def _draw_list(info: FrontInfo) -> Figure:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pareto_align.distributions import hub_id
 from pareto_align.errors import FrontFileError
+from pareto_align.messages import INSTRUCTION_FILE, Instruction
 from pareto_align.report.card import fenced, model_card
 from pareto_align.report.hub import card_header
 from pareto_align.report.table import escape_markdown
@@ -64,13 +65,14 @@ def generation_settings(record: FrontRecord) -> dict[str, Any]:
     return found
 
 
-def member_card(record: FrontRecord, member: str, *, merged: bool = False) -> str:
+def member_card(record: FrontRecord, member: str, *, merged: bool = False, told: Instruction | None = None) -> str:
     """README.md for the folder of one member: what it is, what was measured of it, and how to load it.
 
     Args:
         record: The front.
         member: The member's id.
         merged: Whether the folder holds a whole model, into which the adapter was merged, and not an adapter.
+        told: What stands before every prompt, if anything does.
 
     Raises:
         KeyError: There is no such member.
@@ -83,7 +85,8 @@ def member_card(record: FrontRecord, member: str, *, merged: bool = False) -> st
         card_header(record, merged=merged),
         _introduction(record, row, merged),
         "## Measured\n\n" + "\n".join(_measured_lines(record, row)) + f"\n\n{_prompts(record, row)}",
-        "## Load it\n\n" + fenced(_merged_code(record) if merged else _adapter_code(record), "python"),
+        "" if told is None else _told(record, told),
+        "## Load it\n\n" + fenced(_merged_code(record, told) if merged else _adapter_code(record, told), "python"),
         _use(record),
         "A reward is a stand-in for what is wanted, and what was not measured may have got worse. The base model's own "
         "license and limits apply. Made by pareto-align.",
@@ -99,7 +102,7 @@ def write_member_files(
     Raises:
         FrontFileError: The disk does not take them.
     """
-    texts = {README: member_card(record, member, merged=merged)}
+    texts = {README: member_card(record, member, merged=merged, told=Instruction.read(folder))}
     if not merged:  # a whole model has the settings of its base in there, too
         texts[GENERATION_FILE] = json.dumps(generation_settings(record), indent=2) + "\n"
     for name, text in texts.items():
@@ -188,7 +191,7 @@ def _base_name(record: FrontRecord) -> str:
     return json.dumps(hub_id(record.base.get("name")) or "path/to/the/base/model")
 
 
-def _adapter_code(record: FrontRecord) -> str:
+def _adapter_code(record: FrontRecord, told: Instruction | None) -> str:
     base, options = _base_name(record), _options(record)
     of_tokenizer = options.replace(f", dtype={json.dumps(record.base.get('dtype'))}", "")
     return "\n".join(
@@ -201,20 +204,20 @@ def _adapter_code(record: FrontRecord) -> str:
             f"tokenizer = AutoTokenizer.from_pretrained({base}{of_tokenizer})",
             "model = PeftModel.from_pretrained(base, folder)",
             "sampling = GenerationConfig.from_pretrained(folder).to_diff_dict()  # as it was measured",
-            f"inputs = {_inputs(record)}",
+            f"inputs = {_inputs(record, told)}",
             "print(tokenizer.decode(model.generate(**inputs, **sampling)[0], skip_special_tokens=True))",
         ]
     )
 
 
-def _merged_code(record: FrontRecord) -> str:
+def _merged_code(record: FrontRecord, told: Instruction | None) -> str:
     return "\n".join(
         [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
             'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")  # this folder',
             'tokenizer = AutoTokenizer.from_pretrained(".")',
-            f"inputs = {_inputs(record)}",
+            f"inputs = {_inputs(record, told)}",
             "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
         ]
     )
@@ -224,14 +227,27 @@ def _templated(record: FrontRecord) -> bool:
     return bool(record.base.get("use_chat_template", record.base.get("chat_template_used")))
 
 
-def _inputs(record: FrontRecord) -> str:
-    if not _templated(record):
-        return 'tokenizer("Hello", return_tensors="pt")'
+def _told(record: FrontRecord, told: Instruction) -> str:
+    """What has to stand before every prompt, and where."""
+    where = "on a line of its own before the prompt"
+    if _templated(record):
+        where = "as the system message" if told.place == "system" else "at the beginning of the first user turn"
+    return (
+        "## Put this before every prompt\n\nThe members of this front are one adapter, which is told what to prefer. "
+        f"What was measured had this text {where} ({INSTRUCTION_FILE} has it as well):\n\n{fenced(told.text, '')}"
+    )
+
+
+def _inputs(record: FrontRecord, told: Instruction | None) -> str:
+    asked = "Hello" if told is None else told.before("Hello", templated=_templated(record))
+    if isinstance(asked, str) and not _templated(record):
+        return f'tokenizer({json.dumps(asked, ensure_ascii=False)}, return_tensors="pt")'
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
     # as one mapping: a key of somebody else's front must not be read as code
     kwargs = dict(record.base.get("chat_template_kwargs") or {})
     variables = f", **{kwargs!r}" if kwargs else ""
     return (
-        'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "Hello"}], add_generation_prompt=True, '
+        f"tokenizer.apply_chat_template(\n    {json.dumps(messages, ensure_ascii=False)}, add_generation_prompt=True, "
         f'return_dict=True, return_tensors="pt"{variables}\n)'
     )
 

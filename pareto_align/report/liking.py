@@ -22,6 +22,7 @@ from pareto_align.data.comparison_rows import encode_comparisons, laid_out
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.pair_table import table_of
 from pareto_align.errors import ComparisonError, ConfigError, PreferenceError
+from pareto_align.messages import refuse_instructions
 from pareto_align.objectives.learned.heads import cross_entropy
 from pareto_align.printable import one_line
 from pareto_align.report.request import Answer
@@ -108,6 +109,7 @@ def answer_like(
     """
     if not record.members:
         raise PreferenceError("This front has no members to choose from.")
+    refuse_instructions(folders, "comparisons are read without that. Choose by `select`")
     data = comparisons if isinstance(comparisons, Comparisons) else Comparisons.from_rows(comparisons)
     if column is None and data.m > 1:
         raise ConfigError(

@@ -17,7 +17,7 @@ import numpy as np
 from pareto_align.errors import FrontFileError
 from pareto_align.front.parsing import MAX_NUMBER, check_plain
 
-__all__ = ["Callback", "Journal", "announce", "as_json", "read_journal", "scan_journal"]
+__all__ = ["Callback", "Journal", "JournalReader", "announce", "as_json", "read_journal", "scan_journal"]
 
 Callback = Callable[[Mapping[str, Any]], None]
 """Called with every event of a run: `{"event": "step", "step": 3, ...}`."""
@@ -107,12 +107,17 @@ def announce(callbacks: Iterable[Callback], stage: str) -> None:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; none if there is no such file. See `scan_journal`."""
+    """The events of a run; none if there is no such file. See `JournalReader`."""
     return scan_journal(path)[0]
 
 
 def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The events of a run that count, and a sentence about what was passed over.
+    """The events of a run that count, and a sentence about what was passed over. See `JournalReader`."""
+    return JournalReader(path).read()
+
+
+class JournalReader:
+    """Reads a journal that may still grow, each time only what is new.
 
     What a run did after its last checkpoint before it was killed does not count: the resumed run did it again.
 
@@ -122,36 +127,64 @@ def scan_journal(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     Args:
         path: The journal; without one there are no events.
     """
-    if not os.path.isfile(path):
-        return [], []
-    if os.path.islink(path):
-        return [], [f"The history was left out: {path} is a link. Put the journal itself in its place."]
-    # None stands for a damaged line: `kept` of a resumed run counts it, for it was an event when it was written
-    found: list[dict[str, Any] | None] = []
-    damaged: list[int] = []
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(_lines(stream), start=1):
-                event = _event(line)
-                if event is not None:
-                    if event["event"] == "resumed" and type(event.get("kept")) is int:
-                        del found[max(event["kept"], 0) :]
-                    found.append(event)
-                elif line.endswith(b"\n"):
-                    found.append(None)
-                    damaged.append(number)
-            whole = not stream.read(1)
-    except OSError as error:
-        return _whole(found), [f"The history is not complete: {path} cannot be read ({error})."]
-    problems = []
-    if damaged:
-        problems.append(
-            f"The history is not complete: {len(damaged)} of the lines in {path} are damaged; the first is line "
-            f"{damaged[0]}."
-        )
-    if not whole:
-        problems.append(f"The history is not complete: only the first {MAX_JOURNAL_BYTES:,} bytes of {path} were read.")
-    return _whole(found), problems
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin(())
+
+    def _begin(self, file: tuple[int, ...]) -> None:
+        self._file, self._offset, self._lines = file, 0, 0
+        # None stands for a damaged line: `kept` of a resumed run counts it, for it was an event when it was written
+        self._found: list[dict[str, Any] | None] = []
+        self._damaged: list[int] = []
+
+    def read(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The events of the run that count, and a sentence about each thing that was passed over."""
+        path = self.path
+        if not os.path.isfile(path):
+            return [], []
+        if os.path.islink(path):
+            return [], [f"The history was left out: {path} is a link. Put the journal itself in its place."]
+        last: list[dict[str, Any] | None] = []
+        try:
+            with path.open("rb") as stream:
+                now = os.fstat(stream.fileno())
+                if self._file != (now.st_dev, now.st_ino) or now.st_size < self._offset:
+                    self._begin((now.st_dev, now.st_ino))  # another run's
+                stream.seek(self._offset)
+                for line in _lines(stream):
+                    event = _event(line)
+                    if not line.endswith(b"\n"):  # it may still be in the writing, and is read again
+                        last = [] if event is None else [event]
+                        break
+                    self._lines, self._offset = self._lines + 1, stream.tell()
+                    _count(event, self._found)
+                    if event is None:
+                        self._damaged.append(self._lines)
+                whole = not stream.read(1)
+        except OSError as error:
+            return _whole(self._found), [f"The history is not complete: {path} cannot be read ({error})."]
+        problems = []
+        if self._damaged:
+            problems.append(
+                f"The history is not complete: {len(self._damaged)} of the lines in {path} are damaged; the first is "
+                f"line {self._damaged[0]}."
+            )
+        if not whole:
+            problems.append(
+                f"The history is not complete: only the first {MAX_JOURNAL_BYTES:,} bytes of {path} were read."
+            )
+        found = [*self._found]
+        for event in last:
+            _count(event, found)
+        return _whole(found), problems
+
+
+def _count(event: dict[str, Any] | None, found: list[dict[str, Any] | None]) -> None:
+    """Add an event; one of a resumed run takes back those that it does again."""
+    if event is not None and event["event"] == "resumed" and type(event.get("kept")) is int:
+        del found[max(event["kept"], 0) :]
+    found.append(event)
 
 
 def _whole(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pareto_align.runs.pace import Pace, hypervolume_text, members_text
+from pareto_align.runs.pace import Pace, hypervolume_text, members_text, sparkline
 
 __all__ = ["NotebookView"]
 
@@ -14,7 +15,7 @@ WIDTH, HEIGHT, MARGIN = 360, 240, 44
 
 
 class NotebookView:
-    """Shows stage, hypervolume and front in one output of the cell.
+    """Shows stage, hypervolume and front, as a picture where there are two objectives and as a table, in one output.
 
     Args:
         steps: Training steps of the run.
@@ -29,6 +30,7 @@ class NotebookView:
         self.names, self.axes = list(names), list(axes)
         self.untrained: list[float | None] = []
         self.evaluation: Mapping[str, Any] | None = None
+        self.volumes: list[float] = []
         self._display = display
         self._handle: Any = None
 
@@ -44,6 +46,8 @@ class NotebookView:
                 self.untrained = list(event["reference"])
         elif kind in ("evaluation", "further"):
             self.evaluation = event
+            value = event["hypervolume"]
+            self.volumes.append(math.nan if value is None else float(value))
         elif kind in ("end", "stopped"):
             self.stage = "done" if kind == "end" else "stopped"
         elif kind != "step":
@@ -70,8 +74,9 @@ class NotebookView:
         front = [row for row in found.get("front") or [] if all(row[i] is not None for i in self.axes)]
         picture = ""
         if front:
-            picture = self._scatter(front) if len(self.axes) == 2 else self._table(front)
-        return f"<div>{told}<br/>{html.escape(line)}</div>{picture}"
+            picture = (self._scatter(front) if len(self.axes) == 2 else "") + self._table(front)
+        grown = f'<br/><span title="hypervolume at each measurement">{sparkline(self.volumes)}</span>'
+        return f"<div>{told}<br/>{html.escape(line)}{grown if len(self.volumes) > 1 else ''}</div>{picture}"
 
     def _scatter(self, front: Sequence[Sequence[float]]) -> str:
         """Two objectives: the members as dots, the untrained model as a cross."""
@@ -98,15 +103,19 @@ class NotebookView:
                 f'<path d="M{cx - 4} {cy - 4}l8 8m0 -8l-8 8" stroke="#888" stroke-width="2">'
                 "<title>untrained</title></path>"
             )
+        for i, anchor in ((0, "middle"), (1, "end")):
+            for p in (min(points + base, key=lambda p: p[i]), max(points + base, key=lambda p: p[i])):
+                cx, cy = (place(p)[0], HEIGHT - MARGIN + 14) if i == 0 else (MARGIN - 6, place(p)[1] + 4)
+                marks.append(f'<text x="{cx}" y="{cy}" text-anchor="{anchor}" fill="#555">{p[i]:.3g}</text>')
         first, second = (html.escape(self.names[i]) for i in self.axes)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" role="img" '
             f'aria-label="The front: {second} against {first}" font-size="11" font-family="sans-serif">'
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
             f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN}H{WIDTH - MARGIN / 2}" fill="none" stroke="#444"/>'
-            f'<text x="{WIDTH / 2}" y="{HEIGHT - 14}" text-anchor="middle" fill="#222">{first}</text>'
-            f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" fill="#222" '
-            f'transform="rotate(-90 14 {HEIGHT / 2})">{second}</text>{"".join(marks)}</svg>'
+            f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle" fill="#222">{first}</text>'
+            f'<text x="12" y="{HEIGHT / 2}" text-anchor="middle" fill="#222" '
+            f'transform="rotate(-90 12 {HEIGHT / 2})">{second}</text>{"".join(marks)}</svg>'
         )
 
     def _table(self, front: Sequence[Sequence[float | None]]) -> str:

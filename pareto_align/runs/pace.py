@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Pace", "duration", "hypervolume_text", "members_text"]
+__all__ = ["Pace", "duration", "hypervolume_text", "members_text", "sparkline"]
+
+SPARKS = "▁▂▃▄▅▆▇█"
 
 
 class Pace:
@@ -64,3 +67,10 @@ def hypervolume_text(event: Mapping[str, Any]) -> str:
 def members_text(count: int) -> str:
     """How many members."""
     return f"{count} {'member' if count == 1 else 'members'}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Numbers as bars of eight heights, from the least to the largest of them; a space where one is NaN."""
+    known = [v for v in values if math.isfinite(v)]
+    low, reach = min(known, default=0.0), (max(known, default=0.0) - min(known, default=0.0)) or 1.0
+    return "".join(" " if not math.isfinite(v) else SPARKS[min(int(8 * (v - low) / reach), 7)] for v in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -103,6 +104,7 @@ class Publisher:
         fallen_before: Sequence[Entry] = (),
         reference: Estimate,
         cost: Mapping[str, Any],
+        ceilings: Sequence[np.ndarray] = (),
     ) -> None:
         """Write the members of an archive.
 
@@ -113,8 +115,9 @@ class Publisher:
             fallen_before: Further ones, which fell on the select split and were not measured on this one.
             reference: The untrained model, measured on the same split.
             cost: What the run has spent.
+            ceilings: What the labels of the split allow (`Measures.ceilings`).
         """
-        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost)
+        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost, ceilings=ceilings)
 
     def publish_report(
         self,
@@ -126,6 +129,7 @@ class Publisher:
         samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         reference_sample: Sequence[Mapping[str, Any]] = (),
         prompt_ids: Sequence[int] = (),
+        ceilings: Sequence[np.ndarray] = (),
     ) -> list[Entry]:
         """Write an archive's members with what they were found to be on the report split; see `confirm`.
 
@@ -139,6 +143,7 @@ class Publisher:
             samples: Answers to prompts of the report split, by member; see `samples_of`.
             reference_sample: The untrained model's to the same.
             prompt_ids: A prompt as tokens, on which a member is compared; none leaves that out.
+            ceilings: What the labels of the report split allow (`Measures.ceilings`).
 
         Returns:
             What was published as the front. Its hypervolume is free of selection: nothing was chosen on this split.
@@ -147,7 +152,7 @@ class Publisher:
         before = [entry for entry in archive.entries.values() if entry.id not in estimates]
         parity = self._parity(kept[0], prompt_ids) if kept and prompt_ids else {}
         self._write(
-            archive, kept, "report", fallen, before, reference, cost, samples or {}, reference_sample, parity
+            archive, kept, "report", fallen, before, reference, cost, samples or {}, reference_sample, parity, ceilings
         )  # fmt: skip
         return kept
 
@@ -171,10 +176,11 @@ class Publisher:
         samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         reference_sample: Sequence[Mapping[str, Any]] = (),
         parity: Mapping[str, Any] | None = None,
+        ceilings: Sequence[np.ndarray] = (),
     ) -> None:
         if self.path is None:
             return
-        adapters = {entry.id: entry.adapter for entry in members}
+        entries = {entry.id: entry for entry in members}
         base = self.population.base
         record = FrontRecord(
             objectives=self._objective_records(),
@@ -203,13 +209,28 @@ class Publisher:
             config=self.config,
             parity=dict(parity or {}),
             family=None if self.family is None else self._family_record(self.family, archive, int(cost["steps"])),
+            ceilings=self._drawn(ceilings),
         )
+
+        def write(name: str, folder: Path) -> None:
+            entry = entries[name]
+            self.population.save_adapter(entry.adapter, folder)
+            told = None if self.family is None else self.family.instruction(entry.origin.preference)
+            if told is not None:
+                told.write(folder)
+
         write_front(
             self.path,
             record,
-            lambda name, folder: self.population.save_adapter(adapters[name], folder),
+            write,
             None if self.family is None else self.family.save,
         )
+
+    def _drawn(self, ceilings: Sequence[np.ndarray]) -> list[list[list[float]]]:
+        """Ceilings in the user's units, to six digits."""
+        signs = [1.0 if self.objectives[axis].maximize else -1.0 for axis in self.objectives.axes]
+        pairs = itertools.combinations(signs, 2)
+        return [(curve * pair).round(6).tolist() for curve, pair in zip(ceilings, pairs, strict=False)]
 
     def samples_of(self, prompts: Sequence[Any], measured: Measurement) -> list[dict[str, Any]]:
         """The first answer of a policy to each of the first prompts, with the rewards of these very answers.

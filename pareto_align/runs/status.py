@@ -10,12 +10,10 @@ from typing import Any
 
 from pareto_align.errors import FrontFileError
 from pareto_align.runs.folder import RECORD_FILE, in_use, read_run_record
-from pareto_align.runs.journal import scan_journal
-from pareto_align.runs.pace import duration, hypervolume_text, members_text
+from pareto_align.runs.journal import JournalReader
+from pareto_align.runs.pace import duration, hypervolume_text, members_text, sparkline
 
 __all__ = ["RunStatus", "run_status", "runs_in"]
-
-SPARKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,12 @@ class RunStatus:
         return [*found, *self.notes]
 
 
-def run_status(folder: Path) -> RunStatus:
+def run_status(folder: Path, journal: JournalReader | None = None) -> RunStatus:
     """How the run in a folder stands.
+
+    Args:
+        folder: The run folder.
+        journal: Reads the run's journal; who asks again and again gives the same one, which reads only what is new.
 
     Raises:
         FrontFileError: The folder holds no run, or its record is damaged.
@@ -107,7 +109,7 @@ def run_status(folder: Path) -> RunStatus:
     if busy and not (folder / RECORD_FILE).is_file():
         return RunStatus(folder, "starting")
     record = read_run_record(folder)
-    events, _ = scan_journal(folder / "journal.jsonl")
+    events, _ = (journal or JournalReader(folder / "journal.jsonl")).read()
     kinds = [event["event"] for event in events]
     state = "ended" if "end" in kinds else "running" if busy else "stopped" if kinds[-1:] == ["stopped"] else "killed"
     start = next((event for event in events if event["event"] == "start"), {})
@@ -151,13 +153,6 @@ def runs_in(folder: Path) -> list[RunStatus]:
     if not found:
         raise FrontFileError(f"No folder in {folder} holds a run.")
     return found
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Numbers as bars of eight heights, from the least to the largest of them; a space where one is NaN."""
-    known = [v for v in values if math.isfinite(v)]
-    low, reach = min(known, default=0.0), (max(known, default=0.0) - min(known, default=0.0)) or 1.0
-    return "".join(" " if not math.isfinite(v) else SPARKS[min(int(8 * (v - low) / reach), 7)] for v in values)
 
 
 def _left(events: Sequence[Mapping[str, Any]], steps: int) -> float:

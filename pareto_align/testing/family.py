@@ -26,6 +26,7 @@ from torch import Tensor
 from pareto_align.arguments import arguments_of
 from pareto_align.errors import ConfigError
 from pareto_align.front import preferences as simplex
+from pareto_align.messages import Instruction
 from pareto_align.policies.base import load_base
 from pareto_align.policies.families import Family, families, write_policy
 from pareto_align.policies.optimizer import FamilyOptimizer
@@ -35,6 +36,7 @@ from pareto_align.testing.problems import get_problem
 __all__ = ["FamilyContract"]
 
 RANK, SLOTS = 3, 4
+NAMES = ("tone", "brevity", "safety", "depth", "wit")
 
 
 class FamilyContract:
@@ -57,8 +59,9 @@ class FamilyContract:
 
         problem = get_problem("arc", V=6, hidden_size=16)
         family = self.make()
-        lora = family.lora(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"), m)
-        population = PolicyPopulation(load_base(problem.model(), tokenizer=problem.tokenizer()), SLOTS, lora=lora)
+        lora = family.lora(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"), NAMES[:m])
+        base, notes = load_base(problem.model(), tokenizer=problem.tokenizer()), m if family.instructs else 0
+        population = PolicyPopulation(base, SLOTS, lora=lora, notes=notes)
         try:
             family.setup(population, m, seed)
             generator = torch.Generator().manual_seed(seed + 1)
@@ -91,16 +94,20 @@ class FamilyContract:
 
         for rslora in (False, True):
             given = LoraConfig(r=4, lora_alpha=6, use_rslora=rslora)
-            made = self.make().lora(given, 3)
+            made = self.make().lora(given, NAMES[:3])
             power = 0.5 if rslora else 1.0
             np.testing.assert_allclose(made.lora_alpha / made.r**power, 6 / 4**power, rtol=1e-6)
             assert given.r == 4, "the user's config is not changed"
 
     def test_a_preference_matters(self) -> None:
-        """Other preferences are other policies, and the same one always the same."""
+        """Other preferences are other policies, and the same one always the same. Told ones are told other things."""
         for m in self.objectives:
             with self.ready(m) as family:
                 rows = family.rows(_preferences(m))
+                if family.instructs:
+                    told = family.population.instructions(rows)
+                    assert len({instruction.text for instruction in told}) == len(rows)
+                    assert told == [family.instruction(preference) for preference in _preferences(m)]
                 assert torch.isfinite(rows).all()
                 assert torch.equal(rows, family.rows(_preferences(m)))
                 gaps = torch.cdist(rows, rows) + torch.eye(len(rows))
@@ -142,12 +149,13 @@ class FamilyContract:
                 folder = Path(temporary)
                 family.save(folder / "family")
                 again = families.make({"name": family.name, **arguments_of(family)})
-                again.ranks = family.ranks
+                again.ranks, again.names = family.ranks, family.names
                 for preference in _preferences(m):
                     write_policy(again, folder / "family", preference, folder / "one")
                     written = load_file(folder / "one" / "adapter_model.safetensors")
                     expected = family.population.adapter_tensors(family.rows(preference[None])[0])
                     assert written.keys() == expected.keys()
+                    assert Instruction.read(folder / "one") == family.instruction(preference)
                     for name, tensor in expected.items():
                         torch.testing.assert_close(written[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -188,7 +196,7 @@ class FamilyContract:
     def test_one_objective_is_refused(self) -> None:
         """There is nothing to condition on."""
         try:
-            self.make().lora(None, 1)
+            self.make().lora(None, NAMES[:1])
         except ConfigError:
             return
         raise AssertionError("Expected a ConfigError.")

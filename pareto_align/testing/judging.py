@@ -23,12 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.testing import exact
 from pareto_align.testing.problems import KnownFrontProblem
-from pareto_align.testing.tables import policy_table
+from pareto_align.testing.tables import policy_table, string_probabilities
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor
 
+    from pareto_align.family_member import FamilyMember
+    from pareto_align.member import Member
+    from pareto_align.messages import Instruction
     from pareto_align.objectives import Objective
     from pareto_align.result import ParetoFront
 
@@ -121,11 +124,10 @@ def judged_fit(
     """Fit a front on a problem with the real pipeline on its tiny model, and enumerate what came out.
 
     Every step sees all prompts of the problem with 32 samples each, every measurement 64 samples a policy, and every
-    policy keeps the preference that it is judged by (explorer "grid"; of a family "everywhere"), unless the settings
-    say otherwise. A single
-    prompt serves for training, selection and report alike. Of several, 64 repetitions stand in for held-out ones, as
-    the truth is an average over just these prompts, and a handful of rows, all different, could not tell the ends of a
-    front apart.
+    policy keeps the preference that it is judged by (explorer "grid"; of a family "everywhere"), and credit is linear
+    in the rewards ("centred"), as the truth is, unless the settings say otherwise. A single prompt serves for training,
+    selection and report alike. Of several, 64 repetitions stand in for held-out ones, as the truth is an average over
+    just these prompts, and a handful of rows, all different, could not tell the ends of a front apart.
 
     Args:
         problem: The problem.
@@ -142,7 +144,7 @@ def judged_fit(
     """
     from pareto_align.aligner import ParetoAligner
     from pareto_align.policies import PolicyPopulation, load_base
-    from pareto_align.policies.families import make_family
+    from pareto_align.policies.families import make_family, spoken
 
     count = len(problem.prompts)
     tokenizer, model = problem.tokenizer(), problem.model(seed)
@@ -152,6 +154,7 @@ def judged_fit(
         "max_new_tokens": problem.T,
         "eval_group_size": MEASURED if count == 1 else 1,
         "lora": symbol_lora(),
+        "learner": "centred",
         "explorer": "grid" if settings.get("family", "independent") == "independent" else "everywhere",
         "device": "cpu",
         "progress": False,
@@ -173,26 +176,35 @@ def judged_fit(
         front = aligner.fit(list(problem.prompts), eval_prompts=held_out)
     reference = policy_table(problem, model)
     family = make_family(settings.get("family"))
-    lora = settings["lora"] if family is None else family.lora(settings["lora"], aligner.objectives.m)
-    bench = PolicyPopulation(load_base(model, tokenizer=tokenizer), population, lora=lora)
+    optimized = [list(aligner.objectives)[i] for i in aligner.objectives.axes]
+    names = [spoken(objective.name, objective.maximize) for objective in optimized]
+    lora = settings["lora"] if family is None else family.lora(settings["lora"], names)
+    base = load_base(model, tokenizer=tokenizer)
+    bench = PolicyPopulation(base, population, lora=lora)
     start = next(event for event in front.history if event["event"] == "start")
     preferences = np.array(start["preferences"])
     asked = np.zeros((0, aligner.objectives.m)) if unseen is None else np.asarray(unseen, dtype=float)
 
-    def tables(rows: Iterable[Tensor]) -> Array:
+    def tables(rows: Iterable[tuple[Tensor, Instruction | None]]) -> Array:
         found = []
-        for row in rows:
+        for row, told in rows:
+            prompts = [p if told is None else told.before(p, templated=False) for p in problem.prompts]
+            ids = [base.encode(prompt) for prompt in prompts]
             with bench.serving(row[None]):
-                found.append(policy_table(problem, model))
+                found.append(string_probabilities(model, ids, problem.V, problem.T))
         return np.reshape(found, (len(found), *reference.shape))
 
+    def table_of(member: Member | FamilyMember) -> tuple[Tensor, Instruction | None]:
+        return bench.read_adapter(member.adapter_path), member.instruction
+
     try:
-        policies = tables(aligner.policies_)
-        members = tables(bench.read_adapter(member.adapter_path) for member in front)
+        told = [None if family is None else family.instruction(preference) for preference in preferences]
+        policies = tables(zip(aligner.policies_, told, strict=True))
+        members = tables(table_of(member) for member in front)
         if family is None:
             served = policies[((asked[:, None] - preferences) ** 2).sum(-1).argmin(1)]
         else:
-            served = tables(bench.read_adapter(front.at(preference).adapter_path) for preference in asked)
+            served = tables(table_of(front.at(preference)) for preference in asked)
     finally:
         bench.close()
     return JudgedFit(problem, front, preferences, reference, policies, members, kl_coef, asked, served)

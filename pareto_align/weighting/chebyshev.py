@@ -102,7 +102,7 @@ class FramedScalarization(FramedWeighting):
 
 @register("chebyshev")
 class Chebyshev(FramedScalarization):
-    """Holds every policy at its own place on the front (the default weighting).
+    """Holds every policy at its own place on the front (the default of independent policies).
 
     With `s_i = (z_i - v_i) / d_i`, the shortfall of a policy from the ideal point z as a share of the range
     `d = z - nadir` that the population spans, the weights are the gradient of the smooth augmented Tchebycheff

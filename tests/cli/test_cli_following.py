@@ -18,7 +18,8 @@ from filelock import FileLock
 
 from pareto_align.cli import main
 from pareto_align.errors import FrontFileError
-from pareto_align.runs.status import run_status, runs_in, sparkline
+from pareto_align.runs.pace import sparkline
+from pareto_align.runs.status import run_status, runs_in
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "front-v1"
 

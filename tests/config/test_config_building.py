@@ -311,7 +311,7 @@ def test_learners(load):
     assert type(learner) is Rvpo
     assert learner.k == 2.0
     assert load(["learner.k=3.0"], learner="rvpo").aligner.learner.k == 3.0
-    assert load(learner=None).aligner.learner == "centred"
+    assert load(learner=None).aligner.learner == "grpo"
     concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
     for name in available_credits():  # the command line's help and the documents know them all
         assert re.search(rf"\b{name}\b", SECTIONS["learner"])

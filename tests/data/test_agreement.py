@@ -12,6 +12,7 @@ from pareto_align.data.agreement import (
     agreement,
     ceiling,
     ceiling_hypervolume,
+    ceilings,
     conflict_ceiling,
     conflict_hypervolume,
     cycle_share,
@@ -79,6 +80,27 @@ def test_the_ceiling_of_certain_labels_is_the_closed_form(weight, point):
     np.testing.assert_allclose(found, conflict_ceiling(0.4, [weight])[0], atol=1e-12)
     np.testing.assert_allclose(found, point, atol=5e-4)
     assert ceiling_hypervolume(pooled_pairs(pairs(*labels)), 0, 1) == pytest.approx(0.575604, abs=1e-6)
+
+
+def test_a_drawn_ceiling_is_what_is_no_worse_than_the_untrained_model():
+    """Of a conflict c = .4 the point of the weights w and 1 - w is (1 + c log2 w, 1 + c log2(1 - w))."""
+    labels = [(1, 1)] * 3 + [(1, 0)] * 2 + [(0, 0)] * 3 + [(0, 1)] * 2
+    (found,) = ceilings(pooled_pairs(pairs(*labels)), (0, 1))
+    assert (found >= 0).all()
+    assert found[0, 0] < 0.1
+    assert found[-1, 1] < 0.1
+    np.testing.assert_allclose((2 ** ((found - 1) / 0.4)).sum(1), 1, atol=1e-9)
+
+
+def test_a_ceiling_counts_every_comparison_once():
+    """Three pairs of one prompt, on which two objectives conflict, count as much as one pair of another, on which they
+    agree: a conflict of a half, and not of three quarters."""
+    rows = [
+        Comparison("one", ("a", "b", "c"), Labels(np.array([[0, 1], [0, 2], [1, 2]]), np.array([[1.0, 0.0]] * 3))),
+        Comparison("two", ("a", "b"), Labels(np.array([[0, 1]]), np.array([[1.0, 1.0]]))),
+    ]
+    (found,) = ceilings(pooled_pairs(Comparisons(rows, ("x", "y"))), (0, 1))
+    np.testing.assert_allclose((2 ** ((found - 1) / 0.5)).sum(1), 1, atol=1e-9)
 
 
 def test_the_ceiling_of_any_labels_is_the_best_margin_of_each_pair():

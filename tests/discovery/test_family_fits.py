@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PreferenceError
 from pareto_align.discovery.explorers import Discover, Everywhere
-from pareto_align.front.interpolation import interpolate, predict
+from pareto_align.front.interpolation import controllability, interpolate, predict
 from pareto_align.policies import load_base
 from pareto_align.policies.families import Blocks
 from pareto_align.testing.problems import get_problem
@@ -24,7 +24,7 @@ SHORT = {"steps": 4, "eval_every": 2, "resolution": 0.0, "family": "blocks"}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "run"
-    return fit(folder, **SHORT)[0], folder
+    return fit(folder, weighting="fixed", **SHORT)[0], folder
 
 
 def test_preferences_move_and_measurements_do_not(run):
@@ -216,6 +216,29 @@ def test_three_objectives(tmp_path):
     assert np.isfinite(found.predicted).all()
 
 
+# -- doing as it is told ----------------------------------------------------------------------------------------------
+
+
+def test_controllability_is_spearmans_correlation_of_weight_and_value():
+    """Ranks of four weights (1, 2, 3, 4) against values that rise but for one exchange (1, 3, 2, 4): 1 - 6 * 2 / 60."""
+    weights = np.array([0.0, 0.2, 0.7, 1.0])
+    preferences = np.stack([weights, 1 - weights], axis=1)
+    values = np.stack([[0.1, 0.5, 0.4, 9.0], [3.0, 3.0, 3.0, 3.0]], axis=1)
+    np.testing.assert_allclose(controllability(preferences, values), [0.8, 0.0])
+    values[1:3, 1] = np.nan
+    assert np.isnan(controllability(preferences, values)[1])
+
+
+def test_the_front_says_it_and_a_family_that_does_not_follow_is_warned_of(run, tmp_path):
+    front, folder = run
+    (report,) = events(folder, "report")
+    assert front.controllability == pytest.approx(report["controllability"], abs=1e-4)
+    assert fit(tmp_path / "alone", **{**SHORT, "steps": 2, "family": "independent"})[0].controllability is None
+    # a step of nothing: all preferences are served by the untrained model, and what is measured is the same
+    with pytest.warns(ParetoAlignWarning, match="hardly does as it is told: more weight on 'r1', 'r2'"):
+        make(output_dir=tmp_path / "still", **{**SHORT, "steps": 1, "learning_rate": 1e-12}).fit(list(PROBLEM.prompts))
+
+
 # -- reading off between what was measured ---------------------------------------------------------------------------
 
 
@@ -258,10 +281,3 @@ def test_the_interval_holds_the_truth(bend):
             inside += int((np.abs(value - truth(np.array(x))) <= half).sum())
             total += 2
     assert inside / total > 0.93
-
-
-@pytest.mark.parametrize("family", [None, "independent", {"name": "independent"}])
-def test_no_family_has_the_defaults_of_independent_policies_however_it_is_said(family):
-    aligner = make(family=family)
-    assert (aligner.weighting.name, aligner.explorer.name) == ("chebyshev", "discover")
-    assert "family" not in repr(aligner)

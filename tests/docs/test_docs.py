@@ -324,6 +324,11 @@ def test_the_rewards_page_runs(run_example):
     found = run_example(DOCS / "rewards.md")
     objectives = ObjectiveSet([value for value in found.values() if isinstance(value, Objective)])
     assert objectives.names == ("polite", "right", "judged")
+    # what the page says that a policy can exploit
+    fooled = {name: [round(value, 2) for value in values] for name, values in found["fooled"].items()}
+    assert fooled == {
+        "tone": [0.82, 0.86], "brevity": [1.0], "readability": [1.0], "profanity": [0.04, 1.0], "keywords": [1.0],
+    }  # fmt: skip
     np.testing.assert_allclose(
         objectives.score(["6 x 7?", "3 + 4?"], ["It is 42.", "Eight"], {"answer": [42, 7]}),
         [[1, 1, 0.09], [0, 0, 0.05]],
@@ -337,9 +342,19 @@ def test_the_page_of_the_page_runs(run_example, tmp_path):
     found = run_example(DOCS / "page.md")
     assert (tmp_path / "front.html").read_text(encoding="utf-8") == found["text"]
     assert "<iframe" in found["shown"]._repr_html_()
-    (line,) = command_lines(DOCS / "page.md")
+    line, _ = command_lines(DOCS / "page.md")  # the other one goes on until Ctrl-C
     assert main(shlex.split(line)[1:]) == 0
     assert (tmp_path / "my_front" / "front.html").read_text(encoding="utf-8") == found["text"]
+
+
+def test_the_gallery_draws_what_it_shows_and_shows_every_figure(run_example, tmp_path):
+    run_example(DOCS / "gallery.md")
+    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^\]]+\]\(gallery/([^)]+)\)", page)
+    assert sorted(shown) == sorted(path.name for path in tmp_path.glob("*.png"))
+    assert sorted(shown) == sorted(path.name for path in (DOCS / "gallery").iterdir())
+    figures = {name for name in dir(pareto_align.ParetoFront) if re.fullmatch(r"plot(?!_data)(_\w+)?", name)}
+    assert figures == set(re.findall(r"^\|.*`front\.(plot\w*)\(", page, re.MULTILINE))
 
 
 def test_the_tuning_page_runs(run_example, tmp_path):

@@ -98,7 +98,7 @@ def test_nothing_reported_on_noisy_is_above_the_truth_by_more_than_its_interval(
 
 
 def test_the_recommended_default_has_the_best_mean_and_is_the_aligners(study):
-    from pareto_align.aligner import usual_parts
+    from pareto_align.defaults import usual_parts
 
     assert {"arc", "flat", "dent", "scales", "groups", "noisy"} <= set(study.wide)
     assert study.few()[0] == usual_parts("independent")[0] == "chebyshev"

@@ -21,8 +21,8 @@ from pareto_align.learning.credit import (
     register_credit,
 )
 
-NAMES = ["centred", "dr_grpo", "gdpo", "grpo", "pama", "reinforce", "rloo", "rvpo"]
-TWO_SIDED = [name for name in NAMES if name != "pama"]  # pama never pushes a completion down
+NAMES = ["best", "centred", "dr_grpo", "gdpo", "grpo", "pama", "reinforce", "rloo", "rvpo"]
+TWO_SIDED = [name for name in NAMES if name not in ("best", "pama")]  # which never push a completion down
 NORMALISING = ["gdpo", "grpo", "reinforce"]
 NAN = math.nan
 
@@ -327,8 +327,18 @@ def test_rvpo_prefers_the_even_completion() -> None:
     close(plain.combine(plain.vector(rewards), EVEN), torch.zeros(1, 1, 4))
 
 
+def test_best_is_one_hot_at_the_largest_mix() -> None:
+    """Rewards (3, 0), (0, 2), (2, 2), (2, 2): with even weights the last two share it, at (.9, .1) the first has it."""
+    credit, rewards = make_credit("best"), group((3, 0), (0, 2), (2, 2), (2, 2))
+    close(credit.combine(credit.vector(rewards), EVEN), [0, 0, 0.5, 0.5])
+    close(credit.combine(credit.vector(rewards), torch.tensor([[1.8, 0.2]], dtype=torch.float64)), [2, 0, 0, 0])
+    cancelling = torch.cat([rewards[..., :1], 0.7 - rewards[..., :1]], -1)
+    assert not credit.combine(credit.vector(cancelling), EVEN).any()
+
+
 def test_collapses_that_are_no_weighted_sum_are_not_linear() -> None:
     assert {name: make_credit(name).linear for name in NAMES} == {
+        "best": False,
         "centred": True,
         "dr_grpo": True,
         "gdpo": False,

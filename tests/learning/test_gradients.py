@@ -160,7 +160,8 @@ def part_of(rollouts, prompts=slice(None), completions=slice(None)):
     done = rollouts.completions
     where = (slice(None), prompts, completions)
     fields = {name: getattr(done, name)[where] for name in ("tokens", "mask", "logprobs")}
-    return Rollouts(rollouts.prompts[prompts], dataclasses.replace(done, **fields), [], rollouts.rewards[where])
+    done = dataclasses.replace(done, prompt_ids=done.prompt_ids[prompts], **fields)
+    return Rollouts(rollouts.prompts[prompts], done, [], rollouts.rewards[where])
 
 
 def plain_cross(population, learner, first, second, count):

@@ -40,7 +40,7 @@ for _name in [name for name in available_credits() if type(make_credit(name)).__
         CreditContract,
         _name,
         make=lambda self, name=_name: make_credit(name),
-        two_sided=_name != "pama",
+        two_sided=_name not in ("best", "pama"),
         relative=_name not in ("disco", "drpo"),
     )
     globals()[f"TestCredit{_name}"] = _made

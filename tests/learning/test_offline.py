@@ -311,7 +311,11 @@ def test_dpo_ends_at_the_optimum_of_the_weighted_losses(tmp_path):
         assert distance(policy, before) > 0.1
     middle = of_losses(TRADES[1], before)
     assert distance(middle, of_rewards(TRADES[1], before)) > 0.01
+    # nothing is attained but what the labels allow
+    (allowed,) = np.array(front.record.ceilings)
     assert len(front) >= 1
+    for value in front.values:
+        assert 0 < (allowed - value).min(1).max() < 0.1
 
 
 def test_modpo_ends_at_the_optimum_of_the_weighted_rewards_in_one_run(tmp_path):

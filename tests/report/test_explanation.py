@@ -76,3 +76,22 @@ def test_an_aligner_shows_what_is_not_as_it_is_by_default() -> None:
     assert repr(other) == (
         "ParetoAligner(<object>, [short, kind], weighting='fixed', learner={'name': 'rvpo'}, steps=5, device='cpu')"
     )
+
+
+def test_an_aligner_in_a_notebook_says_what_is_to_be_fitted_and_how() -> None:
+    objectives = [
+        Objective("tone <b>", lambda completions, **columns: [0.0] * len(completions), bounds=(0, 1)),
+        Objective("harm", lambda completions, **columns: [0.0] * len(completions), role="constrain", at_most=0.05),
+    ]
+    with pytest.warns(Warning, match="constrain|only objective"):
+        aligner = ParetoAligner("owner/model", objectives, weighting="fixed", steps=12, output_dir="<i>")
+    shown = aligner._repr_html_()
+    assert "<td>tone &lt;b&gt;</td><td>more</td><td>optimize</td><td>0 to 1</td><td></td>" in shown
+    assert "<td>harm</td><td>less</td><td>constrain</td><td></td><td>at most 0.05</td>" in shown
+    assert "<tr><td>steps</td><td>12</td></tr>" in shown
+    assert "<td>output_dir</td><td>&#x27;&lt;i&gt;&#x27;</td>" in shown
+    assert "&#x27;owner/model&#x27;" in shown
+    assert "learning_rate" not in shown
+    assert "<b>" not in shown
+    plain = ParetoAligner("owner/model", [Objective(name, lambda completions, **columns: [0.0]) for name in "ab"])
+    assert plain._repr_html_().count("<table>") == 1

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from scipy.stats import t
 from test_history import journal, moved
 
+from pareto_align.report.figure_data import figure_rows
 from pareto_align.report.front_plot import draw_front, front_info
 from pareto_align.report.history_plot import draw_history, history_info
 from pareto_align.report.tradeoff_plot import draw_tradeoff, tradeoff_info
@@ -48,6 +49,20 @@ def test_front_numbers():
     assert info.boundary is not None
     np.testing.assert_allclose(info.boundary, [[0.3, 10], [0.3, 30], [0.6, 30], [0.6, 60], [0.8, 60]])
     assert info.remarks[1:] == ("64 report prompts, 95 % intervals", "grey: not kept")
+
+
+def test_what_labels_allow_is_a_dashed_line_beside_what_is_attained():
+    curve = [[0.1, 0.9], [0.7, 0.7], [0.95, 0.1]]
+    found = record([objective("kind"), objective("short")], [estimate([0.5, 0.4])], ceilings=[curve])
+    info = front_info(found)
+    assert info.remarks[-1] == "dashed: the most that the labels allow"
+    (ax, *_) = draw_front(info).axes
+    (dashed,) = [line for line in ax.lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed.get_xydata(), curve)
+    assert ax.get_xlim()[1] > 0.95, "the panel has room for it"
+    rows = [row for row in figure_rows(found, (), "front") if row["what"] == "allowed by the labels"]
+    assert [row["mean"] for row in rows] == [value for point in curve for value in point]
+    assert not front_info(record([objective("kind"), objective("short")], [estimate([0.5, 0.4])])).ceilings
 
 
 def test_the_front_names_members_directions_and_hypervolume():

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from pareto_align.runs import journal as journal_module
 from pareto_align.runs.journal import Journal, read_journal, scan_journal
 
 
@@ -94,3 +95,25 @@ def test_a_damaged_line_does_not_move_what_a_resumption_keeps(tmp_path):
     events, problems = scan_journal(journal.path)
     assert [(e["step"], e.get("first")) for e in events] == [(1, True), (2, None), (2, False)]
     assert "line 1" in problems[0]
+
+
+def test_a_reader_reads_only_what_is_new_and_finds_what_a_whole_reading_finds(tmp_path, monkeypatch):
+    """Grown byte by byte: torn lines, damaged ones, and a resumed run that takes events back."""
+    lines = [{"event": "start"}, *({"event": "step", "step": s} for s in (1, 2, 3)), {"event": "resumed", "kept": 2}]
+    text = "".join(json.dumps(line) + "\n" for line in lines[:3]) + "{no event\n"
+    text += "".join(json.dumps(line) + "\n" for line in [*lines[3:], {"event": "step", "step": 2}])
+    path, parsed = tmp_path / "journal.jsonl", []
+    parse = journal_module._event
+    monkeypatch.setattr(journal_module, "_event", lambda line: parsed.append(line) or parse(line))
+    reader = journal_module.JournalReader(path)
+    assert reader.read() == ([], [])
+    for end in range(0, len(text) + 1, 7):
+        path.write_text(text[:end])
+        whole = scan_journal(path)
+        parsed.clear()
+        assert reader.read() == whole
+        assert len(parsed) <= 2
+    path.write_text(text)
+    assert [event.get("step") for event in reader.read()[0]] == [None, 1, None, 2]
+    path.write_text(json.dumps({"event": "start", "of": "another run"}) + "\n")
+    assert reader.read()[0] == [{"event": "start", "of": "another run"}]

@@ -229,6 +229,10 @@ def test_a_notebook_shows_one_output_with_the_front_in_it():
     assert "hypervolume 0.504 (0.400 to 0.600), 2 members, measured at step 10" in page
     assert page.count("<circle") == 2
     assert page.count("<title>untrained</title>") == 1
+    assert "<td>2</td><td>0.8</td><td>0.2</td>" in page  # the numbers too
+    view({**EVALUATION, "hypervolume": 0.9})
+    view({**EVALUATION, "hypervolume": None})
+    assert 'title="hypervolume at each measurement">▁█ </span>' in display.shown[0]
     assert "tone &lt;b&gt;" in page
     assert "size &amp; co" in page
 

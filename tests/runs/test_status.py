@@ -16,32 +16,6 @@ from pareto_align.runs.folder import locked
 from pareto_align.runs.status import run_status
 
 
-def test_a_watched_run_is_the_run_that_nobody_watched(tmp_path):
-    fit(tmp_path / "alone")
-    states, done = [], threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.005):
-            try:
-                states.append(run_status(tmp_path / "watched").state)
-            except FrontFileError:
-                states.append("")  # not begun
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        fit(tmp_path / "watched")
-    finally:
-        done.set()
-        watcher.join()
-    assert "running" in states
-    assert run_status(tmp_path / "watched").state == "ended"
-    files = sorted(p.relative_to(tmp_path / "alone") for p in (tmp_path / "alone" / "front").rglob("*") if p.is_file())
-    assert len(files) > 2
-    for file in files:
-        assert (tmp_path / "watched" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
-
-
 def test_an_objective_that_the_untrained_model_has_no_value_for_leaves_the_others_theirs(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.jsonl").write_text("")

@@ -37,7 +37,7 @@ class Pretended(ParetoAligner):
     def __init__(self, response=quadratic, noise=NOISE, fails=lambda settings: False, stop=None, **settings):
         names = ("first", "second")
         objectives = [Objective(name, lambda completions, **_: [0.0] * len(completions)) for name in names]
-        super().__init__("no/model", objectives, progress=False, **settings)
+        super().__init__("no/model", objectives, progress=False, **{"learning_rate": 2e-4, **settings})
         self.response, self.noise, self.fails, self.stop, self.fitted = response, noise, fails, stop, []
         self.frame = lambda seed: (0.0, 1.0)
 

@@ -261,7 +261,7 @@ def test_a_sweep_can_grow_with_new_confirm_seeds_only(engine, tmp_path):
         ({"engine": "optuna"}, "engine was 'sobol', is 'optuna'"),
         ({"search_seed": 1}, "search_seed was 0, is 1"),
         ({"aligner": Pretended(steps=7)}, "settings was"),
-        ({"aligner": Pretended(weighting="fixed")}, "weighting was 'chebyshev', is 'fixed'"),
+        ({"aligner": Pretended(weighting="fixed")}, "weighting was 'steady-chebyshev', is 'fixed'"),
         ({"eval_prompts": ["three", "four"]}, "prompts was"),
     ],
 )

@@ -163,8 +163,8 @@ def right_pad(prompt_ids: Sequence[Sequence[int]], pad: int, device: torch.devic
 
 
 def row_lengths(prompt_ids: Sequence[Sequence[int]], mask: Tensor, copies: int = 1) -> Tensor:
-    """Tokens `[K, N]` of each policy's and prompt's packed row for completions with `mask` `[K, N, G, T]`."""
-    prompts = torch.tensor([len(ids) for ids in prompt_ids])
+    """Tokens `[K, N]` of each policy's and prompt's packed row; prompts and `mask` as of `pack`."""
+    prompts = torch.tensor([len(ids) for ids in prompt_ids]).view(-1, mask.shape[1])
     return copies * prompts + mask.sum((2, 3)).cpu()
 
 
@@ -181,7 +181,7 @@ def pack(
     """Lay out completions `[K, N, G, T]` of N prompts as K*N rows, policy-major.
 
     Args:
-        prompt_ids: N prompts, without what stands in `past`.
+        prompt_ids: N prompts, without what stands in `past`; or K*N, policy-major, where each policy has its own.
         tokens, mask: `[K, N, G, T]`; the mask is True from the first to the last token of each completion.
         pad: Fills the rows up to the longest.
         device: Where to.
@@ -195,7 +195,8 @@ def pack(
     own = torch.tensor([len(ids) for ids in prompt_ids])
     width = int(own.max())
     padded, _ = right_pad(prompt_ids, pad, torch.device("cpu"))
-    rows, own = policies * prompts, own.repeat(policies)
+    rows, times = policies * prompts, policies * prompts // len(prompt_ids)
+    own = own.repeat(times)
     before = (torch.zeros(prompts, dtype=torch.long) if past is None else past.counts).repeat(policies)
     total = copies * own + lengths.sum(1)
     length = int(total.max())
@@ -224,7 +225,7 @@ def pack(
     put_back = torch.zeros(rows * length, dtype=torch.long)
     put_back[taken[present]] = present.nonzero()[:, 0]
     laid = PackedRows(
-        ids=lay(padded.repeat(policies, 1)[:, None], tokens, pad),
+        ids=lay(padded.repeat(times, 1)[:, None], tokens, pad),
         positions=positions,
         branch=branch,
         copy=lay(torch.arange(copies)[None, :, None], torch.zeros(1, 1, 1, dtype=torch.long), 0),

@@ -2,9 +2,7 @@
 // From a preference to a member: what front/selection.py and report/request.py do, in the same order of operations.
 // All values are maximised here, as they are there; `null` in the data is a number that is not known.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
-const OBJECTIVES = DATA.objectives, MEMBERS = DATA.members;
-const AXES = OBJECTIVES.flatMap((objective, i) => objective.role === "optimize" ? [i] : []);
+let DATA, OBJECTIVES, MEMBERS, AXES;
 const ROUNDING = 8 * Number.EPSILON;
 const DRAWS = 4000;
 const RULES = ["chebyshev", "linear", "knee"];
@@ -12,8 +10,17 @@ const RULES = ["chebyshev", "linear", "knee"];
 const sign = i => OBJECTIVES[i].maximize ? 1 : -1;
 const known = value => value === null ? NaN : value;
 const sum = values => values.reduce((a, b) => a + b, 0);
-const VALUES = MEMBERS.map(member => AXES.map(i => sign(i) * known(member.mean[i])));
-const LOWER = AXES.map(i => OBJECTIVES[i].lower), UPPER = AXES.map(i => OBJECTIVES[i].upper);
+let VALUES, LOWER, UPPER, errors;
+
+/** Take a front as `content.py` tells it. */
+function take(data) {
+  DATA = data;
+  ({ objectives: OBJECTIVES, members: MEMBERS } = data);
+  AXES = OBJECTIVES.flatMap((objective, i) => objective.role === "optimize" ? [i] : []);
+  VALUES = MEMBERS.map(member => AXES.map(i => sign(i) * known(member.mean[i])));
+  [LOWER, UPPER] = [AXES.map(i => OBJECTIVES[i].lower), AXES.map(i => OBJECTIVES[i].upper)];
+  errors = null;
+}
 
 // ---- limits ---------------------------------------------------------------------------------------------------------
 
@@ -189,8 +196,6 @@ function drawErrors() {
   }
   return errors;
 }
-
-let errors = null;
 
 /** How probable it is that the choice is truly the best, and its expected regret; NaN where the noise is not known. */
 function sureness({ rows, utility, rounding, best, rule, weights }) {

@@ -15,6 +15,7 @@ import numpy as np
 
 from pareto_align.errors import ParetoAlignError
 from pareto_align.front.estimates import difference, student_quantile
+from pareto_align.front.interpolation import left_out_error
 from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.card import conversation
@@ -31,6 +32,7 @@ from pareto_align.report.units import (
     measured,
     number,
     optimized,
+    preferences_of,
     reference_measured,
     shown_record,
 )
@@ -47,7 +49,7 @@ __all__ = ["page_content"]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """What a model is called on the hub: a name, or an owner and a name."""
-TEXT = 200_000
+TEXT = 185_000
 """Characters of completions that a page holds; where there are more, each is cut to its share."""
 
 
@@ -107,6 +109,7 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
             "prompts": prompts,
             "place": {name: values.tolist() for name, values in place.items()} or None,
             "noise": noise_content(record) if record.members else None,
+            "mixture": _mixture(record),
             "table": _table(shown),
             "history": _history(history),
         }
@@ -158,6 +161,42 @@ def _against(record: FrontRecord, row: int) -> list[int | None] | None:
         None if math.isnan(g) or math.isnan(r) else int(np.sign(g)) if abs(g) > r else 0
         for g, r in zip(gain, reach, strict=True)
     ]
+
+
+def _mixture(record: FrontRecord) -> dict[str, Any] | None:
+    """What a preference between those that were trained for is read off: a family's own, else the members'.
+
+    None where fewer than two were trained for, or one objective is optimized. "anchors" have a "preference" [m], the
+    "member" there or else the "mean" [M] in the user's units, and its "stderr" [M]; "error" [M] is what reading off
+    misses, "reach" how many standard errors an interval has on either side.
+    """
+    family, table = record.family, measured(record)
+    owners: list[int | None]
+    if family is not None and family.preferences:
+        places, means, noise = map(np.asarray, (family.preferences, family.values, family.stderr))
+        owners, n = [None] * len(places), family.n
+    else:
+        all_places = preferences_of(record)
+        rows = np.flatnonzero(np.isfinite(all_places).all(axis=1)).tolist()
+        places, means = all_places[rows], table.values[rows]
+        noise = np.array([record.members[row].estimate.stderr for row in rows])
+        owners, n = [*rows], int(min((table.n[row] for row in rows), default=0))
+    if len(places) < 2 or len(optimized(record)) < 2:
+        return None
+    return {
+        "family": family is not None,
+        "kl": bool(record.config.get("kl_coef")),
+        "anchors": [
+            {
+                **({"mean": mean} if member is None else {"member": member}),
+                "preference": [round(float(w), 12) for w in place],
+                "stderr": [float(f"{v:.4g}") for v in error],
+            }
+            for place, mean, error, member in zip(places, means, noise, owners, strict=True)
+        ],
+        "error": left_out_error(places, means),
+        "reach": student_quantile(0.025, n) if n > 1 else math.nan,
+    }
 
 
 def _threshold(objective: ObjectiveRecord) -> float | None:
@@ -216,8 +255,10 @@ def _share(lengths: Sequence[int], room: int) -> int:
 def _history(history: Sequence[Event]) -> dict[str, Any] | None:
     """Hypervolume [e] over the steps at which the front was measured, with what it says in a sentence."""
     events = events_of(history, "evaluation")
-    if not events:
+    if not history:
         return None
+    if not events:
+        return {"steps": [], "said": "The run has measured none of its policies yet."}
     value, low, high = (numbers_of(events, f"hypervolume{end}") for end in ("", "_low", "_high"))
     members = [event.get("members") for event in events]
     steps = [int(event["step"]) for event in events]

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
     from pareto_align.report.journal import Event
 
-__all__ = ["framed", "page_html", "write_page"]
+__all__ = ["framed", "live_html", "page_html", "write_page"]
 
-SCRIPTS = ("choice.js", "words.js", "pictures.js", "page.js")
+SCRIPTS = ("choice.js", "between.js", "words.js", "pictures.js", "questions.js", "page.js")
 """In this order: what chooses knows no page, and what draws knows no controls."""
 
 
@@ -34,15 +34,25 @@ def page_html(record: FrontRecord, history: Iterable[Event], folder: Path) -> st
         folder: Where the front lies. Only its last names are shown.
     """
     content = page_content(record, list(history), folder)
-    script = "\n".join(_part(name) for name in SCRIPTS)
+    return _filled(content["title"], content, SCRIPTS)
+
+
+def live_html() -> str:
+    """The page of a run that goes on, which holds no front: it asks the server that sent it, and nobody else."""
+    return _filled("A Pareto front, live", None, (*SCRIPTS, "live.js"), " connect-src 'self';")
+
+
+def _filled(title: str, content: Any, scripts: Iterable[str], more: str = "") -> str:
+    """The template with its parts; `more` is what the policy lets in beside them."""
+    script = "\n".join(_part(name) for name in scripts)
     style = _part("page.css")
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}';{more} img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     filled = {
         "POLICY": html.escape(policy, quote=False),
-        "TITLE": html.escape(content["title"]),
+        "TITLE": html.escape(title),
         "STYLE": style,
         "DATA": _embedded(content),
         "SCRIPT": script,

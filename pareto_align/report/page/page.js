@@ -6,13 +6,12 @@ const NAMES = {
   linear: ["an exchange rate", "Weighted values are added up. Members in a dent of the front are never chosen."],
   knee: ["the knee", "Where giving up a little of one objective no longer buys much of another."],
 };
-const PLAIN = () => ({
+const plain = () => ({
   weights: AXES.map(() => 50), rule: DATA.rule, limits: OBJECTIVES.map(() => null), prompt: 0, pinned: null,
-  x: AXES[0], y: AXES[1] ?? OBJECTIVES.findIndex((_, i) => i !== AXES[0]), everyone: false, sort: null,
+  x: AXES[0], y: AXES[1] ?? OBJECTIVES.map((_, i) => i).find(i => i !== AXES[0]) ?? AXES[0], everyone: false, sort: null,
 });
-let state = PLAIN();
-if (state.y < 0) state.y = state.x;
-const START = structuredClone(state);
+let state, START;
+let fresh = new Set(); // the members that were not there at the measurement before, of a run that goes on
 
 // ---- the address ------------------------------------------------------------------------------------------------------
 
@@ -68,20 +67,18 @@ function buildControls() {
     $("rules").append(el("label", { for: input.id }, input, ` ${NAMES[rule][0]}${rule === DATA.rule ? ", as in the run" : ""}`));
   }
   OBJECTIVES.forEach((objective, i) => {
-    const found = MEMBERS.map(member => member.mean[i]).filter(isNumber), digits = objective.digits + 1;
-    const [worst, best] = found.length ? (objective.maximize ? [Math.min(...found), Math.max(...found)] : [Math.max(...found), Math.min(...found)]) : [0, 0];
     // from no limit on the left to the strictest one that a member keeps on the right; rounded towards the lenient side
-    const at = step => { const exact = worst + step / 100 * (best - worst), unit = 10 ** -digits; return Number(((objective.maximize ? Math.floor(exact / unit + 1e-6) : Math.ceil(exact / unit - 1e-6)) * unit).toFixed(digits)); };
+    const ends = () => { const found = MEMBERS.map(member => member.mean[i]).filter(isNumber), most = [Math.min(...found), Math.max(...found)]; return !found.length ? [0, 0] : objective.maximize ? most : most.reverse(); };
+    const at = step => { const [worst, best] = ends(), digits = objective.digits + 1, exact = worst + step / 100 * (best - worst), unit = 10 ** -digits; return Number(((objective.maximize ? Math.floor(exact / unit + 1e-6) : Math.ceil(exact / unit - 1e-6)) * unit).toFixed(digits)); };
     const name = `${objective.name} ${objective.maximize ? "at least" : "at most"}`;
     const input = el("input", { type: "range", min: 0, max: 100, step: 1, id: `limit-${i}`, on: { input: () => { state.limits[i] = Number(input.value) ? at(Number(input.value)) : null; draw(); } } });
     const exact = el("input", { type: "number", step: "any", "aria-label": `${name}, as a number`, id: `exact-${i}`, placeholder: "no limit", on: { input: () => { state.limits[i] = exact.value === "" || !Number.isFinite(exact.valueAsNumber) ? null : exact.valueAsNumber; draw(exact); } } });
-    const step = bound => bound === null ? 0 : best === worst ? 100 : Math.round(Math.min(Math.max((bound - worst) / (best - worst), 0.01), 1) * 100);
+    const step = bound => { const [worst, best] = ends(); return bound === null ? 0 : best === worst ? 100 : Math.round(Math.min(Math.max((bound - worst) / (best - worst), 0.01), 1) * 100); };
     const node = el("div", { class: "control" }, el("label", { for: input.id }, name), exact, input);
     limiters.push({ input, exact, step });
     $("limits").append(node);
   });
   $("reset").addEventListener("click", () => { state = structuredClone(START); draw(); });
-  DATA.prompts.forEach((prompt, k) => $("prompt").append(el("option", { value: k }, short(prompt.name, 90))));
   const turn = by => { state.prompt = (state.prompt + by + DATA.prompts.length) % DATA.prompts.length; draw(); };
   $("prompt").addEventListener("change", () => { state.prompt = Number($("prompt").value); draw(); });
   $("previous").addEventListener("click", () => turn(-1));
@@ -154,6 +151,47 @@ function showAnswer(found, sure) {
   $("said").textContent = sure === null ? "" : `${member.id} is chosen: ${inWords(told.probability)}.`;
 }
 
+/** What the members around the preference would be together, where none was trained for it. */
+function showMixture() {
+  const weights = shares(state.weights), found = between(weights), { family, kl } = DATA.mixture;
+  const call = copyable(`pareto-align blend ${DATA.run} --prefer ${AXES.map((i, j) => `${OBJECTIVES[i].word}=${state.weights.some(w => w > 0) ? state.weights[j] : 1}`).join(" ")}`, "blend command");
+  if (found === null)
+    return void $("mixture").replaceChildren(el("p", {}, "This preference lies outside of those that were trained for. The command serves the nearest one between them, and says which."), ...call);
+  const { parts, mean, halfwidth } = found, names = parts.map(({ anchor, weight }) => `${MEMBERS[anchor.member]?.id} (${fixed(weight, 2)})`);
+  const expected = OBJECTIVES.flatMap((o, i) => Number.isFinite(mean[i]) ? [`${o.name} ${shown(mean[i], i)}${Number.isFinite(halfwidth[i]) ? ` ± ${fixed(halfwidth[i], o.digits)}` : ""}`] : []);
+  const who = family ? "The run trained a family, which has an adapter for this very preference."
+    : parts.length > 1 ? `${listed(names)} together serve this preference, for which none was trained.` : `${MEMBERS[parts[0].anchor.member].id} was trained for this very preference: nothing has to be mixed.`;
+  const worth = parts.length > 1 || family ? ` Expected: ${listed(expected)}, read off between what was measured.` : "";
+  const doubt = parts.length > 1 && !family ? kl ? " Measure it before you rely on it." : " The front was trained without a price of KL, so no formula says that a mixture is good: measure it." : "";
+  $("mixture").replaceChildren(el("p", { id: "between" }, `${who}${worth}${doubt}`), ...(parts.length > 1 || family ? call : []));
+}
+
+// ---- questions --------------------------------------------------------------------------------------------------------
+
+let interview = null;
+
+/** A question, what the answers say, or the offer to begin. */
+function showQuestions() {
+  if (interview && interview.limits !== String(state.limits)) interview = null; // others come into question
+  const press = (key, text, f) => el("button", { type: "button", "data-key": key, on: { click: () => { f(); draw(); } } }, text);
+  const ask = text => press("ask", text, () => { interview = new Interview(keeping(limitsOf(state.limits)).rows.filter(k => VALUES[k].every(v => !Number.isNaN(v))), String(state.limits)); });
+  const put_ = (text, ...more) => $("questions").replaceChildren(el("p", { role: "status", id: "question", tabindex: -1 }, text), ...more);
+  if (interview === null)
+    return put_(`Up to ${QUESTIONS} times, say which of two answers is better: that finds your weights, and a member for you.`, el("p", { class: "row" }, ask("Ask me")));
+  const { question, outcome, said } = interview;
+  if (question !== null) {
+    const { pair, prompt } = question, reply = (verdict, text) => press(verdict, text, () => interview.answer(verdict));
+    return put_(`Question ${said.length + 1} of at most ${QUESTIONS}: which answer is better?`,
+      el("p", { class: "soft text", tabindex: 0, role: "group", "aria-label": "The prompt of the question" }, DATA.prompts[prompt].text),
+      el("div", { class: "samples" }, ...pair.map((k, at) => el("article", {}, el("p", { class: "text", tabindex: 0, role: "group", "aria-label": ["The first answer", "The second answer"][at] }, interview.text(k, prompt) || "(an empty answer)")))),
+      el("p", { class: "row" }, reply("first", "The first"), reply("second", "The second"), reply("same", "Neither"), press("stop", "Stop", () => { interview = null; })));
+  }
+  if (!said.length) return put_("These members differ by too little to ask about, or said the same to every prompt.", el("p", { class: "row" }, ask("Ask me anew")));
+  const { best, likely, regret, weights } = outcome, name = MEMBERS[best].id;
+  return put_(`By ${said.length} answer${said.length === 1 ? "" : "s"} ${name} is the best for you with probability ${fixed(likely, 2)}, and expected to lose ${fixed(regret, 3)} of what you could gain. Weights by the answers: ${AXES.map((i, j) => `${OBJECTIVES[i].name} ${fixed(weights[j], 2)}`).join(", ")}.`,
+    el("p", { class: "row" }, press("adopt", `Set these weights and pin ${name}`, () => { state.weights = weights.map(w => Math.round(100 * w)); state.pinned = best; }), ask("Ask me anew")));
+}
+
 // ---- the rest ---------------------------------------------------------------------------------------------------------
 
 function showSamples(found) {
@@ -195,7 +233,7 @@ function showTable(found) {
     const cells = rows[k].map((cell, column) => {
       if (column) return el("td", { "data-label": header[column], role: "cell" }, cell);
       if (!mine) return el("td", { role: "cell" }, cell);
-      const tags = [tag, state.pinned === k ? "pinned" : ""].filter(Boolean);
+      const tags = [tag, state.pinned === k ? "pinned" : "", mine && fresh.has(MEMBERS[k].id) ? "new" : ""].filter(Boolean);
       return el("td", { role: "cell" }, el("button", { type: "button", "data-key": `row-${k}`, "aria-pressed": state.pinned === k, title: "Pin", on: { click: () => act.pin(state.pinned === k ? null : k) } }, cell), ...tags.map(text => el("span", { class: "tag" }, text)));
     });
     return el("tr", { class: kind, role: "row" }, ...cells);
@@ -234,12 +272,14 @@ function draw(typing = null) {
   const key = document.activeElement?.dataset?.key, found = { row: null, runnerUp: null, ...choose(state.weights, state.rule, state.limits) };
   found.kept = new Set(keeping(limitsOf(state.limits)).rows);
   showControls(typing);
+  if (DATA.mixture) showMixture();
+  if (!$("questions-section").hidden) showQuestions();
   showAnswer(found, found.row === null ? null : ready ? sureness(found) : null);
   if (MEMBERS.length || DATA.fallen.length || DATA.untrained) $("front").replaceChildren(frontPicture(widths.front, found, state, act));
   if (OBJECTIVES.length > 1) $("parallel").replaceChildren(...parallelPicture(widths.parallel, found, state));
   if (DATA.prompts.length) showSamples(found);
   if (MEMBERS.length) showTable(found);
-  if (key) document.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
+  if (key) (document.querySelector(`[data-key="${key}"]`) ?? $("question"))?.focus({ preventScroll: true }); // a button that asked is gone
   remember();
   document.documentElement.dataset.chosen = found.row === null ? "" : found.row;
   if (MEMBERS.length && AXES.length > 1) { // dear, and nobody waits for it
@@ -250,18 +290,30 @@ function draw(typing = null) {
 
 let ready = false; // whether the errors are drawn, which the first picture does not wait for
 
-function begin() {
+/** What depends on the front alone, and not on what is chosen. */
+function settle() {
   $("title").textContent = DATA.title;
   $("subtitle").textContent = DATA.subtitle;
   $("ask").hidden = !MEMBERS.length;
   $("map-section").hidden = AXES.length < 2 || !MEMBERS.length;
   $("parallel-section").hidden = OBJECTIVES.length < 2 || !MEMBERS.length;
   $("samples-section").hidden = !DATA.prompts.length;
-  buildControls();
+  $("mixture-section").hidden = !DATA.mixture;
+  $("questions-section").hidden = AXES.length < 2 || DATA.prompts.filter((_, q) => MEMBERS.every(member => member.answers[q])).length < 1 || MEMBERS.length < 2;
+  interview = null;
+  $("prompt").replaceChildren(...DATA.prompts.map((prompt, k) => el("option", { value: k }, short(prompt.name, 90))));
+  for (const id of ["front", "map", "table"]) $(id).replaceChildren();
   showFallen();
   measure();
-  if (DATA.history) $("history").replaceChildren(historyPicture(widths.history));
+  $("history").replaceChildren(...(DATA.history?.steps.length ? [historyPicture(widths.history)] : []));
   $("history-text").textContent = DATA.history ? DATA.history.said : "The run's journal is not beside this front, so nothing here says how it grew.";
+}
+
+function begin(data) {
+  take(data);
+  START = plain();
+  buildControls();
+  settle();
   state = read(location.hash);
   draw();
   requestAnimationFrame(() => setTimeout(() => { ready = true; draw(); document.documentElement.dataset.ready = ""; }));
@@ -269,4 +321,5 @@ function begin() {
   window.addEventListener("resize", () => { if (innerWidth !== before) { before = innerWidth; measure(); draw(); } });
 }
 
-begin();
+const embedded = JSON.parse($("data").textContent);
+if (embedded !== null) begin(embedded);

@@ -38,7 +38,7 @@ const along = i => MEMBERS.map((_, k) => k).sort((a, b) => (MEMBERS[a].mean[i] ?
 
 function sentence(k, found, pinned) {
   const values = OBJECTIVES.map((objective, i) => `${objective.name} ${intervalText(MEMBERS[k], i).replace("±", "plus or minus")}`);
-  return [MEMBERS[k].id, values.join(", "), standing(k, found)[1], pinned === k ? "pinned" : ""].filter(Boolean).join(". ") + ".";
+  return [MEMBERS[k].id, values.join(", "), standing(k, found)[1], pinned === k ? "pinned" : "", fresh.has(MEMBERS[k].id) ? "new" : ""].filter(Boolean).join(". ") + ".";
 }
 
 /** Members on two objectives; where there is just one, each on a line of its own. */
@@ -98,7 +98,8 @@ function frontPicture(width, found, state, act) {
     if (state.pinned === k) node.append(svg("rect", { x: x - 14, y: y - 14, width: 28, height: 28, class: "pinned" }));
     node.append(svg("circle", { cx: x, cy: y, r: 6.5, class: "dot" }));
     if (kind === "outside") node.append(svg("path", { d: `M${x - 4} ${y - 4}l8 8m-8 0l8 -8`, class: "cross" }));
-    if (kind === "pick" || kind === "second" || state.pinned === k) node.append(x > width - 90 ? label(x - 15, y - 9, member.id, "name end") : label(x + 15, y - 9, member.id, "name"));
+    const isNew = fresh.has(member.id), named = isNew ? `${member.id} new` : member.id;
+    if (kind === "pick" || kind === "second" || state.pinned === k || isNew) node.append(x > width - 90 ? label(x - 15, y - 9, named, "name end") : label(x + 15, y - 9, named, "name"));
     image.append(node);
   });
   return image;

@@ -9,14 +9,8 @@ Folded into B, a family at any w is a stock LoRA adapter of rank R. So nothing e
 the family at K preferences as K ordinary policies, and the gradients that they collect are pulled back through the fold
 to the one set of parameters. What is learnt for one preference teaches its neighbours.
 
-References:
-    Wang et al., "Conditional Language Policy: A General Framework for Steerable Multi-Objective Finetuning", arXiv
-        2407.15762 (blocks of parameters weighted by the preference, trained jointly).
-    Zhong et al., "Panacea: Pareto Alignment via Preference Adaptation for LLMs", arXiv 2402.02030 (singular values that
-        are the preference).
-    Lin et al., "PARM: Multi-Objective Test-Time Alignment via Preference-Aware Autoregressive Reward Model", arXiv
-        2505.06274 (a full core, linear in the preference).
-    Jain et al., "Multi-Objective GFlowNets", arXiv 2210.12765 (thermometer features of a preference).
+A family may say the preference instead, in a text before every prompt. A policy is a row of parameters, so there the
+preference stands at the end of the row, where no layer reads it, and whoever lets the row answer asks with the text.
 """
 
 from __future__ import annotations
@@ -25,29 +19,29 @@ import copy
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pareto_align.arguments import KeepsArguments, Within
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.messages import Instruction
 from pareto_align.policies.lora_config import CONFIG_FILE, WEIGHTS_FILE, default_lora_config
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.tensors import read_tensors, write_tensors
 from pareto_align.registry import Registry, is_named
 
 __all__ = [
-    "Blocks",
     "Family",
-    "Gates",
-    "PBLoRA",
-    "Panacea",
     "available_families",
+    "families",
+    "fold",
     "make_family",
     "register_family",
+    "spoken",
     "write_policy",
 ]
 
@@ -60,7 +54,6 @@ MOST = 4096
 """Of ranks in a block and of bins; settings come from files too, and are not to ask for all memory."""
 Ranks = Annotated[int, Within(least=1, most=MOST)]
 SharedRanks = Annotated[int, Within(least=0, most=MOST)]
-Features = Literal["linear", "centred", "quadratic", "thermometer"]
 
 
 class Family(KeepsArguments, ABC):
@@ -75,6 +68,8 @@ class Family(KeepsArguments, ABC):
         each: Ranks of each block that the preference weighs; by default the LoRA config's `r`.
 
     Attributes:
+        instructs: Whether a text before every prompt says the preference; then `instruction` says which.
+        names: What the m objectives that a preference weighs are called in it. Set by `lora`.
         ranks: What `shared` and `each` are in this run. Set by `lora`.
         parameters: `[1, D]` float32: A and B of every layer as in a policy's row, then the extras `[L, E]` of L layers.
             Made by `setup`.
@@ -85,6 +80,8 @@ class Family(KeepsArguments, ABC):
 
     kind = "Family"
     name: ClassVar[str] = ""
+    instructs: ClassVar[bool] = False
+    names: Sequence[str]
     ranks: tuple[int, int]
     parameters: Tensor
 
@@ -117,18 +114,23 @@ class Family(KeepsArguments, ABC):
         """`[E]` what a layer's further numbers are at the beginning."""
         return torch.zeros(self.extras(m))
 
+    def instruction(self, preference: Any) -> Instruction | None:
+        """What stands before every prompt for a preference `[m]`; None where nothing does."""
+        return None
+
     # -- how it is trained and served ---------------------------------------------------------------------------
 
-    def lora(self, config: Any, m: int) -> Any:
+    def lora(self, config: Any, names: Sequence[str]) -> Any:
         """A LoRA config as a user gives it, at the family's rank and with the same scaling of the update.
 
         Args:
             config: `peft.LoraConfig`, whose `r` is the rank of a block; None for `default_lora_config()`.
-            m: Objectives that the preference weighs.
+            names: Of the m objectives that the preference weighs; see `spoken`.
 
         Raises:
             ConfigError: There is only one objective.
         """
+        m, self.names = len(names), list(names)
         if m < 2:
             raise ConfigError(
                 f"The family {self.name!r} needs at least two objectives to optimize, so that there is a preference to "
@@ -156,6 +158,7 @@ class Family(KeepsArguments, ABC):
         count, device = len(population.blocks), population.parameters.device
         extras = torch.stack([self.initial_extras(m, generator) for _ in range(count)])
         self.parameters = torch.cat([population.fresh(seed), extras.flatten().to(device)])[None]
+        population.tell = self.instruction if self.instructs else None
 
     def policies(self, parameters: Tensor, preferences: Tensor) -> Tensor:
         """The policies `[k, P]` for preferences `[k, m]`, differentiable in the family's parameters `[1, D]`."""
@@ -166,6 +169,8 @@ class Family(KeepsArguments, ABC):
             a, b = block.split(parameters[:, :P])  # [1, R, in], [1, out, R]
             core = cores[:, layer if cores.shape[1] > 1 else 0]
             parts += [a.expand(k, -1, -1).flatten(1), fold(b, core).flatten(1)]
+        if self.population.notes:
+            parts.append(preferences.to(parameters))
         return torch.cat(parts, 1)
 
     @torch.no_grad()
@@ -194,6 +199,11 @@ class Family(KeepsArguments, ABC):
 
     def _on_device(self, preferences: Any) -> Tensor:
         return torch.as_tensor(preferences, dtype=torch.float32).to(self.parameters.device)
+
+
+def spoken(name: str, maximize: bool) -> str:
+    """What an objective is called where more of what is called so is better."""
+    return name if maximize else f"low {name}"
 
 
 def fold(b: Tensor, core: Tensor) -> Tensor:
@@ -228,6 +238,8 @@ def write_policy(family: Family, source: Path, preference: Any, target: Path) ->
         target.mkdir(parents=True, exist_ok=True)
         write_tensors(tensors, target / WEIGHTS_FILE)
         shutil.copyfile(source / CONFIG_FILE, target / CONFIG_FILE)
+        if (told := family.instruction(preference)) is not None:
+            told.write(target)
     except OSError as error:
         raise FrontFileError(f"The adapter cannot be written to {target}: {error}") from error
 
@@ -250,139 +262,3 @@ def make_family(family: str | Mapping[str, Any] | Family | None) -> Family | Non
     if family is None or is_named(family, INDEPENDENT):
         return None
     return families.make(family)
-
-
-@register_family("gates")
-class Gates(Family):
-    """A diagonal core: shared ranks, and a block of ranks for each feature of the preference, scaled by it.
-
-    Args:
-        features: "linear": the weights w_i. "centred": m w_i - 1, which is 0 at equal weights, so that what all
-            preferences have in common is left to the shared ranks and what tells them apart is learnt as fast; with
-            linear ones a family that is rewarded for the same at first may forget the rest everywhere. "quadratic": the
-            weights and the products w_i w_j, which let the middle of the front differ from a blend of its ends.
-            "thermometer": `bins` steps a weight, of which as many are full as the weight is large.
-        bins: Steps of a thermometer.
-        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
-        each: Ranks of each feature's block; by default the LoRA config's `r`.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    def __init__(
-        self, *, features: Features = "linear", bins: Ranks = 4, shared: int | None = None, each: int | None = None
-    ) -> None:
-        super().__init__(shared=shared, each=each)
-        self.features = features
-        self.bins = bins
-
-    def rank(self, m: int) -> int:
-        """See `Family.rank`."""
-        shared, each = self.ranks
-        return shared + each * self.featured(torch.full((1, m), 1 / m)).shape[1]
-
-    def featured(self, preferences: Tensor) -> Tensor:
-        """The features `[k, F]` of preferences `[k, m]`."""
-        if self.features == "thermometer":
-            assert self.bins is not None
-            steps = torch.arange(self.bins, device=preferences.device, dtype=preferences.dtype)
-            return (preferences[..., None] * self.bins - steps).clamp(0, 1).flatten(1)
-        if self.features == "centred":
-            return preferences.shape[1] * preferences - 1
-        if self.features == "quadratic":
-            first, second = torch.triu_indices(preferences.shape[1], preferences.shape[1], offset=1)
-            return torch.cat([preferences, preferences[:, first] * preferences[:, second]], 1)
-        return preferences
-
-    def cores(self, preferences: Tensor, extras: Tensor) -> Tensor:
-        """See `Family.cores`."""
-        shared, each = self.ranks
-        weighed = self._scaled(self.featured(preferences), extras).repeat_interleave(each, -1)
-        return torch.cat([weighed.new_ones(*weighed.shape[:2], shared), weighed], 2)
-
-    def _scaled(self, features: Tensor, extras: Tensor) -> Tensor:
-        """`[k, L, F]` the features as the layers see them."""
-        return features[:, None]
-
-
-@register_family("blocks")
-class Blocks(Gates):
-    """A shared block of ranks, and one block an objective that is scaled by the objective's weight.
-
-    `Gates` with linear features; conditional language policies without their extras.
-
-    Args:
-        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
-        each: Ranks of each objective's block; by default the LoRA config's `r`.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    def __init__(self, *, shared: int | None = None, each: int | None = None) -> None:
-        super().__init__(features="linear", shared=shared, each=each)
-
-
-@register_family("panacea")
-class Panacea(Gates):
-    """One rank an objective, whose singular value is the objective's weight times a number that each layer learns.
-
-    The paper's singular values of the shared ranks are here part of B.
-
-    Args:
-        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
-        each: Ranks an objective, 1 in the paper.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    def __init__(self, *, shared: int | None = None, each: int = 1) -> None:
-        super().__init__(features="linear", shared=shared, each=each)
-
-    def extras(self, m: int) -> int:
-        """See `Family.extras`: the scale of the preference."""
-        return 1
-
-    def initial_extras(self, m: int, generator: torch.Generator) -> Tensor:
-        """See `Family.initial_extras`."""
-        return torch.ones(1)
-
-    def _scaled(self, features: Tensor, extras: Tensor) -> Tensor:
-        return features[:, None] * extras[None]
-
-
-@register_family("pblora")
-class PBLoRA(Family):
-    """A shared block of ranks, and one block whose full core is the weighted sum of m learnt matrices.
-
-    The paper's core of the shared block is here part of B.
-
-    Args:
-        shared: Ranks that serve every preference alike; by default the LoRA config's `r`.
-        each: Ranks of the block with the core; by default the LoRA config's `r`.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    def rank(self, m: int) -> int:
-        """See `Family.rank`."""
-        return sum(self.ranks)
-
-    def extras(self, m: int) -> int:
-        """See `Family.extras`: m matrices."""
-        return m * self.ranks[1] ** 2
-
-    def initial_extras(self, m: int, generator: torch.Generator) -> Tensor:
-        """See `Family.initial_extras`: uniform, with Kaiming's bound for a matrix of so many columns."""
-        return (torch.rand(self.extras(m), generator=generator) * 2 - 1) / math.sqrt(self.ranks[1])
-
-    def cores(self, preferences: Tensor, extras: Tensor) -> Tensor:
-        """See `Family.cores`."""
-        (k, m), (shared, each) = preferences.shape, self.ranks
-        inner = torch.einsum("km,lmrs->klrs", preferences, extras.view(-1, m, each, each))
-        core = torch.eye(shared + each, device=inner.device, dtype=inner.dtype).repeat(k, len(extras), 1, 1)
-        core[..., shared:, shared:] = inner
-        return core
