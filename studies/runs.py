@@ -31,6 +31,7 @@ def carry_out(
     told: Callable[[dict[str, Any]], str],
     pages: Callable[[dict[str, Any]], None],
     before: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    file: str = "results.json",
 ) -> int:
     """A study's command: measure what is missing, then write its pages.
 
@@ -46,20 +47,21 @@ def carry_out(
         told: What a line says of them.
         pages: Writes the pages; called where the results are the study's own.
         before: Called with results and setting before the first run that is missing.
+        file: Where the study's own results are, in its folder.
     """
     options = command(about, seeds, **parts).parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
     logging.getLogger("transformers").setLevel(logging.ERROR)
     setting = settings[options.smoke]
-    file = options.results or (None if options.smoke else home / "results.json")
-    results = read(file, setting)
+    kept = options.results or (None if options.smoke else home / file)
+    results = read(kept, setting)
     plan = cases(options.seeds, **{name: getattr(options, name) for name in parts})
     todo = [] if options.page else [case for case in plan if case.key not in results["runs"]]
     if todo and before is not None:
         before(results, setting)
     planned = [case.key for case in cases()]
-    fill(results, todo, lambda case: measure(case, setting), told=told, file=file, planned=planned)
-    if file == home / "results.json":
+    fill(results, todo, lambda case: measure(case, setting), told=told, file=kept, planned=planned)
+    if kept == home / file:
         pages(results)
     return 0
 

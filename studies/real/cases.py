@@ -20,8 +20,9 @@ SETTING: dict[str, Any] = {
     "steps": 400,
     "prompts_per_step": 2,
     "group_size": 6,
+    "learner": "grpo",
     "learning_rate": 2e-3,
-    "kl_coef": 0.02,
+    "kl_coef": 0.002,
     "eval_every": 25,
     "eval_prompts": 32,
 }
@@ -43,16 +44,18 @@ CENTRED = {"name": "gates", "features": "centred"}
 CORNERS = {"name": "everywhere", "corners": 1.0}
 GRID = {"family": "independent", "explorer": "grid"}
 METHODS: dict[str, dict[str, Any]] = {
-    "independent, linear": GRID | {"weighting": "fixed", "rank": 3},
+    "independent, linear": GRID | {"weighting": "fixed", "rank": 24},
     "centred, linear": {"family": CENTRED, "weighting": "fixed"},
+    "centred, steady": {"family": CENTRED, "weighting": "steady-chebyshev", "explorer": CORNERS},
+    "centred, linear, plain credit": {"family": CENTRED, "weighting": "fixed", "learner": "centred"},
     "independent, linear, rank 8": GRID | {"weighting": "fixed"},
     "blocks, linear": {"family": "blocks", "weighting": "fixed"},
-    "independent, chebyshev": GRID | {"weighting": "chebyshev", "rank": 3},
+    "independent, chebyshev": GRID | {"weighting": "chebyshev", "rank": 24},
     "centred, chebyshev": {"family": CENTRED, "weighting": "chebyshev", "explorer": CORNERS},
-    "discover": {"weighting": "chebyshev", "explorer": "discover", "rank": 3},
-    "soups": {"weighting": "fixed", "explorer": "soups", "rank": 3},
+    "discover": {"weighting": "chebyshev", "explorer": "discover", "rank": 24},
+    "soups": {"weighting": "fixed", "explorer": "soups", "rank": 24},
 }
-"""Family, weighting and explorer of each; `rank` multiplies RANK: independent policies have a family's ranks."""
+"""Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK but where `rank` says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Case:
 def cases(
     seeds: Sequence[int] = SEEDS, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
 ) -> Iterator[Case]:
-    """All runs, or those of some methods and tasks; method by method, so that the first two are compared first."""
-    for group in (list(METHODS)[:2], list(METHODS)[2:]):
+    """All runs, or those of some methods and tasks; method by method, so that the first three are compared first."""
+    for group in (list(METHODS)[:3], list(METHODS)[3:]):
         for seed in seeds:
             for task in TASKS:
                 for method in group:
@@ -88,13 +91,18 @@ def cases(
 
 
 def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a run, see `fitted`."""
+    return fitted(case.task, case.seed, setting | METHODS[case.method])
+
+
+def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
     """Fit once and write down what was published, as measured on prompts that nothing was trained or chosen on.
 
     Returns:
         `hypervolume` of the published members with its 95 % interval, and the untrained model's; `curve`, (training
         tokens, hypervolume on the select split) at every measurement; `linear` and `chebyshev`, mean worth of
         what users of that kind get (`worth`); `range`, the share of each axis between the members' ends; `values` and
-        `stderr` [n, M]; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each member.
+        `stderr` [n, M]; the base's `dtype`; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each member.
     """
     import torch
     from peft import LoraConfig
@@ -102,12 +110,12 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
     from pareto_align import ParetoAligner
     from pareto_align.errors import ParetoAlignWarning
 
-    torch.set_num_threads(setting.get("threads", 1))  # another number of threads rounds otherwise
-    task = TASKS[case.task]()
-    method = dict(METHODS[case.method])
+    torch.set_num_threads(1)  # another number of threads rounds otherwise
+    method = dict(method)
+    task = TASKS[task_name]()
     if task.weighting is not None and method["weighting"] == "fixed":
         method["weighting"] = task.weighting
-    rank = RANK * method.pop("rank", 1)
+    rank = method.pop("rank", RANK)
     objectives = task.objectives()
     traded = sum(objective.role == "optimize" for objective in objectives)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -118,16 +126,13 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
             tokenizer=task.tokenizer,
             lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **task.lora),
             population=5 if traded == 2 else 8,
-            seed=case.seed,
+            seed=seed,
             output_dir=Path(folder) / "run",
             progress=False,
-            dtype="float32",
-            **method,
-            **task.options,
-            **setting,
+            **(method | task.options),
         )
         front = aligner.fit(task.prompts())
-        return found(front, setting)
+        return found(front, method)
 
 
 def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +151,7 @@ def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "preferences": [entry.preference for entry in front.record.members],
         "values": values.round(4).tolist(),
         "stderr": np.array([estimate.stderr for estimate in estimates]).round(4).tolist(),
+        "dtype": str(front.record.base["dtype"]),
         "tokens": cost["train_tokens"] + cost["eval_tokens"],
         "rollouts": cost["rollouts"],
         "seconds": round(sum(event.get("seconds", 0.0) for event in front.history if event["event"] == "step"), 1),

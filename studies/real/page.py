@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from string import Template
@@ -17,6 +18,8 @@ from runs import spread  # noqa: E402
 from tasks import TASKS  # noqa: E402
 
 BASELINE = "independent, linear"
+SHOWN = ("centred, linear", "centred, steady")
+"""Compared with BASELINE, seed by seed."""
 MEASURES = {
     "hypervolume": lambda run: run["hypervolume"][0],
     "linear": lambda run: run["linear"],
@@ -78,6 +81,20 @@ def differences(results: dict[str, Any], method: str) -> str:
     return "\n".join(lines)
 
 
+def searched(found: dict[str, Any]) -> str:
+    """Hypervolume by ranks and rate, of every run of search.json."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for key, run in found["runs"].items():
+        task, method, rank, rate, _ = key.split("/")
+        rows.setdefault((method, rank, rate), {})[task] = number(run["hypervolume"][0])
+    tasks = ("adding", "tone")
+    lines = [f"| method | ranks in all | learning rate | {' | '.join(tasks)} |", "|---" * (3 + len(tasks)) + "|"]
+    for (method, rank, rate), cells in sorted(rows.items(), reverse=True):
+        told = [method, rank, rate.replace("0.", ".", 1), *(cells.get(task, "—") for task in tasks)]
+        lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
 def cost(results: dict[str, Any]) -> str:
     """Tokens, rollouts and seconds of training, as ranges over all runs."""
     runs = results["runs"].values()
@@ -93,7 +110,7 @@ def cost(results: dict[str, Any]) -> str:
 def said(results: dict[str, Any], task: str, seed: int = 0) -> str:
     """What the ends and the middle of the front say to the first prompts of the report split."""
     lines = []
-    for method in (BASELINE, "centred, linear"):
+    for method in (BASELINE, *SHOWN):
         run = results["runs"].get(f"{task}/{method}/{seed}")
         if run is None:
             continue
@@ -117,12 +134,14 @@ def report(results: dict[str, Any]) -> str:
         planned=len(SEEDS) * len(TASKS) * len(METHODS),
         tokens=f"{setting['max_tokens']:,}",
         rate=number(setting["learning_rate"]),
-        kl=number(setting["kl_coef"], 2),
+        kl=number(setting["kl_coef"]),
+        search=searched(json.loads((HERE / "search.json").read_text(encoding="utf-8"))),
         measured=setting["eval_prompts"],
         cost=cost(results),
         hypervolume=table(results, "hypervolume"),
         linear=table(results, "linear"),
         chebyshev=table(results, "chebyshev"),
-        differences=differences(results, "centred, linear"),
+        linear_differences=differences(results, "centred, linear"),
+        steady_differences=differences(results, "centred, steady"),
         said=said(results, "tone"),
     )
