@@ -55,7 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "discover": {"weighting": "chebyshev", "explorer": "discover", "rank": 24},
     "soups": {"weighting": "fixed", "explorer": "soups", "rank": 24},
 }
-"""Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK but where `rank` says otherwise."""
+"""Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
         `hypervolume` of the published members with its 95 % interval, and the untrained model's; `curve`, (training
         tokens, hypervolume on the select split) at every measurement; `linear` and `chebyshev`, mean worth of
         what users of that kind get (`worth`); `range`, the share of each axis between the members' ends; `values` and
-        `stderr` [n, M]; the base's `dtype`; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each member.
+        `stderr` [n, M]; the base's `dtype`; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each
+        member.
     """
     import torch
     from peft import LoraConfig

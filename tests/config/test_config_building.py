@@ -318,6 +318,17 @@ def test_learners(load):
         assert f"`{name}`" in concepts.partition("## Credit")[2].partition("\n## ")[0]
 
 
+def test_independent_policies_are_those_of_a_config_that_says_so(load):
+    for said in ("independent", {"name": "independent"}):
+        found = load(family=said).aligner
+        assert (found.family, found.explorer.name) == ("independent", "discover")
+    assert load(["family=independent"]).aligner.family == "independent"
+    assert load(family=None).aligner.family == load().aligner.family == "gates"
+    assert load(family={"name": "gates", "shared": 4}).aligner.family.shared == 4
+    with pytest.raises(ConfigError, match="independent"):
+        load(family="independant")
+
+
 def test_explorers(load):
     explorer = load(explorer={"name": "grid", "margin": 0.1}).aligner.explorer
     np.testing.assert_allclose(explorer.preferences(["a", "b"], 2, 0), [[0.9, 0.1], [0.1, 0.9]])
