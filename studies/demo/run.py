@@ -102,8 +102,8 @@ def draw(fronts: dict[str, ParetoFront], results: dict[str, Any]) -> Figure:
         x, y = front.values[order, TONE], front.values[order, BREVITY]
         volume = results[f"{kind}-0"]["hypervolume"][0]
         axes.errorbar(
-            x, y, front.halfwidth[order, BREVITY], front.halfwidth[order, TONE], fmt=f"{marker}-", color=color,
-            markersize=7, elinewidth=0.8, lw=1.2, alpha=0.9, label=f"{label}: hypervolume {volume:.2f}",
+            x, y, front.halfwidth[order, BREVITY], front.halfwidth[order, TONE], fmt=marker, color=color,
+            markersize=7, elinewidth=0.8, alpha=0.9, label=f"{label}: hypervolume {volume:.2f}",
         )  # fmt: skip
     reference = next(iter(fronts.values())).record.reference_policy
     tokens = sum(results["default-0"]["tokens"][name] for name in ("train_tokens", "eval_tokens"))
