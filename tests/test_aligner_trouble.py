@@ -86,7 +86,7 @@ def test_a_learner_with_settings_is_one_in_python_too():
         ({"name": "rvpo", "kk": 2.0}, "'rvpo' has no setting 'kk'. Did you mean 'k'"),
         ({"name": "rvpo", "k": "a"}, "'rvpo': `k` must be a positive number. Found 'a'"),
         ("grop", "Unknown learner 'grop'. Did you mean 'grpo'"),
-        ("zzz", "Unknown learner 'zzz'. Known: centred"),
+        ("zzz", "Unknown learner 'zzz'. Known: best, centred"),
     ],
 )
 def test_learners_that_are_none(learner, said):

@@ -30,6 +30,8 @@ def aligner(**settings):
         "group_size": 3,
         "max_new_tokens": 4,
         "eval_prompts": 2,
+        "family": "independent",
+        "learner": "centred",
     }
     return ParetoAligner(
         tiny_model(), objectives, tokenizer=symbol_tokenizer(12, 4), **{"eval_every": 1, **small, **settings}

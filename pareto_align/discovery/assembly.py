@@ -157,7 +157,8 @@ class Plan:
         if self.family is not None and self.settings.updates_per_rollout > 1:
             raise ConfigError(
                 "The shards of a family make their update together, once for what they sampled: set "
-                f"updates_per_rollout=1, or leave `shard_size` out. Found {self.settings.updates_per_rollout} updates."
+                "updates_per_rollout=1, leave `shard_size` out, or use family='independent'. Found "
+                f"{self.settings.updates_per_rollout} updates."
             )
 
     def _check_own_loss(self, name: str) -> None:

@@ -28,6 +28,8 @@ SMALL = {
     "resolution": 0.0,
     "device": "cpu",
     "dtype": "float32",
+    "family": "independent",
+    "learner": "centred",
     "progress": False,
     "use_chat_template": False,
 }

@@ -44,7 +44,9 @@ eval_every: 15
 resolution: 0
 learning_rate: 2e-2
 eval_group_size: 32
+family: independent
 weighting: fixed
+learner: centred
 device: cpu
 dtype: float32
 """

@@ -121,7 +121,7 @@ def test_bad_preferences_and_fronts_without_a_family_say_what_to_do(run, tmp_pat
         ({"explorer": "discover"}, "explorer='everywhere'"),
         ({"explorer": Discover()}, "explorer='everywhere'"),
         ({"explorer": "soups"}, "explorer='everywhere'"),
-        ({"family": "independent", "explorer": "everywhere"}, "family='blocks'"),
+        ({"family": "independent", "explorer": "everywhere"}, "family='gates'"),
         ({"family": "blcks"}, "Did you mean 'blocks'"),
         ({"family": {"name": "blocks", "each": 0}}, "each"),
         ({"objectives": PROBLEM.objectives()[:1]}, "at least two objectives"),
