@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,56 @@ class BlendMeasured:
         )
 
 
-class Blend:
+class Predicted(ABC):
+    """Answers prompts, and has a prediction that can be held against what the answers are worth.
+
+    Attributes:
+        predicted, halfwidth: `[M]` means and half the widths of their intervals, in the user's units.
+    """
+
+    _record: FrontRecord
+    predicted: np.ndarray
+    halfwidth: np.ndarray
+
+    @abstractmethod
+    def generate(self, prompts: Any, *, seed: int | None = 0, **kw: Any) -> list[str]:
+        """Answer prompts."""
+
+    def measure(
+        self,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        seed: int = 0,
+        **kw: Any,
+    ) -> BlendMeasured:
+        """Answer prompts that nothing was chosen on, score the answers, and compare with the prediction.
+
+        Args:
+            prompts: N of them.
+            objectives: The run's `Objective`s, all of the front's names.
+            columns: Further columns that the rewards ask for, N entries each.
+            seed: Of the answers.
+            **kw: Passed to `generate`.
+
+        Raises:
+            ConfigError: The objectives are not those of the front.
+
+        Warns:
+            ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
+        """
+        return compare(
+            self._record, self.predicted, self.halfwidth, lambda asked: self.generate(asked, seed=seed, **kw),
+            prompts, objectives, columns, self._disagreed,
+        )  # fmt: skip
+
+    def _disagreed(self) -> float:
+        """Mean distance of the last answers to the mixture that they stand for, in nats; NaN where there is none."""
+        return np.nan
+
+
+class Blend(Predicted):
     """Adapters of a front that serve a preference together. Made by `ParetoFront.mixture`.
 
     Args:
@@ -248,35 +298,6 @@ class Blend:
         )
         self.last = {"disagreement": found.disagreement, "kl": found.kl, "acceptance": found.acceptance}
         return list(found.texts)
-
-    def measure(
-        self,
-        prompts: Sequence[Prompt],
-        objectives: Sequence[Any],
-        *,
-        columns: Mapping[str, Sequence[Any]] | None = None,
-        seed: int = 0,
-        **kw: Any,
-    ) -> BlendMeasured:
-        """Answer prompts that nothing was chosen on, score the answers, and compare with the prediction.
-
-        Args:
-            prompts: N of them.
-            objectives: The run's `Objective`s, all of the front's names.
-            columns: Further columns that the rewards ask for, N entries each.
-            seed: Of the answers.
-            **kw: Passed to `generate`.
-
-        Raises:
-            ConfigError: The objectives are not those of the front.
-
-        Warns:
-            ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
-        """
-        return compare(
-            self._record, self.predicted, self.halfwidth, lambda asked: self.generate(asked, seed=seed, **kw),
-            prompts, objectives, columns, self._disagreed,
-        )  # fmt: skip
 
     def _disagreed(self) -> float:
         return self.last.get("disagreement", np.nan) if self.by == "logits" else np.nan

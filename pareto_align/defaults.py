@@ -63,13 +63,11 @@ def chosen_parts(
     default: Any = weighs
     if offline and weighs == "chebyshev":  # the share of labels that is explained lies between 0 and 1
         default = {"name": weighs, "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
-    found = Parts(
+    return Parts(
         family,
         make_weighting(default) if asked_weighting is None else asked_weighting,
         make_explorer(explores) if asked_explorer is None else asked_explorer,
     )
-    found.explorer.read_as(found.weighting.reading)
-    return found
 
 
 def _can_be_shared(weighting: Weighting | None, explorer: Explorer | None, learner: Any) -> bool:

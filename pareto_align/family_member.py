@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pareto_align.arguments import path_of
-from pareto_align.blend import BlendMeasured, compare
+from pareto_align.blend import Predicted
 from pareto_align.errors import ConfigError, FrontFileError
 from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import predict
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FamilyMember"]
 
 
-class FamilyMember:
+class FamilyMember(Predicted):
     """One adapter of a family, for a preference that need not have been trained or measured.
 
     Args:
@@ -129,41 +129,12 @@ class FamilyMember:
         """Answer prompts with this adapter; see `Member.generate`."""
         return self._server().generate(self.adapter_path, prompts, batch_size=batch_size, **kw)
 
-    def measure(
-        self,
-        prompts: Sequence[Prompt],
-        objectives: Sequence[Any],
-        *,
-        columns: Mapping[str, Sequence[Any]] | None = None,
-        seed: int = 0,
-        **kw: Any,
-    ) -> BlendMeasured:
-        """Answer prompts that nothing was chosen on, score the answers, and compare with the prediction.
-
-        Args:
-            prompts: N of them.
-            objectives: The run's `Objective`s, all of the front's names.
-            columns: Further columns that the rewards ask for, N entries each.
-            seed: Of the answers.
-            **kw: Passed to `generate`.
-
-        Raises:
-            ConfigError: The objectives are not those of the front.
-
-        Warns:
-            ParetoAlignWarning: The prediction did not hold; see `BlendMeasured.alarm`.
-        """
-        return compare(
-            self._record, self.predicted, self.halfwidth, lambda asked: self.generate(asked, seed=seed, **kw),
-            prompts, objectives, columns,
-        )  # fmt: skip
-
     @property
     def reason(self) -> str:
         """In a sentence: what answers, and what is known of it."""
-        known = "Its values were read off between measured preferences." if self._family.preferences else (
-            "No preference was measured after training, so nothing is predicted."
-        )  # fmt: skip
+        known = "Its values were read off between measured preferences."
+        if not self._family.preferences:
+            known = "No preference was measured after training, so nothing is predicted."
         return f"The family {self._family.name!r} has an adapter of its own for this preference. {known}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pareto_align.arguments import path_of
-from pareto_align.blend import BlendMeasured, compare, run_objectives, scored
+from pareto_align.blend import Predicted, run_objectives, scored
 from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
 from pareto_align.front.estimates import Estimate
 from pareto_align.front.headroom import Headroom, gained
@@ -150,7 +150,7 @@ def fit_gate(
     return Gate(tuple(names), members, regression, found, left_out.reshape(N, n, M).swapaxes(0, 1))
 
 
-class Routed:
+class Routed(Predicted):
     """Members of a front, of which each prompt is answered by the one a gate expects most of. By `ParetoFront.mixture`.
 
     Args:
@@ -255,21 +255,6 @@ class Routed:
             for place, text in zip(places, said, strict=True):
                 answers[place] = text
         return answers
-
-    def measure(
-        self,
-        prompts: Sequence[Prompt],
-        objectives: Sequence[Any],
-        *,
-        columns: Mapping[str, Sequence[Any]] | None = None,
-        seed: int = 0,
-        **kw: Any,
-    ) -> BlendMeasured:
-        """Answer prompts that nothing was fitted to, score the answers, and compare; see `Blend.measure`."""
-        return compare(
-            self._record, self.predicted, self.halfwidth, lambda asked: self.generate(asked, seed=seed, **kw),
-            prompts, objectives, columns,
-        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Names to numbers, ready for JSON."""

@@ -9,6 +9,7 @@ from aligner_runs import PROBLEM, lora
 
 from pareto_align import ConfigError, Objective, ParetoAligner
 from pareto_align.defaults import chosen_parts, usual_parts
+from pareto_align.discovery.explorers import Everywhere
 
 FAMILY = ("gates", "steady-chebyshev", "everywhere")
 OWN = ("independent", "chebyshev", "discover")
@@ -58,7 +59,9 @@ def test_what_needs_policies_of_its_own_has_them(said, found):
 @pytest.mark.parametrize("explorer", [None, "everywhere", {"name": "everywhere", "dense": 2}])
 def test_places_are_read_off_the_ends_so_the_ends_are_held_however_the_explorer_is_said(explorer):
     def often(weighting, K=4, m=2):
-        found = chosen_parts(**{**PLAIN, "explorer": explorer, "weighting": weighting, "m": m}, offline=False).explorer
+        parts = chosen_parts(**{**PLAIN, "explorer": explorer, "weighting": weighting, "m": m}, offline=False)
+        found = parts.explorer
+        found.read_as(parts.weighting.reading)
         found.preferences("abc"[:m], K, 0)
         return np.mean([(found.draw(seed).max(axis=1) == 1).sum() for seed in range(200)])
 
@@ -66,6 +69,16 @@ def test_places_are_read_off_the_ends_so_the_ends_are_held_however_the_explorer_
     assert 0.3 < often("fixed") < 0.7
     assert 0.3 < often(None, K=2) < 0.7, "two cells of two corners have something between them"
     assert 0.4 < often(None, K=3, m=3) < 1.1
+
+
+def test_an_explorer_that_serves_two_runs_is_told_by_each():
+    shared = Everywhere()
+    plans = [aligner(explorer=shared, weighting=weighting)._plan() for weighting in ("fixed", None)]
+    found = []
+    for plan in plans:
+        plan.preferences()
+        found.append(shared.usual_corners)
+    assert found == [0.25, 1.0]
 
 
 def test_one_preference_a_step_is_no_family():

@@ -242,6 +242,7 @@ class Plan:
 
     def preferences(self) -> np.ndarray:
         """`[K, m]` what the slots pursue at first; the explorer forgets an earlier run."""
+        self.explorer.read_as(self.weighting.reading)
         names = [self.objectives.names[i] for i in self.objectives.axes]
         return self.explorer.preferences(names, self.settings.population, self.settings.seed)
 
