@@ -17,6 +17,7 @@ from pareto_align.front.interpolation import predict
 from pareto_align.front.preferences import Preference
 from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
+from pareto_align.report.handover import write_predicted_files
 from pareto_align.report.units import decimals, interval_text, optimized
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ class FamilyMember(Predicted):
     def save(self, path: str | Path) -> Path:
         """Write the adapter to a new folder, a stock PEFT adapter that loads without this package.
 
+        A README that says what is expected of it and how to load it, and the run's sampling, go with it.
+
         Raises:
             FrontFileError: The folder has something in it, or the family cannot be read.
         """
         target = path_of(path, "path")
         check_new(target)
         self._write(target)
+        write_predicted_files(self._record, self.preference.tolist(), self._expected(), target)
         return target
 
     @property
@@ -123,11 +127,20 @@ class FamilyMember(Predicted):
         """The base model with this adapter on it; see `Member.load_model`."""
         from pareto_align.policies.serving import load_adapter
 
+        if base is None and not load and not self._record.base.get("name") and self._server().base is not None:
+            return self._server().switched(self.adapter_path)
         return load_adapter(self._record.base, self.adapter_path, self.name, base, **load)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
         """Answer prompts with this adapter; see `Member.generate`."""
         return self._server().generate(self.adapter_path, prompts, batch_size=batch_size, **kw)
+
+    def _expected(self) -> list[str]:
+        """[M] predicted values with their intervals."""
+        return [
+            interval_text(value, half, decimals(np.array([half]), np.array([value])))
+            for value, half in zip(self.predicted, self.halfwidth, strict=True)
+        ]
 
     @property
     def reason(self) -> str:
@@ -151,8 +164,5 @@ class FamilyMember(Predicted):
 
     def __repr__(self) -> str:
         weights = " / ".join(f"{weight:.2f}" for weight in self.preference)
-        parts = [
-            f"{name} {interval_text(value, half, decimals(np.array([half]), np.array([value])))}"
-            for name, value, half in zip(self._names, self.predicted, self.halfwidth, strict=True)
-        ]
+        parts = [f"{name} {text}" for name, text in zip(self._names, self._expected(), strict=True)]
         return one_line(f"<{type(self).__name__} {weights}: {', '.join(parts)}>")

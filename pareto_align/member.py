@@ -122,15 +122,18 @@ class Member:
         Args:
             base: A base model, its name, or a `PeftModel` that a call before returned, which then gets this adapter
                 too and switches to it; a member of the same name from another front gives way on it. By default the
-                base is loaded by the name the run recorded.
+                base is loaded by the name the run recorded; one that was given in memory is the front's `base`, which
+                `generate` answers with as well, so that the next call may switch it to another member.
             **load: Passed to `pareto_align.policies.base.load_base`, such as `device` or `dtype`.
 
         Raises:
-            ModelError: The run was given a model in memory and `base` is missing, or the base does not fit.
+            ModelError: The run was given a model in memory, neither `base` nor the front has it, or it does not fit.
             FrontFileError: The adapter's config says something that no member's does; nothing in it is run.
         """
         from pareto_align.policies.serving import load_adapter
 
+        if base is None and not load and self._front.base is not None and not self._front.record.base.get("name"):
+            return self._front.server().switched(self.adapter_path)
         return load_adapter(self._front.record.base, self.adapter_path, self.id, base, **load)
 
     def merge(self, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:

@@ -546,7 +546,8 @@ class ParetoFront:
 
         At least what the best measured policy is, and at most what convexity leaves: `bounds.gain` is what training for
         the preference could still add. Each end holds in 95 of 100 cases, on the select split's prompts, however many
-        policies it is chosen from.
+        policies it is chosen from. The price is `kl_coef` in rewards; credits that divide rewards by their spread
+        ("grpo", "gdpo") train for another one, so that their policies need not come near the upper end.
 
         Args:
             preference: As in `select`; weights of the objectives on the frozen scale that they are trained on.

@@ -410,6 +410,11 @@ def test_generate_of_a_run_on_a_model_in_memory_says_how_to_give_it(front, base_
             who.generate(PROMPTS)
     front.base = load_base(str(base_folder), dtype="float32", device="cpu")
     assert len(front["a"].generate(PROMPTS)) == 3
+    answers = front["b"].generate(PROMPTS, do_sample=False)
+    model = front["a"].load_model()
+    assert model.active_adapter == front["a"].adapter_path.name
+    assert front["b"].load_model() is model
+    assert front["b"].generate(PROMPTS, do_sample=False) == answers
 
 
 def test_generate_answers_each_prompt_with_the_members_adapter(front):

@@ -182,15 +182,23 @@ class Server:
         """
         _check_whole(batch_size=(batch_size, 1), seed=(0 if seed is None else seed, 0))
         base, encoded = self._read(prompts, Instruction.read(folder))
-        # the adapters go on the one base model: first on it bare, then beside those it has
-        model = load_adapter(self._described, folder, folder.name, self._model or base)
-        self._model = model
+        self.switched(folder)
         try:
             return self._answers(base, encoded, batch_size, seed, kw)
         except (TypeError, ValueError) as error:
             if not kw:
                 raise
             raise ConfigError(f"`generate` of transformers does not take {kw!r:.200}: {error}") from error
+
+    def switched(self, folder: Path) -> PeftModel:
+        """The base model that is at hand, switched to the adapter of a folder; the next call may switch it again.
+
+        Raises:
+            ModelError: The base or the adapter cannot be loaded.
+        """
+        # the adapters go on the one base model: first on it bare, then beside those it has
+        self._model = load_adapter(self._described, folder, folder.name, self._model or self.at_hand())
+        return self._model
 
     def generate_blend(
         self,

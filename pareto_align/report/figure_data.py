@@ -127,6 +127,9 @@ def _weights(record: FrontRecord, history: Sequence[Mapping[str, Any]]) -> Itera
             for i, name in enumerate(info.names):
                 yield {"step": int(step), "policy": k, "objective": name, "what": "share of weight",
                        "value": info.shares[s, k, i]}  # fmt: skip
+                if info.drawn is not None:
+                    yield {"step": int(step), "policy": k, "objective": name, "what": "preference",
+                           "value": info.drawn[s, k, i]}  # fmt: skip
             yield {"step": int(step), "policy": k, "objective": None, "what": "sum of weights",
                    "value": info.strength[s, k]}  # fmt: skip
             for i, name in enumerate(info.steered):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
 
 __all__ = [
-    "GENERATION_FILE", "MEMBER_FILES", "generation_settings", "member_card", "write_card", "write_member_files",
+    "GENERATION_FILE", "MEMBER_FILES", "generation_settings", "member_card", "predicted_card", "write_card",
+    "write_member_files", "write_predicted_files",
 ]  # fmt: skip
 
 README, GENERATION_FILE = "README.md", "generation_config.json"
@@ -88,10 +89,63 @@ def member_card(record: FrontRecord, member: str, *, merged: bool = False, told:
         "" if told is None else _told(record, told),
         "## Load it\n\n" + fenced(_merged_code(record, told) if merged else _adapter_code(record, told), "python"),
         _use(record),
-        "A reward is a stand-in for what is wanted, and what was not measured may have got worse. The base model's own "
-        "license and limits apply. Made by pareto-align.",
+        _LIMITS,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def predicted_card(
+    record: FrontRecord,
+    preference: Sequence[float],
+    predicted: Sequence[str],
+    told: Instruction | None = None,
+) -> str:
+    """README.md for the folder of a family's adapter at a preference at which nothing was measured.
+
+    Args:
+        record: The front.
+        preference: [m] weights over the optimized objectives.
+        predicted: [M] what is expected of the objectives, value and interval, in the user's units.
+        told: What stands before every prompt, if anything does.
+    """
+    record = shown_record(record)
+    axes = axes_of(record)
+    names = [escape_markdown(axes[i].name) for i in optimized(record)]
+    weights = ", ".join(f"{name} {number(w, 2)}" for name, w in zip(names, preference, strict=True))
+    lines = [
+        f"- **{escape_markdown(axis.name)}** ({'more' if axis.maximize else 'less'} is better): {text}"
+        for axis, text in zip(axes, predicted, strict=True)
+    ]
+    parts = [
+        card_header(record),
+        f"# {weights}\n\nA LoRA adapter{_base_told(record.base)}. A family of adapters that was trained for every "
+        f"preference on {', '.join(names)} has this one for the preference {weights}.",
+        "## Expected\n\n" + "\n".join(lines) + "\n\nRead off between preferences that were measured, with 95 % "
+        "intervals. This adapter itself was not measured.",
+        "" if told is None else _told(record, told),
+        "## Load it\n\n" + fenced(_adapter_code(record, told), "python"),
+        _use(record),
+        _LIMITS,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_LIMITS = (
+    "A reward is a stand-in for what is wanted, and what was not measured may have got worse. The base model's own "
+    "license and limits apply. Made by pareto-align."
+)
+
+
+def write_predicted_files(
+    record: FrontRecord, preference: Sequence[float], predicted: Sequence[str], folder: Path
+) -> None:
+    """Write README and generation_config.json beside a family's adapter, see `predicted_card`.
+
+    Raises:
+        FrontFileError: The disk does not take them.
+    """
+    _write(folder / README, predicted_card(record, preference, predicted, Instruction.read(folder)))
+    _write(folder / GENERATION_FILE, json.dumps(generation_settings(record), indent=2) + "\n")
 
 
 def write_member_files(

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from pareto_align.errors import FrontFileError
 from pareto_align.front.estimates import student_quantile
 from pareto_align.report import style
-from pareto_align.report.journal import Event, Stretch, events_of, numbers_of, stretches_of, table_of
+from pareto_align.report.journal import Event, Stretch, events_of, fronts_of, numbers_of, stretches_of, table_of
 from pareto_align.report.limits import draw_limit
 from pareto_align.report.units import INTERVAL, Axis, axes_of, bound_of, optimized, shown_record
 
@@ -37,12 +37,14 @@ class Series:
         values: [s, K, M] in the user's units, NaN where nothing was measured.
         stretches: What each policy was for, and through which of the steps.
         halfwidth: [s, K, M] of 95 % intervals, NaN where one prompt says nothing of noise; None for training prompts.
+        drawn: Whether preferences were drawn anew for each step, as a family's are.
     """
 
     steps: np.ndarray
     values: np.ndarray
     stretches: tuple[Stretch, ...]
     halfwidth: np.ndarray | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class HistoryInfo:
 
     Attributes:
         axes: All M objectives.
-        steps: [e] steps at which the front was measured.
+        steps: [e] steps at which the front was measured; the last one twice where a family was measured at further
+            preferences.
         hypervolume: [e] on the frozen frame.
         hypervolume_low: [e] lower ends of the 95 % intervals, NaN where not known.
         hypervolume_high: [e] upper ends.
@@ -97,6 +100,7 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     axes = axes_of(record)
     spanning = [axes[i].name for i in optimized(record)]
     steps, measurements = events_of(history, "step"), events_of(history, "evaluation")
+    fronts = fronts_of(history)
     if not steps and not measurements:
         raise FrontFileError(
             "This front has no training history. It is in `journal.jsonl` of the run folder: load that folder "
@@ -113,15 +117,16 @@ def history_info(record: FrontRecord, history: Sequence[Event]) -> HistoryInfo:
     volume = numbers_of([{"value": value} for value in start.get("reference_hypervolume") or []], "value")
     return HistoryInfo(
         axes=axes,
-        steps=np.array([int(event["step"]) for event in measurements], dtype=int),
-        hypervolume=numbers_of(measurements, "hypervolume"),
-        hypervolume_low=numbers_of(measurements, "hypervolume_low"),
-        hypervolume_high=numbers_of(measurements, "hypervolume_high"),
-        members=numbers_of(measurements, "members"),
+        steps=np.array([int(event["step"]) for event in fronts], dtype=int),
+        hypervolume=numbers_of(fronts, "hypervolume"),
+        hypervolume_low=numbers_of(fronts, "hypervolume_low"),
+        hypervolume_high=numbers_of(fronts, "hypervolume_high"),
+        members=numbers_of(fronts, "members"),
         training=Series(
             np.array([int(event["step"]) for event in steps], dtype=int),
             training,
             stretches_of(history, steps, training.shape[1], len(spanning)),
+            drawn=bool(steps and steps[-1].get("preferences")),
         ),
         evaluation=Series(
             np.array([int(event["step"]) for event in measurements], dtype=int),
@@ -174,9 +179,12 @@ def draw_history(info: HistoryInfo) -> Figure:
         ("line: the best policy at each time, with its 95 % interval", "dashed grey: the median of all",
          "band: from the worst to the best")
         if info.crowded
-        else (f"dots: {count}selection prompts, 95 % intervals", "faint: training prompts, smoothed")
+        else (f"dots: {count}selection prompts, 95 % intervals",
+              f"faint: training prompts{'' if info.training.drawn else ', smoothed'}")
     )  # fmt: skip
     ends = "lines end where a policy went on to another preference" if moved and not info.crowded else ""
+    if info.training.drawn:
+        ends = "each dot of its own preference, drawn for the step" if not info.crowded else ""
     remarks = (grown, *lines, "dashed: untrained" if untrained else "", limited, ends)
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)

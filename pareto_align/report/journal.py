@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Event", "Stretch", "events_of", "numbers_of", "stretches_of", "table_of"]
+__all__ = ["Event", "Stretch", "events_of", "fronts_of", "numbers_of", "stretches_of", "table_of"]
 
 Event = Mapping[str, Any]
 """One line of `journal.jsonl`; its kind is under "event"."""
@@ -20,6 +20,12 @@ def events_of(history: Iterable[Event], kind: str) -> list[Event]:
     """The events of one kind in the order of their steps; of a step that a resumed run repeated, the last one."""
     latest = {int(event["step"]): event for event in history if event.get("event") == kind and "step" in event}
     return [latest[step] for step in sorted(latest)]
+
+
+def fronts_of(history: Iterable[Event]) -> list[Event]:
+    """The measurements of the front over the run; last what a trained family came to at further preferences."""
+    history = list(history)
+    return [*events_of(history, "evaluation"), *events_of(history, "further")[-1:]]
 
 
 @dataclass(frozen=True, eq=False)

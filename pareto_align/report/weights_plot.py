@@ -1,4 +1,4 @@
-"""What the weighting did: the weights each policy trained under, step by step, and what it put on constraints."""
+"""What the weighting did: the weights policies trained under, step by step, and what it put on constraints."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class WeightsInfo:
         steered: The c objectives that the weighting put weight on beside the optimised ones: constraints, or audits
             that steer.
         steering: [s, K, c] those weights; for constraints the multipliers.
+        drawn: [s, K, m] the preferences that a family drew anew for each step; None of policies that keep theirs.
     """
 
     names: tuple[str, ...]
@@ -47,6 +48,7 @@ class WeightsInfo:
     stretches: tuple[Stretch, ...]
     steered: tuple[str, ...] = ()
     steering: np.ndarray | None = None
+    drawn: np.ndarray | None = None
 
     @property
     def varies(self) -> bool:
@@ -86,6 +88,7 @@ def weights_info(record: FrontRecord, history: Sequence[Event]) -> WeightsInfo:
         stretches,
         steered,
         table_of(steps, "steering", width, weights.shape[1]) if width else None,
+        table_of(steps, "preferences", len(names), weights.shape[1]) if steps[-1].get("preferences") else None,
     )
 
 
@@ -93,7 +96,11 @@ def draw_weights(info: WeightsInfo) -> Figure:
     """Draw the weights: with two objectives a line a policy, with more a panel a policy; and multipliers if any.
 
     The sums of the weights have a panel where they vary with two objectives; with more they are no part of the trade.
+    Of a family, whose preferences are others at each step, there is a panel an objective instead: the weight that the
+    weighting made of a preference.
     """
+    if info.drawn is not None:
+        return _draw_family(info, info.drawn)
     m, policies = len(info.names), info.shares.shape[1]
     each = m > 2
     varies = info.varies and not each
@@ -135,6 +142,38 @@ def draw_weights(info: WeightsInfo) -> Figure:
         ax.set_xlabel("training step")
     if not each:
         style.preference_bar(figure, grid[:panels], info.names[0], info.names[1] if m == 2 else None)
+    return figure
+
+
+def _draw_family(info: WeightsInfo, drawn: np.ndarray) -> Figure:
+    """A dot for each step and row: the preference that was drawn, and the weight it was trained with."""
+    each = range(1 if len(info.names) == 2 else min(len(info.names), PANELS))
+    panels = len(each) + len(info.steered)
+    columns = min(panels, 4)
+    rows = -(-panels // columns)
+    figure = style.new_figure(*((6.6, 4.4) if panels == 1 else (3.6 * columns + 0.8, 3.3 * rows + 0.75)))
+    grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    remarks = ("a dot a preference of a step", "dashed: linear weights, which are the preference itself")
+    style.header(figure, "The weights that preferences became", remarks)
+    colors = np.repeat(np.array(style.step_colors(info.steps)), drawn.shape[1], axis=0)
+    for place, ax in enumerate(grid):
+        if place >= panels:
+            ax.set_visible(False)
+            continue
+        style.plain_axes(ax)
+        steered = place - len(each)
+        name = info.names[place] if steered < 0 else info.steered[steered]
+        values = info.shares[..., place] if steered < 0 or info.steering is None else info.steering[..., steered]
+        if steered < 0:
+            ax.plot([0, 1], [0, 1], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
+            ax.set_ylim(-0.03, 1.03)
+        of = place if steered < 0 else 0
+        ax.scatter(drawn[..., of].ravel(), values.ravel(), c=colors, s=11, alpha=0.8, lw=0, zorder=2)
+        ax.set_xlim(-0.03, 1.03)
+        ax.set_title(f"{'weight' if steered < 0 else 'multiplier'} on {style.short(name)}", loc="left",
+                     fontsize=style.TEXT, color=style.INK, parse_math=False)  # fmt: skip
+        ax.set_xlabel(f"preference for {style.short(info.names[of])}", parse_math=False)
+    style.step_bar(figure, grid[:panels], info.steps)
     return figure
 
 

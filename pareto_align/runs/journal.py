@@ -26,14 +26,14 @@ MAX_JOURNAL_BYTES = 1 << 28
 MAX_LINE_BYTES = 1 << 24
 MAX_ROWS = 1000
 """Policies, or objectives, that one event speaks of."""
+_MEASURED = {"values": 2, "stderr": 2, "hypervolume": 0, "hypervolume_low": 0, "hypervolume_high": 0, "members": 0}
 READ_NUMBERS: dict[str, dict[str, int]] = {
     "start": {"preferences": 2, "reference": 1, "reference_hypervolume": 1},
     "step": {"values": 2, "weights": 2, "preferences": 2},
     "task": {"preference": 1},
-    "evaluation": {
-        "values": 2, "stderr": 2, "hypervolume": 0, "hypervolume_low": 0, "hypervolume_high": 0, "members": 0,
-    },
-}  # fmt: skip
+    "evaluation": _MEASURED,
+    "further": _MEASURED,
+}
 """What figures read, and how deep its lists are."""
 
 

@@ -27,7 +27,8 @@ class RunStatus:
         step: Training steps made.
         steps: Training steps it was given.
         objectives: Names of the M objectives.
-        evaluations: The measurements of the front, events of the journal.
+        evaluations: The measurements of the front, events of the journal; a trained family's at further preferences,
+            too.
         untrained: [M] means of the untrained model, in the user's units, NaN for one that is not known; empty where
             none is.
         left: Seconds of training that are left at the pace so far; NaN where that is not known.
@@ -128,7 +129,7 @@ def run_status(folder: Path, journal: JournalReader | None = None) -> RunStatus:
         step=max((int(event["step"]) for event in events if event["event"] == "step"), default=0),
         steps=steps if isinstance(steps, int) else 0,
         objectives=tuple(map(str, start.get("objectives") or ())),
-        evaluations=tuple(event for event in events if event["event"] == "evaluation"),
+        evaluations=tuple(event for event in events if event["event"] in ("evaluation", "further")),
         untrained=tuple(math.nan if v is None else float(v) for v in start.get("reference") or ()),
         left=_left(events, steps if isinstance(steps, int) else 0),
         notes=tuple(told),

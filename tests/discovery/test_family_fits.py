@@ -61,6 +61,10 @@ def test_any_preference_has_a_policy_and_it_is_the_familys(run, tmp_path):
     ids = torch.tensor([load_base(PROBLEM.model(), tokenizer=PROBLEM.tokenizer()).encode(PROBLEM.prompts[0])])
     with torch.no_grad():
         torch.testing.assert_close(stock(ids).logits, loaded(ids).logits)
+    card = (folder / "README.md").read_text()
+    assert "**r1** (more is better): " in card
+    assert "This adapter itself was not measured." in card
+    assert json.loads((folder / "generation_config.json").read_text())["max_new_tokens"] == 1
     other = front.at([0.7, 0.3])
     assert other.name != found.name
     assert other.load_model(base=PROBLEM.model())(ids).logits.sub(loaded(ids).logits).abs().max() > 1e-6
@@ -83,6 +87,7 @@ def test_it_answers_prompts(run):
     front.base = load_base(PROBLEM.model(), tokenizer=PROBLEM.tokenizer(), use_chat_template=False)
     try:
         assert len(front.at([0.5, 0.5]).generate([PROBLEM.prompts[0]] * 3, max_new_tokens=1)) == 3
+        assert front.at([0.5, 0.5]).load_model().active_adapter == front.at([0.5, 0.5]).name
     finally:
         front.close()
 

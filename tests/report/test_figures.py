@@ -11,7 +11,7 @@ from front_records import estimate, objective, record, tone_and_length
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy.stats import t
-from test_history import journal, moved
+from test_history import journal, moved, of_a_family
 
 from pareto_align.report.figure_data import figure_rows
 from pareto_align.report.front_plot import draw_front, front_info
@@ -141,6 +141,18 @@ def test_a_slot_that_was_moved_goes_on_in_the_color_of_its_new_preference():
     for draw, gather in ((draw_weights, weights_info), (draw_history, history_info)):
         drawn = texts(draw(gather(tone_and_length(), journal())))
         assert not any("went on to another" in text for text in drawn)
+
+
+def test_the_weights_of_a_family_stand_above_the_preferences_that_they_were_made_of():
+    figure = draw_weights(weights_info(tone_and_length(), of_a_family()))
+    (dots,) = figure.axes[0].collections
+    # weights (.6, .2) and (.1, .3) are shares of .75 and .25
+    expected = [[0.1, 0.75], [0.9, 0.25], [0.2, 0.75], [0.9, 0.25], [0.3, 0.75], [0.9, 0.25]]
+    np.testing.assert_allclose(np.asarray(dots.get_offsets()), expected)
+    assert "preference for tone" in texts(figure)
+    assert not any("policy" in text for text in texts(figure))
+    assert any("each dot of its own preference" in text for text in texts(draw_history(history_info(
+        tone_and_length(), of_a_family()))))  # fmt: skip
 
 
 def test_tradeoff_is_priced_in_words():

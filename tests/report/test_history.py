@@ -45,6 +45,17 @@ def journal() -> list[dict]:
     return [start, *steps, evaluation, {"event": "end", "step": 3}]
 
 
+def of_a_family() -> list[dict]:
+    """`journal()` with preferences drawn anew for each step, and the trained family measured at two more."""
+    told = [dict(event) for event in journal()]
+    for event in told:
+        if event["event"] == "step":
+            event["preferences"] = [[0.1 * event["step"], 1 - 0.1 * event["step"]], [0.9, 0.1]]
+    further = {"event": "further", "step": 3, "hypervolume": 0.4, "hypervolume_low": 0.35, "members": 4,
+               "values": [[0.4, 30.0, 0.0]], "stderr": [[0.01, 1.0, 0.0]]}  # fmt: skip
+    return [*told[:-1], {**further, "hypervolume": 0.35}, further, told[-1]]
+
+
 def test_history_numbers():
     info = history_info(tone_and_length(), journal())
     np.testing.assert_allclose(info.training.values[:, 0, 0], [0.1, 0.2, 0.3])
@@ -182,3 +193,19 @@ def test_smoothing_keeps_a_line_and_skips_gaps():
     assert np.isfinite(smoothed(line)).all()
     short = np.array([1.0, 5.0, 2.0])
     np.testing.assert_array_equal(smoothed(short), short)
+
+
+def test_the_history_of_a_family_ends_where_its_further_preferences_were_measured():
+    info = history_info(tone_and_length(), of_a_family())
+    assert info.steps.tolist() == [3, 3]
+    assert info.hypervolume.tolist() == [0.3, 0.4]
+    assert info.members.tolist() == [2, 4]
+    assert info.evaluation.values.shape == (1, 2, 3)
+    assert info.training.drawn
+
+
+def test_the_weights_of_a_family_are_told_beside_the_preferences_that_were_drawn():
+    info = weights_info(tone_and_length(), of_a_family())
+    assert info.drawn is not None
+    np.testing.assert_allclose(info.drawn[:, 0, 0], [0.1, 0.2, 0.3])
+    assert weights_info(tone_and_length(), journal()).drawn is None

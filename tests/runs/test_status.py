@@ -26,8 +26,10 @@ def test_an_objective_that_the_untrained_model_has_no_value_for_leaves_the_other
         {"event": "start", "objectives": ["a", "b"], "reference": [None, 0.25]},
         {"event": "evaluation", "step": 1, "front": [[0.5, 0.75]], "members": 1, "hypervolume": 0.1},
     ]
+    events.append({**events[-1], "event": "further", "members": 3, "hypervolume": 0.2})
     (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     status = run_status(tmp_path / "run")
+    assert "hypervolume 0.2" in status.headline(), "a family's further preferences are its last word"
     assert math.isnan(status.untrained[0])
     assert status.untrained[1] == 0.25
     assert "a  0.5 to 0.5" in status.lines()

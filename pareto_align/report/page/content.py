@@ -20,7 +20,7 @@ from pareto_align.printable import one_line, printable
 from pareto_align.report.attained import front_hypervolume
 from pareto_align.report.card import conversation
 from pareto_align.report.fallen import in_words
-from pareto_align.report.journal import events_of, numbers_of
+from pareto_align.report.journal import fronts_of, numbers_of
 from pareto_align.report.page.noise import noise_content
 from pareto_align.report.request import place_of, recorded_rule
 from pareto_align.report.table import front_table
@@ -254,7 +254,7 @@ def _share(lengths: Sequence[int], room: int) -> int:
 
 def _history(history: Sequence[Event]) -> dict[str, Any] | None:
     """Hypervolume [e] over the steps at which the front was measured, with what it says in a sentence."""
-    events = events_of(history, "evaluation")
+    events = fronts_of(history)
     if not history:
         return None
     if not events:
