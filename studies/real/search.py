@@ -19,8 +19,8 @@ import runs  # noqa: E402
 from cases import METHODS, SETTING, SMOKE, fitted  # noqa: E402
 
 SEEDS = (100,)
-SEARCHED = ("independent, linear", "centred, linear")
-TRIED = ((24, 2e-3), (8, 2e-3), (24, 7e-4))
+SEARCHED = ("independent, linear", "centred, steady")
+TRIED = ((24, 2e-3), (24, 1e-3), (8, 2e-3), (24, 7e-4))
 """(ranks in all, learning rate). A family of m objectives shares its ranks out in m + 1 blocks."""
 
 

