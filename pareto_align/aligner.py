@@ -322,7 +322,7 @@ class ParetoAligner:
             FrontFileError: The folder already holds a run.
             ModelError: The model cannot carry a population.
         """
-        from pareto_align.runs.folder import locked, new_run_folder, refuse_taken
+        from pareto_align.runs.folder import begun, refuse_taken
 
         where = output_dir if output_dir is not None else self.output_dir
         if where is not None:
@@ -333,8 +333,7 @@ class ParetoAligner:
             plan = self._plan()  # what cannot work says so before anything is loaded
             check_trackers(self.report_to)
             given = self._read(plan, prompts, eval_prompts)
-            folder = new_run_folder(where)
-            with locked(folder), self._placed(callbacks) as (base, backend, host):
+            with begun(where) as folder, self._placed(callbacks) as (base, backend, host):
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from aligner_runs import PROBLEM, STEP_CALL, events, fit, lora, make
 from filelock import FileLock
 from peft import PeftModel
 
-from pareto_align import FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PromptError
+from pareto_align import FrontFileError, Objective, ObjectiveError, ParetoAlignWarning, ParetoFront, PromptError
 from pareto_align.front import grid
 from pareto_align.objectives import ObjectiveSet, StatefulReward, shared
 from pareto_align.policies import PolicyPopulation, load_base
@@ -336,12 +337,30 @@ def test_given_evaluation_prompts_are_used(tmp_path):
 # ---------------------------------------------------------------------------------------------- the run folder
 
 
+def test_an_error_before_anything_was_written_leaves_no_folder(tmp_path):
+    def broken(completions, **columns):
+        raise RuntimeError("no such thing")
+
+    for there in (False, True):
+        if there:
+            (tmp_path / "run").mkdir()
+        with pytest.raises(ObjectiveError, match="no such thing"):
+            fit(tmp_path / "run", [Objective("broken", broken), *PROBLEM.objectives()])
+        assert (tmp_path / "run").exists() == there, "a folder of the user's own stays"
+
+
 def test_a_folder_that_holds_a_run_is_refused(finished, tmp_path):
     before = (finished["folder"] / "front" / "front.json").read_bytes()
     for folder in (finished["folder"], finished["folder"] / "front"):
         with pytest.raises(FrontFileError, match="already holds a run"):
             fit(folder)
     assert (finished["folder"] / "front" / "front.json").read_bytes() == before
+    half = tmp_path / "half"
+    shutil.copytree(finished["folder"], half)
+    lines = (half / "journal.jsonl").read_text().splitlines(keepends=True)
+    (half / "journal.jsonl").write_text("".join(line for line in lines if '"event": "end"' not in line))
+    with pytest.raises(FrontFileError, match="pareto-align resume"):
+        fit(half)
     (tmp_path / "file").write_text("")
     with pytest.raises(FrontFileError, match="is a file"):
         fit(tmp_path / "file")

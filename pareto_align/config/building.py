@@ -200,21 +200,7 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
     if values.get("chat_template_kwargs") is not None:
         keywords["chat_template_kwargs"] = values["chat_template_kwargs"]
     objectives = _objectives(values["objectives"], folder)
-    if values.get("weighting") is not None:
-        keywords["weighting"] = _named("weighting", values["weighting"], folder, make, Weighting)
-    if values.get("explorer") is not None:
-        keywords["explorer"] = _named("explorer", values["explorer"], folder, make_explorer, Explorer)
-    if values.get("learner") is not None:
-        from pareto_align.learning.choice import check_learner
-        from pareto_align.learning.credit import Credit
-        from pareto_align.learning.learner import Learner
-
-        keywords["learner"] = _named("learner", values["learner"], folder, check_learner, (Learner, Credit))
-    if values.get("family") is not None:
-        from pareto_align.policies.families import Family, make_family
-
-        found = _named("family", values["family"], folder, make_family, (Family, type(None)))
-        keywords["family"] = INDEPENDENT if found is None else found
+    keywords |= named_parts(values, folder)
     if values.get("lora") is not None:
         keywords["lora"] = _lora(values["lora"])
     if values.get("backend") is not None:
@@ -222,6 +208,44 @@ def _aligner(values: Mapping[str, Any], folder: Path, **more: Any) -> ParetoAlig
     if values.get("report_to") is not None:
         keywords["report_to"] = values["report_to"]
     return ParetoAligner(objectives=objectives, **keywords, **more)
+
+
+def named_parts(values: Mapping[str, Any], folder: Path, *, own_code: bool = True) -> dict[str, Any]:
+    """Weighting, explorer, learner and family that a config names, made.
+
+    Args:
+        values: Of the config.
+        folder: Classes of the user's own are looked for from here.
+        own_code: Whether those are loaded; else they are left out.
+
+    Raises:
+        ConfigError: A name or a setting is unknown, or a setting is of the wrong kind.
+    """
+    made: dict[str, Any] = {}
+
+    def make_part(section: str, registered: Callable[[str], Any], base: type | tuple[type, ...]) -> None:
+        spec = values[section]
+        name = spec.get("name") if isinstance(spec, Mapping) else spec
+        if own_code or not (isinstance(name, str) and ":" in name):
+            made[section] = _named(section, spec, folder, registered, base)
+
+    if values.get("weighting") is not None:
+        make_part("weighting", make, Weighting)
+    if values.get("explorer") is not None:
+        make_part("explorer", make_explorer, Explorer)
+    if values.get("learner") is not None:
+        from pareto_align.learning.choice import check_learner
+        from pareto_align.learning.credit import Credit
+        from pareto_align.learning.learner import Learner
+
+        make_part("learner", check_learner, (Learner, Credit))
+    if values.get("family") is not None:
+        from pareto_align.policies.families import Family, make_family
+
+        make_part("family", make_family, (Family, type(None)))
+        if "family" in made and made["family"] is None:
+            made["family"] = INDEPENDENT
+    return made
 
 
 def _held_out(value: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pareto_align.config.building import named_parts
 from pareto_align.config.keys import (
     OBJECTIVE_KEYS,
     PROMPT_KEYS,
@@ -117,7 +118,8 @@ def resolved_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str
     """A config with overrides applied and the default of every setting that it leaves out.
 
     Raises:
-        ConfigError: The file cannot be read, a key is unknown, or a setting is of the wrong kind or out of range.
+        ConfigError: The file cannot be read, a key or a registered name is unknown, or a setting is of the wrong kind
+            or out of range.
     """
     values = read_config(path, overrides)
     types = value_types()
@@ -125,6 +127,7 @@ def resolved_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str
              if key in settings_help() and not (key == "eval_prompts" and not isinstance(value, int))}  # fmt: skip
     count = values["eval_prompts"].get("count") if isinstance(values.get("eval_prompts"), Mapping) else None
     own = dataclasses.asdict(Settings(**given, **({} if count is None else {"eval_prompts": count})))
+    named_parts(values, Path(path).parent, own_code=False)
     sections = {key: values[key] for key in SECTIONS if key in values}
     if "eval_prompts" in sections:
         own.pop("eval_prompts")

@@ -7,7 +7,7 @@ import json
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch is not imported here: a folder that is in use says so
     from pareto_align.policies.base import Base
 
 __all__ = [
+    "begun",
     "check_prompts_kept",
     "ended",
     "in_use",
@@ -68,6 +69,31 @@ def new_run_folder(output_dir: Any) -> Path:
     return folder
 
 
+@contextmanager
+def begun(output_dir: Any) -> Iterator[Path]:
+    """The folder of a run that begins, made and locked.
+
+    Where an error comes before anything is written into it, a folder that was made here is taken away again.
+
+    Args:
+        output_dir: As of `new_run_folder`.
+
+    Raises:
+        FrontFileError: As `new_run_folder` and `locked`.
+    """
+    there = output_dir is not None and path_of(output_dir, "output_dir").exists()
+    folder = new_run_folder(output_dir)
+    try:
+        with locked(folder):
+            yield folder
+    except BaseException:
+        with suppress(OSError):
+            if not there and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
+        raise
+
+
 def refuse_taken(folder: Path) -> None:
     """Say whether a run cannot begin in a folder, before anything large is imported for it.
 
@@ -79,9 +105,10 @@ def refuse_taken(folder: Path) -> None:
     if in_use(folder):
         raise FrontFileError(f"Another process is running in {folder}.")
     if (folder / RECORD_FILE).exists() or (folder / "front.json").exists():
-        raise FrontFileError(
-            f"{folder} already holds a run. Choose another output_dir, or load what is there with ParetoFront.load."
-        )
+        there = "load what is there with ParetoFront.load"
+        if (folder / RECORD_FILE).exists() and not ended(folder):
+            there = f"go on with it by `pareto-align resume {folder}` or ParetoAligner(...).resume, or {there}"
+        raise FrontFileError(f"{folder} already holds a run. Choose another output_dir, or {there}.")
 
 
 def in_use(folder: Path) -> bool:

@@ -166,3 +166,22 @@ def test_completion_without_its_package(monkeypatch, capsys):
     monkeypatch.setattr("pareto_align.cli.configuring.find_spec", lambda name: None)
     assert main(["completion", "bash"]) == 2
     assert "pareto-align[completion]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("weighting=chebishev", "Did you mean 'chebyshev'"),
+        ("explorer.name=grids", "Did you mean 'grid'"),
+        ("learner=grop", "Did you mean 'grpo'"),
+        ("family=gate", "Did you mean 'gates'"),
+        ("explorer.margn=0.1", "margin"),
+    ],
+)
+def test_a_part_that_does_not_exist_is_told(override, words):
+    with pytest.raises(ConfigError, match=words):
+        resolved_config(EXAMPLE, [override])
+
+
+def test_a_class_of_the_users_own_is_not_looked_at():
+    assert resolved_config(EXAMPLE, ["weighting=missing:Own"])["weighting"] == "missing:Own"
