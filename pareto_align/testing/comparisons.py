@@ -31,6 +31,7 @@ __all__ = [
     "label_probabilities",
     "linear_places",
     "loss_weighted_policy",
+    "mirror_steps",
     "problem_comparisons",
     "regularized_equilibrium",
 ]
@@ -182,6 +183,31 @@ def regularized_equilibrium(preferences: ArrayLike, reference: ArrayLike, tau: f
         theta = theta + moved
         if np.ptp(moved) < 1e-15:
             break
+    return _normal(theta)
+
+
+def mirror_steps(
+    preferences: ArrayLike, reference: ArrayLike, tau: float, rate: float, steps: int, *, look_ahead: bool = False
+) -> Array:
+    """The policy `[S]` after exact steps of self-play from the reference, in a game as of `regularized_equilibrium`.
+
+    A step is `pi' ~ pi^(1 - rate tau) pi_ref^(rate tau) exp(rate P q)`. q is the policy itself (INPO), or with
+    `look_ahead` what one such step makes of it (EGPO), which comes nearer to the equilibrium, the more so the larger
+    the steps are.
+
+    References:
+        Zhang et al., "Iterative Nash Policy Optimization", arXiv 2407.00617 (INPO).
+        Zhou et al., "Extragradient Preference Optimization (EGPO)", arXiv 2503.08942.
+    """
+    game, base = np.asarray(preferences, float), np.log(np.asarray(reference, float))
+    theta = base.copy()
+
+    def step(against: Array) -> Array:
+        return np.asarray((1 - rate * tau) * theta + rate * tau * base + rate * (game @ against))
+
+    for _ in range(steps):
+        made = step(_normal(theta))
+        theta = step(_normal(made)) if look_ahead else made
     return _normal(theta)
 
 

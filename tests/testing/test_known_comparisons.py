@@ -16,6 +16,7 @@ from pareto_align.testing.comparisons import (
     label_probabilities,
     linear_places,
     loss_weighted_policy,
+    mirror_steps,
     problem_comparisons,
     regularized_equilibrium,
 )
@@ -77,6 +78,26 @@ def test_equilibria_of_games(game, tau, expected):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     residual = np.log(found) - np.log(REFERENCE[0]) - np.asarray(game) @ found / tau
     assert np.ptp(residual) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("rate", "plain", "ahead"),
+    [(0.5, (0.4189, 0.00497), (0.3964, 0.00287)), (1.0, (0.1916, 4.4e-5), (0.1679, 5e-6)), (3.0, (0.0629,), (0.0037,))],
+)
+def test_looking_ahead_comes_nearer_to_the_equilibrium_the_more_so_the_larger_the_steps(rate, plain, ahead):
+    """L1 distance after 10 and 100 exact steps; golds of another implementation."""
+    equilibrium = regularized_equilibrium(GAME, REFERENCE[0], 0.1)
+    left = {
+        look: [
+            np.abs(mirror_steps(GAME, REFERENCE[0], 0.1, rate, steps, look_ahead=look) - equilibrium).sum()
+            for steps in (10, 100)[: len(plain)]
+        ]
+        for look in (False, True)
+    }
+    np.testing.assert_allclose(left[False], plain, rtol=0.02)
+    np.testing.assert_allclose(left[True], ahead, rtol=0.15)
+    if rate == 3.0:
+        assert left[True][0] < left[False][0] / 10
 
 
 # ------------------------------------------------------------------------------------------------ training on tables
