@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,14 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
                     "reason": one_line(in_words(reasons[k], shown.objectives)),
                 }
                 for k in range(len(fallen.ids))
+            ],
+            "allowed": [
+                {
+                    "of": pair,
+                    "curve": [[_rounded(v, digits[i] + 2) for v, i in zip(at, pair, strict=True)] for at in line],
+                }
+                for pair, line in zip(combinations(spanning, 2), record.ceilings, strict=False)
+                if len(line)
             ],
             "prompts": prompts,
             "place": {name: values.tolist() for name, values in place.items()} or None,

@@ -46,8 +46,10 @@ function frontPicture(width, found, state, act) {
   const height = Math.round(Math.min(Math.max(width * .62, 260), 460)), [left, right, top, bottom] = [58, 16, 12, 46];
   const { x: i, y: j } = state, alone = i === j, order = along(i), place = new Map(order.map((k, at) => [k, at]));
   const all = [...MEMBERS, ...DATA.fallen, ...(DATA.untrained ? [DATA.untrained] : [])];
+  const allowed = alone ? [] : (DATA.allowed.find(({ of: [a, b] }) => (a === i && b === j) || (a === j && b === i)) ?? { of: [i, j], curve: [] });
+  const curve = alone ? [] : allowed.curve.map(point => allowed.of[0] === i ? point : [point[1], point[0]]);
   const range = q => {
-    const ends = all.flatMap(m => [m.mean[q], m.low?.[q], m.high?.[q]]).filter(v => v !== undefined && isNumber(v));
+    const ends = curve.map(point => point[q === i ? 0 : 1]).concat(all.flatMap(m => [m.mean[q], m.low?.[q], m.high?.[q]])).filter(v => v !== undefined && isNumber(v));
     if (!ends.length) return [0, 1];
     const low = Math.min(...ends), high = Math.max(...ends), room = .05 * (high - low || Math.abs(high) || 1);
     return [low - room, high + room];
@@ -70,6 +72,11 @@ function frontPicture(width, found, state, act) {
     ...(isNumber(member.low[i]) ? [line(X(member.low[i]), y, X(member.high[i]), y, "bar")] : []),
     ...(!alone && isNumber(member.low[j]) ? [line(X(member.mean[i]), Y(member.low[j]), X(member.mean[i]), Y(member.high[j]), "bar")] : []),
   ];
+  if (curve.length) {
+    const [x, y] = curve[Math.floor(curve.length / 2)];
+    image.append(svg("path", { d: `M${curve.map(([a, b]) => `${X(a)} ${Y(b)}`).join("L")}`, class: "allowed" }, svg("title", {}, "The most that the labels allow")));
+    image.append(label(X(x) - 8, Y(y) - 8, "the labels allow", X(x) > left + 110 ? "faint end" : "faint"));
+  }
   const { untrained } = DATA;
   if (untrained && isNumber(untrained.mean[i]) && isNumber(up(untrained))) {
     const x = X(untrained.mean[i]), y = Y(up(untrained));
