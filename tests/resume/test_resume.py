@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from aligner_runs import PROBLEM, events, lora, make
+from amount import ALL
 from filelock import FileLock
 
 import pareto_align
@@ -98,12 +99,12 @@ CLOCK = ("time", "seconds", "reward_seconds")
 
 def test_killed_within_every_write_of_a_checkpoint_it_is_the_same_front(warm, tmp_path):
     """One write of each kind; with PARETO_ALIGN_ALL_TESTS set those of every member."""
-    every = ["--every"] if os.environ.get("PARETO_ALIGN_ALL_TESTS") else []
+    every = ["--every"] if ALL else []
     assert warm.ask("kill-writes", tmp_path, *every) == 0, warm.told()
     calls, killed = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("calls", "kills"))
     assert {calls[number][3] for number in killed} == {kind for *_, kind in calls}
     assert len(killed) >= 25
-    assert len(calls) > len(killed) or every
+    assert ALL or len(calls) > len(killed)
     for number in killed:
         assert contents(tmp_path / f"{number}") == contents(tmp_path / "all"), f"killed before {calls[number][3]}"
 
