@@ -9,9 +9,10 @@ LOWER := .venv-lower
 demo: $(VENV)/.demo
 	$(BIN)/pareto-align demo $(ARGS)
 
-# one process a core and one thread a process: the models in the tests are too small for more threads
+# one process a core and one thread a process: the models in the tests are too small for more threads. Files are handed
+# out in the order of tests/conftest.py, the longest first
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # what pyproject.toml promises about old releases: the tests that depend on them, with the lowest versions there are
 lower: $(LOWER)/.test

@@ -6,6 +6,24 @@ from pathlib import Path
 
 import pytest
 
+LONGEST_FIRST = (
+    "test_resume.py",
+    "test_devices.py",
+    "test_known_fronts.py",
+    "test_explorers_contract.py",
+    "test_ray.py",
+    "test_page_browser.py",
+    "test_family_fits.py",
+    "test_selfplay.py",
+    "test_fuzz_fronts.py",
+)
+"""Files of half a minute and more: with one worker a core, what begins last should be short."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

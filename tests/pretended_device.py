@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE, CPU = torch.device("meta"), torch.device("cpu")
 CPU_LIBRARIES = ("mkldnn", "mkldnn_prepacked", "quantized")
@@ -87,7 +87,7 @@ class Pretended(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = _tensors((*args, *kwargs.values()))
         here = any(isinstance(x, PretendedTensor) for x in tensors)
         target = DEVICE if here else CPU
         if kwargs.get("device") is not None:
@@ -101,14 +101,44 @@ class Pretended(TorchDispatchMode):
         moved = target.type == "cpu" or func in SCALARS or _sizes_depend_on_values(func, args)
         moved = moved and not (func is aten._to_copy.default and kwargs.get("non_blocking"))
         self.waits += here and (moved or (func is aten.copy_.default and not isinstance(args[0], PretendedTensor)))
-        inner_args, inner_kwargs = tree_map(lambda x: x.inner if isinstance(x, PretendedTensor) else x, (args, kwargs))
-        found = func(*inner_args, **inner_kwargs)
+        found = func(*map(_inner, args), **{name: _inner(value) for name, value in kwargs.items()})
         if func is aten.copy_.default:
             return args[0]
         if target.type == "cpu" or func in SCALARS:
             return found
-        found = tree_map(lambda x: PretendedTensor(x) if isinstance(x, Tensor) else x, found)
-        return return_and_correct_aliasing(func, args, kwargs, found) if here else found
+        found = _wrapped(found)
+        return return_and_correct_aliasing(func, args, kwargs, found) if here and _aliases(func) else found
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """The tensors among an operator's arguments, which are at most lists of them: a pytree takes many times as long."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, PretendedTensor):
+        return value.inner
+    return [_inner(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return PretendedTensor(value)
+    if isinstance(value, list):
+        return [_wrapped(x) for x in value]
+    return tuple(map(_wrapped, value)) if isinstance(value, tuple) else value
+
+
+@cache
+def _aliases(func: Any) -> bool:
+    """Whether what comes out may share memory with what went in."""
+    return any(x.alias_info is not None for x in (*func._schema.arguments, *func._schema.returns))
 
 
 def _refuse(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:

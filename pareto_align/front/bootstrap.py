@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import Estimate, student_quantile
-from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume
+from pareto_align.front.indicators import approximate_hypervolume, exact_up_to, hypervolume, hypervolumes
 from pareto_align.front.intervals import beyond_alike
 
 __all__ = ["bootstrap_difference", "bootstrap_hypervolume"]
@@ -78,15 +78,15 @@ def bootstrap_hypervolume(
     limit = exact_up_to(len(columns))
     quick = limit is None or 4 * len(members) <= limit
 
-    def volume(points: Floats) -> float:
-        framed = (points - lower) / (upper - lower)
+    def volumes(sets: Floats) -> Floats:
+        framed = (sets - lower) / (upper - lower)
         # the same random points every time, so most of the estimate's error cancels in the differences taken here
-        return hypervolume(framed, ref) if quick else approximate_hypervolume(framed, ref, samples=4096)[0]
+        return hypervolumes(framed, ref) if quick else _approximate(framed, ref)
 
     rng = np.random.default_rng(seed)
     means = np.stack([e.mean for e in members])
     n_boot = n_boot if quick else min(n_boot, 200)
-    value = volume(means)
+    value = float(volumes(means[None])[0])
     if np.isnan([e.noise(bounds) for e in members]).any():
         return (value if quick else hypervolume((means - lower) / (upper - lower), ref)), np.nan, np.nan
     replicates = means + _widening(members, confidence) * (_bootstrap_means(members, means, n_boot, rng) - means)
@@ -95,12 +95,11 @@ def bootstrap_hypervolume(
             if ends is not None and member.alike[j]:
                 # a replicate errs as the means do: by their distance from the truth, not by the truth's from them
                 replicates[:, k, j] -= beyond_alike(means[k, j], int(member.counts[j]), ends, n_boot, rng)
-    volumes = np.array([volume(points) for points in replicates])
     tail = 50 * (1 - confidence)
-    q_low, q_high = np.percentile(volumes, [tail, 100 - tail])
+    q_low, q_high = np.percentile(volumes(replicates), [tail, 100 - tail])
     groups = [[member, *(e.take(columns) for e in group)] for member, group in zip(members, rivals, strict=False)]
     luck = np.stack([_luck(group, rng) for group in groups]) if groups else np.zeros_like(means)
-    fair = volume(means - luck)
+    fair = float(volumes((means - luck)[None])[0])
     low, high = fair + value - float(q_high), 2 * value - float(q_low)
     if not quick:
         value, estimated = hypervolume((means - lower) / (upper - lower), ref), value
@@ -151,19 +150,19 @@ def bootstrap_difference(
     quick = limit is None or 4 * max(count, len(members) - count) <= limit
     n_boot = n_boot if quick else min(n_boot, 200)
 
-    def volume(points: Floats) -> float:
-        framed = (points - lower) / (upper - lower)
-        if not len(framed):
-            return 0.0
-        return hypervolume(framed, ref) if quick else approximate_hypervolume(framed, ref, samples=4096)[0]
+    def volumes(sets: Floats) -> Floats:
+        framed = (sets - lower) / (upper - lower)
+        if not framed.shape[1]:
+            return np.zeros(len(framed))
+        return hypervolumes(framed, ref) if quick else _approximate(framed, ref)
 
-    def difference(points: Floats) -> float:
-        return volume(points[:count]) - volume(points[count:])
+    def differences(sets: Floats) -> Floats:
+        return np.asarray(volumes(sets[:, :count]) - volumes(sets[:, count:]), dtype=float)
 
     if not members:
         return 0.0, 0.0, 0.0
     means = np.stack([e.mean for e in members])
-    value = difference(means)
+    value = float(differences(means[None])[0])
     if np.isnan([e.noise(bounds) for e in members]).any():
         return value, np.nan, np.nan
     rng = np.random.default_rng(seed)
@@ -172,10 +171,14 @@ def bootstrap_difference(
         for j, ends in enumerate(bounds or ()):
             if ends is not None and member.alike[j]:
                 replicates[:, k, j] -= beyond_alike(means[k, j], int(member.counts[j]), ends, n_boot, rng)
-    found = np.array([difference(points) for points in replicates])
     tail = 50 * (1 - confidence)
-    q_low, q_high = np.percentile(found, [tail, 100 - tail])
+    q_low, q_high = np.percentile(differences(replicates), [tail, 100 - tail])
     return value, min(value, 2 * value - float(q_high)), max(value, 2 * value - float(q_low))
+
+
+def _approximate(sets: Floats, ref: ArrayLike) -> Floats:
+    """[b] estimated hypervolume of each of b sets."""
+    return np.array([approximate_hypervolume(points, ref, samples=4096)[0] for points in sets], dtype=float)
 
 
 def _widening(members: list[Estimate], confidence: float) -> float:

@@ -51,6 +51,8 @@ it shows .6 in 256 answers.
 """
 ALIKE = 1e-6
 """Nats, and scaled reward, by which equal answers may differ in rounding."""
+ROUNDING = 1e-9
+"""Shares, and directions on the simplex, that differ by no more are the same."""
 ERROR = 0.05
 """How often either end may fail, as far as the noise is normal; shared among what it is chosen from."""
 
@@ -177,8 +179,6 @@ def bounds_at(
     Raises:
         PreferenceError: There is no measured policy.
     """
-    from scipy.optimize import linprog
-
     if not ceilings:
         raise PreferenceError("No measured policy says how it stands to the best one, so there are no bounds.")
     asked, places = np.asarray(preference, dtype=float), np.asarray(anchors, dtype=float)
@@ -192,9 +192,29 @@ def bounds_at(
     if trusted:
         sure = _standard_errors(error, len(trusted))
         tops = np.array([ceilings[k].value + sure * ceilings[k].stderr for k in trusted])
-        found = linprog(tops, A_eq=places[trusted].T, b_eq=asked, bounds=(0, None))
-        upper = float(found.fun) if found.status == 0 else np.inf
+        upper = _cheapest(tops, places[trusted], asked)
     return Bounds(float(worth[best]), upper, best)
+
+
+def _cheapest(costs: Floats, places: Floats, asked: Floats) -> float:
+    """Least cost of a mixture, with shares of at least 0, of k places [k, m] that is what was asked for; inf: none is.
+
+    Of two objectives at most two places take part, so that all pairs can be looked at.
+    """
+    if places.shape[1] != 2:
+        from scipy.optimize import linprog
+
+        found = linprog(costs, A_eq=places.T, b_eq=asked, bounds=(0, None))
+        return float(found.fun) if found.status == 0 else np.inf
+    x, y = places.T
+    across = x[:, None] * y - y[:, None] * x  # of each with each; 0 where both point the same way
+    beside = asked[0] * y - asked[1] * x
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = np.where(np.abs(across) > ROUNDING, beside / across, -1.0)
+        alone = np.where(np.abs(beside) <= ROUNDING, costs * asked.sum() / places.sum(1), np.inf)
+    # in a pair the share of the first is its distance from the line through the second, and the other way round
+    held = (first >= -ROUNDING) & (first.T >= -ROUNDING)
+    return float(min(np.where(held, first * costs[:, None] + first.T * costs, np.inf).min(), alone.min()))
 
 
 def _standard_errors(error: float, count: int) -> float:

@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -104,9 +105,7 @@ def grid(m: int, count: int, seed: int = 0) -> Floats:
     if m == 2:
         first = np.linspace(1.0, 0.0, count)
         return np.stack([first, 1 - first], axis=1)
-    from pymoo.util.ref_dirs import get_reference_directions
-
-    rows = np.maximum(np.array(get_reference_directions("energy", m, count, seed=seed), dtype=float), 0.0)
+    rows = np.maximum(_energy(m, count, seed), 0.0)  # a copy: what is kept stays as it is
     for corner in range(m):  # the energy keeps a point next to every corner, not always in it
         rows[rows[:, corner].argmax()] = np.eye(m)[corner]
     rows /= rows.sum(axis=1, keepdims=True)
@@ -114,6 +113,14 @@ def grid(m: int, count: int, seed: int = 0) -> Floats:
     # is nearest: between the corners there is always a point that is nearer
     rows[np.linalg.norm(rows - centre, axis=1).argmin()] = centre
     return np.asarray(rows[np.lexsort(rows.round(9).T[::-1])[::-1]], dtype=float)
+
+
+@lru_cache(maxsize=32)
+def _energy(m: int, count: int, seed: int) -> Floats:
+    """Riesz energy directions; found by a search of a second or more, and asked for more than once a run."""
+    from pymoo.util.ref_dirs import get_reference_directions
+
+    return np.array(get_reference_directions("energy", m, count, seed=seed), dtype=float)
 
 
 def lattice(m: int, divisions: int) -> Floats:

@@ -1,6 +1,7 @@
 """The whole pipeline on problems whose true front is known in closed form.
 
-Measured with torch 2.13 on the CPU in float32, seeds 0, 1, 2; every run takes 2 to 10 seconds on one core:
+Measured with torch 2.13 on the CPU in float32, seeds 0, 1, 2; every run takes 2 to 10 seconds on one core. Of the long
+ones, under `chebyshev`, the first seed is tried, which has least to spare; all of them with PARETO_ALIGN_ALL_TESTS set:
 
     arc, fixed, kl_coef .05     mean missed share .005 .018 .009             asked for: at most .05
     arc, chebyshev              hypervolume ratio .966 .971 .982             asked for: at least .95
@@ -17,11 +18,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from amount import ALL
 
 from pareto_align.testing.judging import judged_fit
 from pareto_align.testing.problems import get_problem
 
 SEEDS = [0, 1, 2]
+LONG = SEEDS if ALL else SEEDS[:1]
 
 
 def judged(name, folder, seed, **settings):
@@ -40,7 +43,7 @@ def test_arc_linear_weights_find_the_regularized_optimum(seed, tmp_path, record_
     assert missed <= 0.05
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", LONG)
 def test_arc_chebyshev_covers_the_front(seed, tmp_path, record_property):
     verdict = judged("arc", tmp_path, seed, weighting="chebyshev", learning_rate=1.5e-3, steps=250, eval_every=125)
     record_property("hypervolume_ratio", verdict.hypervolume_ratio)
@@ -48,7 +51,7 @@ def test_arc_chebyshev_covers_the_front(seed, tmp_path, record_property):
     assert verdict.hypervolume_ratio >= 0.95
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", LONG)
 def test_flat_chebyshev_holds_policies_between_the_corners(seed, tmp_path, record_property):
     verdict = judged("flat", tmp_path, seed, weighting="chebyshev", learning_rate=1e-3, steps=400, eval_every=25)
     record_property("hypervolume_ratio", verdict.hypervolume_ratio)

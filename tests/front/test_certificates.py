@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from pareto_align.errors import PreferenceError
+from pareto_align.front import certificates
 from pareto_align.front.certificates import Bounds, Ceiling, bounds_at, ceiling_of
 from pareto_align.front.conformal import Quadratic, calibrated_halfwidth, least_calibration
 from pareto_align.front.preferences import grid
@@ -157,6 +159,23 @@ def test_the_prompt_with_fewest_effective_answers_counts() -> None:
     assert told.effective == pytest.approx(1)
     assert told.covered == 1
     assert not told.trusted
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_the_cheapest_mixture_of_two_objectives_is_that_of_the_linear_programme(count: int) -> None:
+    rng = np.random.default_rng(count)
+    found, expected = [], []
+    for trial in range(60):
+        first = rng.random(count).round(1 + trial % 3)  # some are alike, and some what is asked for
+        places, asked = np.column_stack([first, 1 - first]), rng.random() if trial % 4 else first[0]
+        costs = rng.normal(1.0, 0.5, count)
+        question = np.array([asked, 1 - asked])
+        plain = linprog(costs, A_eq=places.T, b_eq=question, bounds=(0, None))
+        found.append(certificates._cheapest(costs, places, question))
+        expected.append(plain.fun if plain.status == 0 else np.inf)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert np.isfinite(expected).any()
+    assert count > 5 or np.isinf(expected).any()
 
 
 def test_beyond_the_ceilings_there_is_no_upper_bound() -> None:

@@ -23,7 +23,7 @@ from pareto_align.front import (
     r2,
     sparsity,
 )
-from pareto_align.front.indicators import ContributionTable, approximate_hypervolume, exact_up_to
+from pareto_align.front.indicators import ContributionTable, approximate_hypervolume, exact_up_to, hypervolumes
 
 fronts = st.integers(1, 5).flatmap(
     lambda m: arrays(
@@ -50,6 +50,30 @@ def test_hypervolume_is_the_measure_of_the_union(points: np.ndarray) -> None:
     assert hypervolume(points, ref) == pytest.approx(brute_volume(points, ref), abs=1e-9)
     np.testing.assert_array_equal(points, before)
     np.testing.assert_array_equal(ref, 0)
+
+
+many_fronts = st.integers(1, 3).flatmap(
+    lambda m: arrays(
+        float,
+        st.tuples(st.integers(0, 4), st.integers(1, 7), st.just(m)),
+        elements=st.one_of(st.integers(-1, 4), st.floats(-1, 4, width=16), st.just(np.nan)),
+    )
+)
+
+
+@given(many_fronts)
+def test_many_sets_at_once_are_each_on_its_own(sets: np.ndarray) -> None:
+    before, ref = sets.copy(), np.full(sets.shape[2], 0.25)
+    np.testing.assert_allclose(hypervolumes(sets, ref), [hypervolume(points, ref) for points in sets], atol=1e-12)
+    np.testing.assert_array_equal(sets, before)
+
+
+def test_many_sets_are_checked_as_one_is() -> None:
+    for ref in ([0.0], [0.0, np.inf]):
+        with pytest.raises(ParetoAlignError, match="reference point must be 2 finite numbers"):
+            hypervolumes(np.ones((3, 2, 2)), ref)
+    with pytest.raises(ParetoAlignError, match="infinite"):
+        hypervolumes([[[0.0, 1.0]], [[np.inf, 0.0]]], [0.0, 0.0])
 
 
 @given(fronts, st.randoms())

@@ -148,3 +148,11 @@ def test_bad_settings_are_refused() -> None:
         grid(2, 0)
     with pytest.raises(ConfigError, match="m must be at least 1"):
         lattice(0, 3)
+
+
+def test_a_grid_is_the_callers_own() -> None:
+    """What was searched for is kept, and changing what was handed out does not change it."""
+    found = grid(3, 7)
+    expected = found.copy()
+    found[:] = 0
+    np.testing.assert_array_equal(grid(3, 7), expected)

@@ -1,13 +1,20 @@
-"""A tiny run in a process of its own, killed where it is told to: the child of test_resume."""
+"""Tiny runs in processes of their own, killed where they are told to be: what test_resume talks to.
+
+`killed_run.py FOLDER` makes one run in FOLDER, so that torch and all that a run uses first is there, and then reads
+requests from standard input, one a line. Each is a forked process that ends as one started by itself would; its exit
+status is the answer.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections import Counter
 from itertools import count
@@ -16,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from aligner_runs import PROBLEM, make
 
+import pareto_align
 from pareto_align.discovery.explorers import Explorer, Mixture, Task
 from pareto_align.errors import ParetoAlignWarning
 from pareto_align.runs.checkpoint import CheckpointWriter
@@ -50,10 +58,9 @@ class Restless(Explorer):
         self.rounds = state["rounds"]
 
 
-def aligner(run, callbacks=()):
-    return make(
-        output_dir=run, explorer=Restless(), callbacks=callbacks, steps=6, eval_every=2, resolution=0.0, population=3
-    )
+def aligner(run, callbacks, **settings):
+    usual = {"steps": 6, "eval_every": 2, "resolution": 0.0, "population": 3}
+    return make(output_dir=run, explorer=Restless(), callbacks=callbacks, **(usual | settings))
 
 
 class After:
@@ -70,12 +77,12 @@ class After:
             os.kill(os.getpid(), self.number)
 
 
-def fit(run, callbacks=()):
-    aligner(run, callbacks).fit(list(PROBLEM.prompts))
+def fit(run, callbacks=(), **settings):
+    aligner(run, callbacks, **settings).fit(list(PROBLEM.prompts))
 
 
-def resume(run, callbacks=()):
-    aligner(run, callbacks).resume(run)
+def resume(run, callbacks=(), **settings):
+    aligner(run, callbacks, **settings).resume(run)
 
 
 def in_a_child(work):
@@ -88,12 +95,10 @@ def in_a_child(work):
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return os.WTERMSIG(status)
-    if os.WEXITSTATUS(status):
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status > 0:
         raise SystemExit("the child failed")
-    return 0
+    return -status
 
 
 def kill_all(folder, count):
@@ -105,11 +110,31 @@ def kill_all(folder, count):
         in_a_child(lambda run=run: resume(run))
 
 
-def kill_writes(folder):
-    """Kill before each call that makes something last, within the second checkpoint and the front written with it.
+SHORT = {"steps": 4}  # the second checkpoint, within which the kills are, is followed by two steps and a measurement
+
+
+def kind_of(who, name, what):
+    """What tells a call apart: who makes it, where from, and on which file, whichever member it is of."""
+    path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fspath(what)
+    path = re.sub("m[0-9]{4}|[0-9a-f]{64}", "one of several", "/".join(Path(path).parts[-2:]))
+    package = os.path.dirname(pareto_align.__file__)
+    lines = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack() if f.filename.startswith(package)]
+    return " ".join([who, name, path, *lines[-4:]])
+
+
+def chosen(kinds):
+    """One call of each kind, as numbers: of several an earlier one, then a later one, so that each member is hit."""
+    numbers = {kind: [number for number, other in enumerate(kinds) if other == kind] for kind in kinds}
+    turn = count()
+    return sorted(same[next(turn) % len(same)] if len(same) > 1 else same[0] for same in numbers.values())
+
+
+def kill_writes(folder, every):
+    """Kill before calls that make something last, within the second checkpoint and the front written with it.
 
     The loop and the checkpoint's thread make their calls side by side, so each counts its own: whose call comes first
-    differs from run to run, and the promise holds for every order.
+    differs from run to run, and the promise holds for every order. What is written for each member in turn is cut short
+    for one of them, unless every call is asked for.
     """
 
     def traced(run, stop_at, log):
@@ -122,7 +147,7 @@ def kill_writes(folder):
                     if (who, counts[who]) == stop_at:
                         os.kill(os.getpid(), signal.SIGKILL)
                     if log is not None:
-                        log.append((who, counts[who], name))
+                        log.append((who, counts[who], name, kind_of(who, name, args[0])))
                     counts[who] += 1
                 return original(*args, **kwargs)
 
@@ -143,34 +168,38 @@ def kill_writes(folder):
             # from the end of the second step until the next one is under way: front, journal and checkpoint
             on["loop"] = event["event"] in ("step", "evaluation", "task", "mixtures") and 2 <= event["step"] < 3
 
-        fit(run, [switch])
+        fit(run, [switch], **SHORT)
         if log is not None:
             (folder / "calls.json").write_text(json.dumps(log))
 
     in_a_child(lambda: traced(folder / "all", None, []))
     calls = json.loads((folder / "calls.json").read_text())
-    for number, (who, nth, name) in enumerate(calls):
-        run = folder / str(number)
+    numbers = range(len(calls)) if every else chosen([kind for *_, kind in calls])
+    for number in numbers:
+        (who, nth, name, _), run = calls[number], folder / str(number)
         if in_a_child(lambda run=run, at=(who, nth): traced(run, at, None)) != signal.SIGKILL:
             raise SystemExit(f"{name} {nth} of the {who} was not reached")
-        in_a_child(lambda run=run: resume(run))
-    (folder / "kills.json").write_text(json.dumps([f"{name} {nth} of the {who}" for who, nth, name in calls]))
+        in_a_child(lambda run=run: resume(run, **SHORT))
+    (folder / "kills.json").write_text(json.dumps(list(numbers)))
 
 
-def main():
+def work_on(words):
+    """Do what a request says, in a process made for it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=["fit", "resume", "kill-all", "kill-writes"])
     parser.add_argument("run", type=Path)
-    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--every", action="store_true")
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--signal-after", type=int)
     parser.add_argument("--signal", type=int)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore", ParetoAlignWarning)
+    arguments = parser.parse_args(words)
     if arguments.mode == "kill-all":
-        return kill_all(arguments.run, arguments.count)
+        kill_all(arguments.run, arguments.count)
+        return
     if arguments.mode == "kill-writes":
-        return kill_writes(arguments.run)
+        kill_writes(arguments.run, arguments.every)
+        return
     callbacks = []
     if arguments.kill_after:
         callbacks.append(After(arguments.kill_after, signal.SIGKILL))
@@ -180,6 +209,20 @@ def main():
         (fit if arguments.mode == "fit" else resume)(arguments.run, callbacks)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def main():
+    warnings.simplefilter("ignore", ParetoAlignWarning)
+    fit(Path(sys.argv[1]))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        errors, *words = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+            work_on(words)
+            return
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

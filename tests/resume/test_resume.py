@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from aligner_runs import PROBLEM, events, lora, make
+from amount import ALL
 from filelock import FileLock
 
 import pareto_align
@@ -37,28 +38,50 @@ def contents(run: Path) -> dict[str, str]:
     }
 
 
-def child(mode: str, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    package = Path(pareto_align.__file__).parents[1]  # the one under test, wherever another may be installed
-    here = os.pathsep.join([str(HERE.parent), str(package)])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(HERE / "killed_run.py"), mode, str(run), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)  # a net, not a clock
+class Warm:
+    """A process that has torch and has made a run already; what it is asked for is done in processes forked from it."""
+
+    def __init__(self, folder: Path) -> None:
+        package = Path(pareto_align.__file__).parents[1]  # the one under test, wherever another may be installed
+        here = os.pathsep.join([str(HERE.parent), str(package)])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here, "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, str(HERE / "killed_run.py"), str(folder / "first")]
+        self.errors = folder / "errors"
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def ask(self, mode: str, run: Path, *arguments: str) -> int:
+        """The exit status of a process of its own; the signal that ended it is negative."""
+        self.errors.unlink(missing_ok=True)
+        self.process.stdin.write(json.dumps([str(self.errors), mode, str(run), *arguments]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def told(self) -> str:
+        return self.errors.read_text()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def warm(tmp_path_factory):
+    found = Warm(tmp_path_factory.mktemp("warm"))
+    yield found
+    found.process.stdin.close()
+    assert found.process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm, tmp_path_factory):
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = child("fit", run)
-    assert done.returncode == 0, done.stderr
+    assert warm.ask("fit", run) == 0, warm.told()
     return run
 
 
-def test_killed_at_every_event_and_resumed_it_is_the_same_front(undisturbed, tmp_path):
+def test_killed_at_every_event_and_resumed_it_is_the_same_front(warm, undisturbed, tmp_path):
     whole = read_journal(undisturbed / "journal.jsonl")
     assert {"start", "step", "evaluation", "task", "mixtures", "report", "end"} <= {event["event"] for event in whole}
-    # one process forks a child for every event, so that torch is imported once
-    done = child("kill-all", tmp_path, str(len(whole)))
-    assert done.returncode == 0, done.stderr
+    assert warm.ask("kill-all", tmp_path, "--count", str(len(whole))) == 0, warm.told()
     expected = contents(undisturbed)
     for number, event in enumerate(whole):
         run = tmp_path / f"{number}"
@@ -74,33 +97,34 @@ def test_killed_at_every_event_and_resumed_it_is_the_same_front(undisturbed, tmp
 CLOCK = ("time", "seconds", "reward_seconds")
 
 
-@pytest.mark.timeout(900)  # a process for every write
-def test_killed_within_every_write_of_a_checkpoint_it_is_the_same_front(undisturbed, tmp_path):
-    done = child("kill-writes", tmp_path)
-    assert done.returncode == 0, done.stderr
-    kills = json.loads((tmp_path / "kills.json").read_text())
-    assert len(kills) >= 20
-    for number, call in enumerate(kills):
-        assert contents(tmp_path / f"{number}") == contents(undisturbed), f"killed before {call}"
+def test_killed_within_every_write_of_a_checkpoint_it_is_the_same_front(warm, tmp_path):
+    """One write of each kind; with PARETO_ALIGN_ALL_TESTS set those of every member."""
+    every = ["--every"] if ALL else []
+    assert warm.ask("kill-writes", tmp_path, *every) == 0, warm.told()
+    calls, killed = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("calls", "kills"))
+    assert {calls[number][3] for number in killed} == {kind for *_, kind in calls}
+    assert len(killed) >= 25
+    assert ALL or len(calls) > len(killed)
+    for number in killed:
+        assert contents(tmp_path / f"{number}") == contents(tmp_path / "all"), f"killed before {calls[number][3]}"
 
 
-def test_killed_twice_it_is_the_same_front(undisturbed, tmp_path):
+def test_killed_twice_it_is_the_same_front(warm, undisturbed, tmp_path):
     run = tmp_path / "run"
-    assert child("fit", run, "--kill-after", "6").returncode == -signal.SIGKILL
-    assert child("resume", run, "--kill-after", "3").returncode == -signal.SIGKILL
-    assert child("resume", run).returncode == 0
+    assert warm.ask("fit", run, "--kill-after", "6") == -signal.SIGKILL
+    assert warm.ask("resume", run, "--kill-after", "3") == -signal.SIGKILL
+    assert warm.ask("resume", run) == 0, warm.told()
     assert contents(run) == contents(undisturbed)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_end_and_saves_it(number, status, undisturbed, tmp_path):
+def test_a_signal_lets_the_step_end_and_saves_it(number, status, warm, undisturbed, tmp_path):
     run = tmp_path / "run"
-    done = child("fit", run, "--signal-after", "3", "--signal", str(int(number)))
-    assert done.returncode == status, done.stderr
+    assert warm.ask("fit", run, "--signal-after", "3", "--signal", str(int(number))) == status, warm.told()
     journal = read_journal(run / "journal.jsonl")
     assert journal[-1]["event"] == "stopped"
     assert has_checkpoint(run)
-    assert child("resume", run).returncode == 0
+    assert warm.ask("resume", run) == 0, warm.told()
     steps = [event["step"] for event in read_journal(run / "journal.jsonl") if event["event"] == "step"]
     assert steps == sorted(set(steps))
     assert contents(run) == contents(undisturbed)
