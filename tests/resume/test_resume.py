@@ -174,6 +174,32 @@ def test_what_rewards_did_wrong_is_counted_across_a_resume(tmp_path, monkeypatch
     assert (again["nan_rewards"], again["repeated_calls"]) == (end["nan_rewards"], end["repeated_calls"])
 
 
+def test_the_front_of_every_measurement_has_the_same_answers_after_a_resume(tmp_path):
+    """Of members that were measured before the kill as well: a checkpoint keeps what they said."""
+    fronts: dict[str, list] = {"whole": [], "run": []}
+
+    def kept(name):
+        def look(event):
+            if event["event"] == "evaluation":
+                found = json.loads((tmp_path / name / "front" / "front.json").read_text())
+                told = [(member["id"], member["sample"]) for member in found["members"]], found["reference_sample"]
+                fronts[name].append(told)
+
+        return look
+
+    steps = {"steps": 6, "archive_capacity": 50, "resolution": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=tmp_path / "whole", callbacks=[kept("whole")], **steps).fit(list(PROBLEM.prompts))
+        fit_and_stop(tmp_path / "run", after=3, **steps)
+        make(callbacks=[kept("run")], **steps).resume(tmp_path / "run")
+    assert fronts["run"] == fronts["whole"][1:]
+    members, untrained = fronts["run"][0]
+    assert any(name < "m0003" for name, _ in members), "one that was measured before the kill"
+    assert all(rows for _, rows in members)
+    assert untrained
+
+
 def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):
     run = tmp_path / "run"
     front = make(output_dir=run).fit(list(PROBLEM.prompts))
