@@ -360,6 +360,22 @@ def test_versions_that_were_not_taken_down_are_not_compared(tmp_path, facts):
     assert said == [] or (len(said) == 1 and "numpy was None" in said[0])
 
 
+def test_a_run_in_which_0_1_0_was_killed_goes_on(tmp_path):
+    """`tests/fixtures/run-0.1.0` is as that release left it in step 5 of 6; younger settings are as they were then."""
+    run = tmp_path / "run"
+    shutil.copytree(HERE.parent / "fixtures" / "run-0.1.0", run)
+    told = r"run: learner was 'centred', is 'grpo'; optimizer was 'adamw', is 'lion'\.$"
+    with pytest.raises(ConfigError, match=told):
+        make(steps=6, learner="grpo", optimizer="lion").resume(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        front = make(steps=6).resume(run)
+    assert [event["step"] for event in events(run, "step")] == [1, 2, 3, 4, 5, 6]
+    assert front.record.split == "report"
+    assert {member.provenance["step"] for member in front} <= {2, 4, 6}
+    assert all(member.samples for member in front)
+
+
 def test_what_a_run_killed_right_after_its_end_left_is_removed(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
