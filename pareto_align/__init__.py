@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Blend": "blend",
@@ -23,6 +23,7 @@ _HOMES = {
     "FrontFileError": "errors",
     "Grid": "discovery",
     "Interview": "interview",
+    "Live": "runs",
     "Member": "result",
     "ModelError": "errors",
     "Objective": "objectives",
@@ -58,6 +59,7 @@ __all__ = [
     "FrontFileError",
     "Grid",
     "Interview",
+    "Live",
     "Member",
     "ModelError",
     "Objective",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from pareto_align.learning.rewards import fit_rewards, learned_reward, load_rewards
     from pareto_align.objectives import Objective
     from pareto_align.result import Choice, Member, ParetoFront
+    from pareto_align.runs import Live
     from pareto_align.tuning import TuningResult, tune
     from pareto_align.weighting import Signal, Weighting
 

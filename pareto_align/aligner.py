@@ -82,7 +82,7 @@ class ParetoAligner:
             as `{"name": "ray", "workers": 4, "gpus_per_worker": 1}` with `shard_size`; see `pareto_align.backends`. It
             changes no byte of what is found.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
-        callbacks: Callables, each handed every event of the run as a mapping.
+        callbacks: Callables, each handed every event of the run as a mapping. `Live()` is one for notebooks.
         report_to: A tracker, or several, that is told what the journal is told: "tensorboard", "mlflow", "trackio",
             "wandb" and what else accelerate knows, or a tracker of its kind; by default none.
         progress: Show how far the run is: a bar on a terminal, a picture in a notebook, and anywhere else a line on
@@ -472,9 +472,12 @@ class ParetoAligner:
     @contextmanager
     def _followed(self) -> Iterator[list[Callable[[Mapping[str, Any]], None]]]:
         """The callbacks of a run, with what shows it, which is closed whatever happens."""
+        from pareto_align.runs.notebook import Live
         from pareto_align.runs.progress import follow
 
-        shown = follow(self.settings.steps, self.objectives.names, self.objectives.axes) if self.progress else None
+        run = self.settings.steps, self.objectives.names, self.objectives.axes
+        live = [callback.begin(*run) for callback in self.callbacks if isinstance(callback, Live)]
+        shown = follow(*run) if self.progress and not any(live) else None
         callbacks = [*self.callbacks, *([] if shown is None else [shown])]
         try:
             yield callbacks

@@ -103,6 +103,33 @@ def test_each_answer_is_kept_with_its_own_rewards_the_untrained_models_too(finis
             np.testing.assert_array_equal(row["rewards"], scored[0])
 
 
+def test_a_front_has_answers_at_every_measurement_and_not_only_at_the_end(tmp_path):
+    """Of the members and of the untrained model, to prompts that they were measured on."""
+    run, seen = tmp_path / "run", {}
+
+    def look(event):
+        if event["event"] in ("evaluation", "report"):
+            seen[event["step"], event["event"]] = ParetoFront.load(run).record
+
+    fit(run, eval_prompts=PROBLEM.prompts * 8, samples_kept=3, callbacks=[look])
+    objectives = ObjectiveSet(PROBLEM.objectives())
+    assert [kind for _, kind in seen] == ["evaluation", "evaluation", "report"]
+    for (_, kind), record in seen.items():
+        assert record.split == {"evaluation": "select", "report": "report"}[kind]
+        assert record.members
+        for rows in (record.reference_sample, *(member.sample for member in record.members)):
+            assert [row["prompt_id"] for row in rows] == [0, 1, 2]
+            for row in rows:
+                scored = objectives.to_user(objectives.score([row["prompt"]], [row["completion"]], {}))
+                np.testing.assert_array_equal(row["rewards"], scored[0])
+
+
+def test_who_wants_no_answers_kept_has_none_in_the_folder(tmp_path):
+    front, _ = fit(tmp_path / "run", samples_kept=0)
+    assert [member.samples for member in front] == [[]] * len(front)
+    assert "completion" not in (tmp_path / "run" / "front" / "front.json").read_text()
+
+
 def test_the_model_is_given_back_as_it_was(finished):
     assert list(finished["model"].state_dict()) == finished["keys"]
     fresh = PROBLEM.model()

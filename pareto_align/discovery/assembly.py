@@ -390,6 +390,7 @@ def assemble(
 
     select = measures("select")
     callbacks = list(callbacks)
+    untrained = None
     if checkpoint is None:
         announce(callbacks, "measuring the untrained model")
         untrained = select.measure_reference(check=True)
@@ -439,6 +440,7 @@ def assemble(
         publisher=publisher,
         journal=journal,
         spending=spending,
+        untrained=untrained,
     )
     loop = FrontDiscovery(
         population=population,

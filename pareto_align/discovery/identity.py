@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pareto_align.arguments import arguments_of, plain
@@ -69,6 +69,8 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         side.setdefault("family", "independent")  # what has no family is not called so
     for name in ("reading", "sampler", "deterministic", "shard_size"):  # not taken down at first
         then.setdefault(name, now[name])
+    for setting in fields(plan.settings):  # one that is younger than the run leaves things as they were by default
+        then.setdefault(setting.name, setting.default)
     if plan.settings.micro_batch_tokens is None:
         now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
     now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]

@@ -41,6 +41,7 @@ class FrontKeeper:
         select: Measures on the select split.
         scale: The frozen scale of the objectives.
         reference: The untrained model's estimate, as `select` measured it.
+        untrained: The whole of that measurement; None in a run that goes on, whose state has what is kept of it.
         settings: Capacity and resolution of the archive, and how much is measured again.
         publisher: Writes the front folder.
         journal: Records what was found.
@@ -49,6 +50,8 @@ class FrontKeeper:
     Attributes:
         archive: Every policy measured so far.
         next_entry: Number of the next one.
+        samples: What those whose adapter is archived answered to the first prompts when they were measured, by id.
+        reference_sample: What the untrained model answered to the same.
         plateau: Whether the hypervolume still moves.
     """
 
@@ -64,6 +67,7 @@ class FrontKeeper:
         publisher: Publisher,
         journal: Journal,
         spending: Spending,
+        untrained: Measurement | None = None,
     ) -> None:
         self.population = population
         self.objectives = objectives
@@ -86,6 +90,8 @@ class FrontKeeper:
             resolution=settings.resolution,
         )
         self.next_entry = 0
+        self.samples: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self.reference_sample = [] if untrained is None else publisher.samples_of(self._asked(), untrained)
         self.plateau = PlateauMonitor(settings.stop_patience)
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +101,8 @@ class FrontKeeper:
             "select_tokens": self.select.tokens,
             "reference": self.reference.to_dict(),
             "archive": self.archive.state_dict(),
+            "samples": {name: _without_prompts(rows) for name, rows in self._samples().items()},
+            "reference_sample": _without_prompts(self.reference_sample),
             "plateau": self.plateau.state_dict(),
         }
 
@@ -110,6 +118,10 @@ class FrontKeeper:
         self.archive.load_state_dict(state["archive"])
         for name, adapter in adapters.items():
             self.archive.entries[name].adapter = adapter
+        # the first checkpoints have no samples
+        asked = self._asked()
+        self.reference_sample = _with_prompts(state.get("reference_sample", ()), asked)
+        self.samples = {name: _with_prompts(rows, asked) for name, rows in state.get("samples", {}).items()}
         if "plateau" in state:  # checkpoints of the first runs lack it
             self.plateau.load_state_dict(state["plateau"])
 
@@ -141,7 +153,7 @@ class FrontKeeper:
         found = self.select.measure(policies)
         names = []
         for measurement, origin, row in zip(found, origins, policies, strict=True):
-            names.append(self._new_name())
+            names.append(self._new_name(measurement))
             ceiling = self._ceiling(measurement, origin.preference)
             told = replace(origin, length=round(measurement.length, 2), ceiling=ceiling)
             self.archive.offer(names[-1], measurement.estimate, told, row.detach().to("cpu", copy=True))
@@ -206,7 +218,7 @@ class FrontKeeper:
                 noise=mixture.noise,
                 seed=mixture.seed if mixture.noise else None,
             )
-            names.append(self._new_name())
+            names.append(self._new_name(measurement))
             statuses.append(str(self.archive.offer(names[-1], measurement.estimate, origin, policy.cpu())))
         self.journal.write(
             "mixtures",
@@ -228,8 +240,20 @@ class FrontKeeper:
             fallen=[e for e in self.archive.entries.values() if e.status is not Status.MEMBER],
             reference=self.reference,
             cost=self.spending.cost() | {"steps": step},
+            samples=self._samples(),
+            reference_sample=self.reference_sample,
             ceilings=self.select.ceilings(self.objectives.axes),
         )
+
+    def _asked(self) -> list[Any]:
+        """The prompts of the select split, as given."""
+        return [prompt.prompt for prompt in self.select.prompts]
+
+    def _samples(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """`samples`, without those of policies that were given up since."""
+        entries = self.archive.entries
+        self.samples = {name: rows for name, rows in self.samples.items() if entries[name].adapter is not None}
+        return self.samples
 
     def report(self, step: int, evaluator: Measures) -> None:
         """Measure the members and the untrained model once on the report split, and publish what holds there.
@@ -332,7 +356,18 @@ class FrontKeeper:
         )
         return np.asarray((estimate.mean[list(columns)] - low) / (high - low))
 
-    def _new_name(self) -> str:
+    def _new_name(self, measured: Measurement) -> str:
+        """The name of the next entry, under which its answers are kept."""
         name = f"m{self.next_entry:04d}"
         self.next_entry += 1
+        self.samples[name] = self.publisher.samples_of(self._asked(), measured)
         return name
+
+
+def _without_prompts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Samples as a checkpoint keeps them: all policies were asked the same, which the run folder has."""
+    return [{key: value for key, value in row.items() if key != "prompt"} for row in rows]
+
+
+def _with_prompts(rows: Sequence[Mapping[str, Any]], asked: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"prompt": asked[row["prompt_id"]], **row} for row in rows]

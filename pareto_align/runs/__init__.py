@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pareto_align.runs.notebook import Live
 from pareto_align.runs.settings import Settings
 
-__all__ = ["Settings"]
+__all__ = ["Live", "Settings"]

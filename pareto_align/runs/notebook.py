@@ -4,14 +4,73 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pareto_align.runs.pace import Pace, hypervolume_text, members_text, sparkline
 
-__all__ = ["NotebookView"]
+__all__ = ["Live", "NotebookView", "notebook_display"]
 
 WIDTH, HEIGHT, MARGIN = 360, 240, 44
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display` where a notebook shows what it is given; None in a terminal, IPython's or not."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    found: Callable[..., Any] = display
+    return found
+
+
+class Live:
+    """Shows runs in a notebook while they go on: `ParetoAligner(..., callbacks=[Live()])`.
+
+    Each run has one output, which is updated in place: what the run is doing, how long it will take, and with every
+    measurement the front as a picture and a table. A run in a notebook shows this by itself; with the callback the code
+    says so, it is shown with `progress=False` as well, and `display` may put it elsewhere. There is never more than one
+    of both. Outside of a notebook it shows nothing, and the run its usual bar or lines.
+
+    Args:
+        display: Shows an object and returns a handle whose `update` shows another one in its place, as IPython's
+            `display(object, display_id=True)` does. By default IPython's, where there is a notebook.
+
+    Attributes:
+        view: What shows the last run that began; None before one, and where nothing is shown.
+
+    Example:
+        ```python
+        aligner = ParetoAligner(model, objectives, callbacks=[Live()])
+        ```
+    """
+
+    def __init__(self, display: Callable[..., Any] | None = None) -> None:
+        self.display = display
+        self.view: NotebookView | None = None
+
+    def begin(self, steps: int, names: Sequence[str], axes: Sequence[int]) -> bool:
+        """Be ready for a run, which has an output of its own; the aligner calls this.
+
+        Args:
+            steps: Training steps of the run.
+            names: Of the M objectives.
+            axes: The m of them that are optimized.
+
+        Returns:
+            Whether the run will be shown.
+        """
+        display = self.display or notebook_display()
+        self.view = None if display is None else NotebookView(steps, names, axes, display)
+        return self.view is not None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event of the run."""
+        if self.view is not None:
+            self.view(event)
 
 
 class NotebookView:

@@ -6,12 +6,12 @@ All on stderr, or in the notebook's cell: stdout is for results.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from pareto_align.runs.notebook import NotebookView
+from pareto_align.runs.notebook import NotebookView, notebook_display
 from pareto_align.runs.pace import Pace, hypervolume_text, members_text
 
 __all__ = ["PlainLines", "ProgressBar", "follow"]
@@ -27,21 +27,9 @@ def follow(steps: int, names: Sequence[str], axes: Sequence[int]) -> Any:
     """
     if sys.stderr is None:  # pythonw, for instance
         return Silent()
-    if (display := _notebook_display()) is not None:
+    if (display := notebook_display()) is not None:
         return NotebookView(steps, names, axes, display)
     return ProgressBar(steps) if sys.stderr.isatty() else PlainLines(steps)
-
-
-def _notebook_display() -> Callable[..., Any] | None:
-    """IPython's `display` where a notebook shows what it is given; None in a terminal, IPython's or not."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    if getattr(shell, "kernel", None) is None:
-        return None
-    from IPython.display import display
-
-    found: Callable[..., Any] = display
-    return found
 
 
 class Silent:

@@ -104,6 +104,8 @@ class Publisher:
         fallen_before: Sequence[Entry] = (),
         reference: Estimate,
         cost: Mapping[str, Any],
+        samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        reference_sample: Sequence[Mapping[str, Any]] = (),
         ceilings: Sequence[np.ndarray] = (),
     ) -> None:
         """Write the members of an archive.
@@ -115,9 +117,14 @@ class Publisher:
             fallen_before: Further ones, which fell on the select split and were not measured on this one.
             reference: The untrained model, measured on the same split.
             cost: What the run has spent.
+            samples: Answers to prompts of the split, by entry; see `samples_of`.
+            reference_sample: The untrained model's to the same.
             ceilings: What the labels of the split allow (`Measures.ceilings`).
         """
-        self._write(archive, archive.members(), split, fallen, fallen_before, reference, cost, ceilings=ceilings)
+        self._write(
+            archive, archive.members(), split, fallen, fallen_before, reference, cost, samples, reference_sample,
+            ceilings=ceilings,
+        )  # fmt: skip
 
     def publish_report(
         self,

@@ -79,7 +79,7 @@ class Settings:
     )
     archive_capacity: int | None = _setting(None, "most members the archive keeps")
     samples_kept: int = _setting(
-        8, "answers of each member that its front keeps, on the report split: for readers, and for `front.elicit`"
+        8, "answers of each member that its front keeps, to prompts that it was measured on; for `front.elicit`, too"
     )
     resolution: float = _setting(
         2.0, "members closer than this many standard errors of their difference count as one; 0 keeps all"

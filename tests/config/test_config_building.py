@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -511,3 +512,19 @@ def test_an_objective_may_have_labels_in_place_of_a_reward(load):
     assert run.aligner.objectives[1].reward is None
     with pytest.raises(ConfigError, match=r"`objectives.0` needs a `reward`"):
         load(objectives=[{"name": "safe"}])
+
+
+def test_a_config_of_0_1_0_means_what_it_meant(tmp_path):
+    """With every setting that there was, as a run of then took them down."""
+    record = json.loads((Path(__file__).parents[1] / "fixtures/run-0.1.0/run.json").read_text(encoding="utf-8"))
+    settings = {key: value for key, value in record["config"].items() if value is not None}
+    settings["weighting"] = {"name": "chebyshev", "mu": 0.05, "tau": 0.0, "ideal": [1, 1], "nadir": [0, 0]}
+    reward = {"reward": "pareto_align.objectives.text:brevity", "args": {"max_words": 40}, "bounds": [0, 1]}
+    objectives = [{"name": name, **reward} for name in ("a", "b")]
+    path = tmp_path / "fit.yaml"
+    path.write_text(yaml.safe_dump({"model": "a/model", "prompts": ["x", "y"], "objectives": objectives, **settings}))
+    aligner = load_config(path).aligner
+    for key in settings.keys() - {"weighting", "learner", "explorer"}:
+        assert getattr(aligner.settings, key) == settings[key], key
+    assert (aligner.weighting.name, aligner.weighting.mu, aligner.learner.name) == ("chebyshev", 0.05, "centred")
+    assert (aligner.explorer.name, aligner.family) == ("discover", "independent")

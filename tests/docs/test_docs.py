@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from pareto_align.weighting import available, make
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-PAGES = [README, *sorted(DOCS.rglob("*.md"))]
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("studies/*/README.md"))]
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHARED_PAGE = {
     "hypervolume-paper": "hypervolume",
@@ -132,6 +134,18 @@ def test_relative_links_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page):
+    """A bar in a cell that is not escaped begins another one, and what stands behind the last is dropped."""
+    wrong, cells = [], None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
+        if found is not None and cells is not None and found != cells:
+            wrong.append(line)
+        cells = found if cells is None or found is None else cells
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=page_id)
 def test_dotted_names_import(page):
     names = set(re.findall(r"\bpareto_align(?:\.[A-Za-z_]\w*)+", page.read_text(encoding="utf-8")))
     assert [name for name in sorted(names) if not exists(name)] == []
@@ -229,6 +243,13 @@ def test_the_front_folder_page_names_what_is_on_disk(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ examples
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_block_of_python_is_python(page):
+    blocks = re.findall(r"^( *)```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for _, source in blocks:
+        compile(textwrap.dedent(source), str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def examples(page: Path, mark: str = "example") -> str:

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from page_fronts import front_record, on_disk
+from test_page_file import HOSTILE, hostile_record
 
 from pareto_align.cli import main
 from pareto_align.errors import ConfigError
 from pareto_align.front import write_front
 from pareto_align.front.storage import FrontRecord
+from pareto_align.printable import printable
 from pareto_align.report.page.live import LivePage, LiveRun
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what the tests of runs fit
@@ -320,6 +322,43 @@ def test_axe_finds_nothing_in_what_it_adds_light_or_dark_nor_does_it_scroll_side
     page.set_viewport_size({"width": 360, "height": 700})
     page.wait_for_timeout(150)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+
+
+def test_answers_are_there_from_the_first_measurement_on(tmp_path):
+    from aligner_runs import fit
+
+    run, pages = tmp_path / "run", []
+
+    def look(event):
+        if event["event"] == "evaluation":
+            pages.append(LiveRun(run).told("")["front"])
+
+    fit(run, callbacks=[look])
+    assert len(pages) == 2
+    for content in pages:
+        assert "the run has not ended" in content["subtitle"]
+        assert content["prompts"]
+        for owner in (content["untrained"], *content["members"]):
+            assert owner["answers"].keys() == {*map(str, range(len(content["prompts"])))}
+
+
+def test_answers_of_others_are_text_on_the_live_page_and_change_with_every_measurement(follow, tmp_path):
+    run, made = tmp_path / "run", hostile_record()
+    plain = [replace(m, sample=[{**row, "completion": "mild"} for row in m.sample]) for m in made.members]
+    write(run, replace(made, members=plain), 2)
+    page = follow(run, "#everyone=1")
+    first = wait(page, "killed")
+    page.wait_for_selector("html[data-ready]", state="attached")
+    said = "() => [...document.querySelectorAll('#samples article .text')].map(p => p.textContent)"
+    assert page.evaluate(said)[1:] == ["mild"] * len(HOSTILE)
+    before = page.evaluate("() => document.querySelectorAll('img, iframe, a, b').length")
+    title = page.title()
+    write(run, made, 4)
+    wait(page, "killed", first)
+    assert sorted(page.evaluate(said)[1:]) == sorted(printable(text) for text in HOSTILE)
+    assert page.evaluate("() => document.querySelectorAll('img, iframe, a, b').length") == before
+    assert (page.title(), page.problems) == (title, [])
+    assert all(url.startswith(page.server.address) for url in page.asked)
 
 
 # ------------------------------------------------------------------------------------------------ what it changes

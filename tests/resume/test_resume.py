@@ -198,6 +198,32 @@ def test_what_rewards_did_wrong_is_counted_across_a_resume(tmp_path, monkeypatch
     assert (again["nan_rewards"], again["repeated_calls"]) == (end["nan_rewards"], end["repeated_calls"])
 
 
+def test_the_front_of_every_measurement_has_the_same_answers_after_a_resume(tmp_path):
+    """Of members that were measured before the kill as well: a checkpoint keeps what they said."""
+    fronts: dict[str, list] = {"whole": [], "run": []}
+
+    def kept(name):
+        def look(event):
+            if event["event"] == "evaluation":
+                found = json.loads((tmp_path / name / "front" / "front.json").read_text())
+                told = [(member["id"], member["sample"]) for member in found["members"]], found["reference_sample"]
+                fronts[name].append(told)
+
+        return look
+
+    steps = {"steps": 6, "archive_capacity": 50, "resolution": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=tmp_path / "whole", callbacks=[kept("whole")], **steps).fit(list(PROBLEM.prompts))
+        fit_and_stop(tmp_path / "run", after=3, **steps)
+        make(callbacks=[kept("run")], **steps).resume(tmp_path / "run")
+    assert fronts["run"] == fronts["whole"][1:]
+    members, untrained = fronts["run"][0]
+    assert any(name < "m0003" for name, _ in members), "one that was measured before the kill"
+    assert all(rows for _, rows in members)
+    assert untrained
+
+
 def test_a_run_that_ended_is_loaded_as_it_is(tmp_path):
     run = tmp_path / "run"
     front = make(output_dir=run).fit(list(PROBLEM.prompts))
@@ -356,6 +382,22 @@ def test_versions_that_were_not_taken_down_are_not_compared(tmp_path, facts):
         (run / "run.json").write_text(json.dumps(record))
     said = resumed_warnings(run)
     assert said == [] or (len(said) == 1 and "numpy was None" in said[0])
+
+
+def test_a_run_in_which_0_1_0_was_killed_goes_on(tmp_path):
+    """`tests/fixtures/run-0.1.0` is as that release left it in step 5 of 6; younger settings are as they were then."""
+    run = tmp_path / "run"
+    shutil.copytree(HERE.parent / "fixtures" / "run-0.1.0", run)
+    told = r"run: learner was 'centred', is 'grpo'; optimizer was 'adamw', is 'lion'\.$"
+    with pytest.raises(ConfigError, match=told):
+        make(steps=6, learner="grpo", optimizer="lion").resume(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        front = make(steps=6).resume(run)
+    assert [event["step"] for event in events(run, "step")] == [1, 2, 3, 4, 5, 6]
+    assert front.record.split == "report"
+    assert {member.provenance["step"] for member in front} <= {2, 4, 6}
+    assert all(member.samples for member in front)
 
 
 def test_what_a_run_killed_right_after_its_end_left_is_removed(tmp_path, monkeypatch):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from aligner_runs import events, fit
+from aligner_runs import PROBLEM, events, fit
 
 from pareto_align.runs import pace, progress
-from pareto_align.runs.notebook import NotebookView
+from pareto_align.runs.notebook import Live, NotebookView
 from pareto_align.runs.pace import duration
 from pareto_align.runs.progress import PlainLines, ProgressBar, follow
 
@@ -283,3 +284,47 @@ def test_without_stderr_nothing_is_shown(monkeypatch):
     show = follow(10, ["a"], [0])
     show(STORY[0])
     show.close()
+
+
+# ---- the callback ----------------------------------------------------------------------------------------------------
+
+
+def test_the_callback_shows_each_run_in_an_output_of_its_own_and_nothing_is_shown_twice(tmp_path, capsys):
+    display = Display()
+    live = Live(display)
+    front, aligner = fit(tmp_path / "run", progress=True, callbacks=[live])
+    (page,) = display.shown
+    assert "<b>done</b>, step 4 of 4" in page
+    assert all(f"<th>{name}</th>" in page for name in front.names)
+    (*_, measured) = events(tmp_path / "run", "evaluation")
+    assert page.count("<circle") == measured["members"] > 0
+    aligner.fit(PROBLEM.prompts, output_dir=tmp_path / "again")
+    assert len(display.shown) == 2
+    assert display.shown[0] == page
+    assert capsys.readouterr().err == ""  # no lines beside it
+
+
+def test_the_callback_is_shown_where_the_run_is_silent(tmp_path, capsys):
+    display = Display()
+    fit(tmp_path / "run", progress=False, callbacks=[Live(display)])
+    assert len(display.shown) == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_outside_of_a_notebook_the_callback_leaves_the_run_its_lines(tmp_path, capsys):
+    live = Live()
+    fit(tmp_path / "run", progress=True, callbacks=[live])
+    assert live.view is None
+    assert "pareto-align: loading the model\n" in capsys.readouterr().err
+
+
+def test_in_a_notebook_the_callback_finds_the_display_and_is_the_only_output(tmp_path, monkeypatch):
+    display = Display()
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    fit(tmp_path / "run", progress=True, callbacks=[Live()])
+    assert len(display.shown) == 1
+    fit(tmp_path / "other", progress=True)  # without it the run shows itself
+    assert len(display.shown) == 2
