@@ -18,6 +18,7 @@ from pareto_align.front.preferences import Preference
 from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.handover import write_predicted_files
+from pareto_align.report.request import answer, serves_better
 from pareto_align.report.units import decimals, interval_text, optimized
 
 if TYPE_CHECKING:
@@ -148,7 +149,24 @@ class FamilyMember(Predicted):
         known = "Its values were read off between measured preferences."
         if not self._family.preferences:
             known = "No preference was measured after training, so nothing is predicted."
-        return f"The family {self._family.name!r} has an adapter of its own for this preference. {known}"
+        told = f"The family {self._family.name!r} has an adapter of its own for this preference. {known}"
+        if (better := self.better) is not None:
+            told += f" It does not hold that place yet: {better}, which was measured, serves the preference better."
+        return told
+
+    @property
+    def better(self) -> str | None:
+        """The member that serves the preference better than what is expected of this adapter at most, if there is one.
+
+        Preferences are read as `front.select` reads them.
+        """
+        if not self._record.members or not np.isfinite(self.predicted).all():
+            return None
+        preference = Preference(self.preference)
+        row = answer(self._record, preference).row
+        signs = np.array([1.0 if objective.maximize else -1.0 for objective in self._record.objectives])
+        hoped = signs * self.predicted + np.nan_to_num(self.halfwidth)
+        return self._record.members[row].id if serves_better(self._record, row, hoped, preference) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Names to numbers: {"preference", "predicted", "halfwidth"}, ready for JSON; None where nothing is known."""

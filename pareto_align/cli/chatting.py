@@ -12,12 +12,13 @@ from pareto_align.blend import Blend
 from pareto_align.cli.output import print_json, say
 from pareto_align.cli.remote import RemoteServer, ServedMember, served
 from pareto_align.distributions import is_asked_of_hub
-from pareto_align.errors import ModelError, ParetoAlignError, PreferenceError, PromptError
+from pareto_align.errors import ConfigError, ModelError, ParetoAlignError, PreferenceError, PromptError
 from pareto_align.family_member import FamilyMember
 from pareto_align.printable import one_line
 from pareto_align.report.export import folder_names
 from pareto_align.report.units import optimized
 from pareto_align.result import Member, ParetoFront
+from pareto_align.spelling import hint
 
 __all__ = ["chat"]
 
@@ -116,8 +117,8 @@ class _Conversation:
         except KeyError:
             ids = [member.id for member in self.front]
             near = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)
-            hint = f"Did you mean {near[0]!r}? It has {', '.join(ids)}." if near else "It has none."
-            raise PreferenceError(f"This front has no member {name!r}. {hint}") from None
+            known = f"Did you mean {near[0]!r}? It has {', '.join(ids)}." if near else "It has none."
+            raise PreferenceError(f"This front has no member {name!r}. {known}") from None
 
     def prefer(self, preference: dict[str, float] | None) -> None:
         """Switch to the member that serves a preference, or to the mixture that does."""
@@ -157,6 +158,8 @@ class _Conversation:
             commands[word](rest)
             if word in ("/prefer", "/member"):
                 say(self.introduction(), to=sys.stderr)
+        elif word.startswith("/") and " " not in word and "/" not in word[1:]:
+            raise ConfigError(f"There is no command {word}.{hint(word, commands)}")
         elif text:
             self.answer(text)
 

@@ -162,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="sets a key, dotted where it is nested: steps=20 lora.r=16 'objectives.0.bounds=[0, 1]'",
     )
@@ -182,7 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the word of a run folder",
     )
     resume.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="with --config: the keys that were set for fit"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="with --config: the keys that were set for fit"
     )
 
     tune = command(
@@ -200,6 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="sets a key, dotted where it is nested: steps=20 tuning.trials=8 'tuning.seeds=[10, 11]'",
     )
@@ -470,7 +472,7 @@ def build_parser() -> argparse.ArgumentParser:
         "print the config as one JSON object instead of YAML",
     )
     config.add_argument("config", type=_path, nargs="?", metavar="CONFIG", help="the YAML file")
-    config.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="sets a key, as for fit")
+    config.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="sets a key, as for fit")
     config.add_argument("--print", action="store_true", help="print the config (what happens without --schema)")
     config.add_argument("--schema", action="store_true", help="print the JSON Schema of configs instead")
 

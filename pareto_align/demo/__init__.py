@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pareto_align.runs.pace import members_text
+
 if TYPE_CHECKING:
     from pareto_align.aligner import ParetoAligner
     from pareto_align.objectives import Objective
@@ -186,12 +188,10 @@ class _Narrator:
                 self.say(f"step {event['step']:3d}  {self.steps[-1]:4.1f} s  (tone, brevity) of each policy: {places}")
         elif kind == "evaluation":
             interval = f"{event['hypervolume']:.3f} ({event['hypervolume_low']:.3f} to {event['hypervolume_high']:.3f})"
-            self.say(f"step {event['step']:3d}  held-out: {event['members']} members, hypervolume {interval}")
+            self.say(f"step {event['step']:3d}  held-out: {members_text(event['members'])}, hypervolume {interval}")
         elif kind == "further":
-            self.say(
-                f"step {event['step']:3d}  {len(event['values'])} further preferences: {event['members']} members, "
-                f"hypervolume {event['hypervolume']:.3f}"
-            )
+            found = f"{members_text(event['members'])}, hypervolume {event['hypervolume']:.3f}"
+            self.say(f"step {event['step']:3d}  {len(event['values'])} further preferences: {found}")
         elif kind == "stalled":
             parent = f" from {event['parent']}" if event.get("parent") else ""
             self.say(f"step {event['step']:3d}  policy {event['policy']} no longer varies: {event['action']}{parent}")

@@ -179,7 +179,10 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], names: list[st
 
 def _refuse(told: list[str]) -> None:
     if told:
-        raise ConfigError(f"This aligner is not the one that began the run: {'; '.join(told)}.")
+        raise ConfigError(
+            f"This aligner is not the one that began the run: {'; '.join(told)}. Build it as it was; on the "
+            "command line, give the keys again that were set for fit."
+        )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

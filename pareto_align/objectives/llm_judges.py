@@ -157,8 +157,8 @@ class _Judge:
             self._warned = True
             said = next((str(one.get("text")) for one in found.values() if one is not None), "")
             warnings.warn(
-                f"{self.name}: no answer of {self._endpoint.model} had a number that could be read, such as "
-                f"{said!r:.120}.",
+                f"{self.name}: no answer of {self._endpoint.model} could be read as answer={self._answer!r} asks. "
+                f"One was {said!r:.120}.",
                 ParetoAlignWarning,
                 stacklevel=2,
             )

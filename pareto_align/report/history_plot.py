@@ -16,6 +16,7 @@ from pareto_align.report import style
 from pareto_align.report.journal import Event, Stretch, events_of, fronts_of, numbers_of, stretches_of, table_of
 from pareto_align.report.limits import draw_limit
 from pareto_align.report.units import INTERVAL, Axis, axes_of, bound_of, optimized, shown_record
+from pareto_align.runs.pace import members_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,7 +171,7 @@ def draw_history(info: HistoryInfo) -> Figure:
     final = info.hypervolume[np.isfinite(info.hypervolume)]
     grown = f"hypervolume {final[0]:.3f} → {final[-1]:.3f}" if len(final) > 1 else ""
     if grown and np.isfinite(info.members[-1]):
-        grown += f" with {int(info.members[-1])} members"
+        grown += f" with {members_text(int(info.members[-1]))}"
     untrained = info.untrained_hypervolume is not None or info.untrained is not None
     count = "" if info.prompts is None else f"{info.prompts} "
     moved = len(info.evaluation.stretches) > info.evaluation.values.shape[1]
@@ -215,7 +216,7 @@ def _draw_objective(ax: Axes, info: HistoryInfo, i: int) -> None:
     axis = info.axes[i]
     if info.untrained is not None:
         ax.axhline(info.untrained[i], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
-    role = "" if axis.role == "optimize" else f", {axis.role} only" if axis.role == "audit" else f", {axis.role}"
+    role = "" if axis.role == "optimize" else ", audit only" if axis.role == "audit" else ", constraint"
     told = f"({'↑' if axis.maximize else '↓'} better{role})"
     name = axis.name if len(axis.name) <= style.LINE else f"{style.wrapped(axis.name, line=34)}\n"
     ax.set_title(f"{name}   {told}" if "\n" not in name else f"{name}{told}", loc="left", fontsize=style.TEXT,

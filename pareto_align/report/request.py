@@ -245,6 +245,9 @@ def answer(
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
         reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
+    before = None if record.reference_policy is None else record.reference_policy.mean
+    if criterion == "ser" and before is not None and _is_better(before[axes], means, asked, weights, known):
+        reason += ". The untrained model serves it better than any of them, as far as it was measured"
     for other in set(_WORDS) - {asked} if asked in _WORDS and criterion == "ser" else ():
         if (instead := rows[select(means, stderr, weights, rule=other, draws=1, **known).index]) != row:
             reason += f". Read as {_WORDS[other]} (rule {other!r}) the preference would choose {table.ids[instead]}"
@@ -257,6 +260,29 @@ def answer(
         rule=rule_name(asked),
         reason=one_line(f"{reason}."),
     )
+
+
+def serves_better(record: FrontRecord, row: int, values: np.ndarray, preference: Preference) -> bool:
+    """Whether a member is worth more than values [M], maximised, to whoever has a preference, read as the run did."""
+    axes = list(optimized(record))
+    table = measured(record)
+    seen = evidence(record, rows_within(table, ()))
+    means = np.asarray(record.members[row].estimate.mean, dtype=float)[axes]
+    known = {**seen.known, **place_of(record, axes)}
+    return _is_better(means, values[None, axes], recorded_rule(record), preference, known)
+
+
+def _is_better(
+    point: np.ndarray, others: np.ndarray, rule: Rule, weights: Preference, known: Mapping[str, Any]
+) -> bool:
+    """Whether a point [m] is worth more than each of others [n, m]; never by a rule that cannot compare any two."""
+    if rule not in _WORDS:
+        return False
+    lower, upper = known["lower"], known["upper"]
+    utility, unit = utility_of(rule, others, weights.weights, lower, upper, known.get("ideal"), known.get("span"))
+    size = np.abs([*others, point, lower, upper]).max(axis=0)
+    rounding = ROUNDING * len(point) * float((size / unit).max())
+    return bool(utility(point[None])[0] > np.max(utility(others)) + rounding)
 
 
 def _sureness(found: Selection) -> str:

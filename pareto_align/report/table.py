@@ -69,7 +69,8 @@ LABELS_TOLD = (
 def doubts_told(name: str, reasons: Collection[str]) -> str:
     """Why the intervals of an objective are not to be trusted, and what would help."""
     told = "; ".join(f"{reason}: {DOUBTS[reason]}" for reason in DOUBTS if reason in reasons)
-    return f"{name}: do not trust the intervals marked {DOUBTFUL} ({told}). Declared `bounds` or more prompts help."
+    help_ = "Declared `bounds` that hold, or more prompts, help."
+    return f"{name}: do not trust the intervals marked {DOUBTFUL} ({told}). {help_}"
 
 
 def front_table(record: FrontRecord) -> FrontTable:

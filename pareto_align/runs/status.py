@@ -74,7 +74,8 @@ class RunStatus:
         if self.last is not None:
             parts += [hypervolume_text(self.last), members_text(int(self.last.get("members") or 0))]
         if self.state in ("killed", "stopped"):
-            parts.append(f"`pareto-align resume {self.folder}` goes on")
+            # where rewards are code of one's own nothing is imported on the folder's word
+            parts.append(f"`pareto-align resume {self.folder}` goes on (with fit's --config and KEY=VALUE if asked)")
         return ", ".join(parts)
 
     def lines(self) -> list[str]:

@@ -177,11 +177,21 @@ def test_the_runs_sampling_is_used_unless_another_is_asked_for(cli, fitted, monk
 
 def test_a_person_can_switch_members_and_slip(cli, fitted, typed):
     names = members(fitted)
-    lines = ["/prefer friendly=1", "/prefer frindly=1", "/prefer", f"/member {names[0]}", "/member zzz", "/help", "tea"]
+    lines = [
+        "/prefer friendly=1",
+        "/prefer frindly=1",
+        "/prefer",
+        f"/member {names[0]}",
+        "/member zzz",
+        "/help",
+        "/perfer a=1",
+        "tea",
+    ]
     typed(*lines, person=True)
     found = cli("chat", fitted, "--json")
     assert found.code == 0
-    assert found.err.count("error: ") == 3
+    assert found.err.count("error: ") == 4
+    assert "There is no command /perfer. Did you mean '/prefer'?" in found.err
     assert "/member ID" in found.err
     assert "System message: you like tea" in found.err
     assert f'"member": "{names[0]}"' in found.out

@@ -82,6 +82,18 @@ def test_at_a_measured_preference_the_prediction_is_what_was_measured(run):
     assert (found.halfwidth > 0).all()
 
 
+def test_where_a_measured_member_serves_the_preference_better_it_is_said(run):
+    front, _ = run
+    found = front.at([0.5, 0.5])
+    best = front.select([0.5, 0.5]).member
+    found.predicted, found.halfwidth = best.values - 0.2, np.full(2, 0.1)
+    assert found.better == best.id
+    assert f"{best.id}, which was measured, serves the preference better." in found.reason
+    found.halfwidth = np.full(2, 0.3)
+    assert found.better is None, "what is expected at most is better"
+    assert "does not hold" not in found.reason
+
+
 def test_it_answers_prompts(run):
     front, _ = run
     front.base = load_base(PROBLEM.model(), tokenizer=PROBLEM.tokenizer(), use_chat_template=False)

@@ -146,7 +146,7 @@ def test_nobody_can_read_a_mark_is_said_once_and_is_an_error_before_training(ser
     server.says = lambda body: "lovely"
     objectives = ObjectiveSet([Objective("helpful", judge(server))])
     with (
-        pytest.warns(ParetoAlignWarning, match="such as 'lovely'"),
+        pytest.warns(ParetoAlignWarning, match="answer='json' asks. One was 'lovely'"),
         pytest.raises(ObjectiveError, match="returned None for all 2"),
     ):
         objectives.check(["q", "q"], ["a", "b"])

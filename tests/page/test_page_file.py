@@ -270,6 +270,18 @@ def test_convergence_is_said_as_the_run_judges_it(values, said):
     assert (monitor.still == 0) == ("last 3" not in said and "for the last measurement" not in said)
 
 
+def test_what_took_no_training_says_nothing_of_convergence():
+    def event(kind, step, value):
+        return {"event": kind, "step": step, "hypervolume": value, "hypervolume_low": value - 0.01,
+                "hypervolume_high": value + 0.01, "members": 2}  # fmt: skip
+
+    events = [event("evaluation", 4, 0.2), event("further", 4, 0.3), event("further", 4, 0.35)]
+    told = content._history(events)
+    assert told["value"].tolist() == [0.2, 0.35]
+    assert "One measurement says nothing of convergence." in told["said"]
+    assert told["said"].endswith("With the family's further preferences it came to 0.350.")
+
+
 def test_an_empty_front_has_a_page(tmp_path):
     record = replace(front_record(2, 2), members=[])
     data = data_of(page_html(record, [], tmp_path))

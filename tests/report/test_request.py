@@ -8,7 +8,8 @@ from front_records import estimate, tone_and_length
 
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import Estimate
-from pareto_align.report.request import answer, limits_of, rows_within
+from pareto_align.front.preferences import Preference
+from pareto_align.report.request import answer, limits_of, rows_within, serves_better
 from pareto_align.report.units import axes_of, measured
 
 AXES = axes_of(tone_and_length())
@@ -189,3 +190,28 @@ def test_what_goes_with_no_criterion():
         answer(alternating(), None, rule="lexicographic", criterion="esr")
     with pytest.raises(PreferenceError, match="a has no rewards of single prompts"):
         answer(tone_and_length(), None, criterion="esr")
+
+
+# ---- the untrained model, and what is expected between ---------------------------------------------------------------
+
+
+def test_where_the_untrained_model_is_better_it_is_said():
+    found = tone_and_length()  # the best tone is .8, the fewest words are 10
+    words = "The untrained model serves it better than any of them"
+    worse = replace(found, reference_policy=estimate([0.1, -90.0, 0.0]))
+    brief = replace(found, reference_policy=estimate([0.1, -2.0, 0.0]))
+    for rule in ("linear", "chebyshev"):
+        assert words not in answer(worse, {"length": 1}, rule=rule).reason
+        assert words not in answer(brief, {"tone": 1}, rule=rule).reason
+    assert words in answer(brief, {"length": 1}, rule="linear").reason
+    assert words not in answer(brief, {"length": 1}, rule="knee").reason, "a rule that goes by the members' range"
+
+
+def test_who_serves_a_preference_better_is_read_as_the_run_did():
+    found = tone_and_length()
+    asked = Preference.of({"tone": 1, "length": 1}, ["tone", "length"])
+    row = answer(found, asked).row
+    own = np.asarray(found.members[row].estimate.mean, dtype=float)
+    assert not serves_better(found, row, own, asked), "as good is not better"
+    assert serves_better(found, row, own - [0.1, 5.0, 0.0], asked)
+    assert not serves_better(found, row, own + [0.1, 5.0, -9.0], asked), "what is audited does not count"

@@ -31,20 +31,21 @@ ROUNDS = 60  # of Lloyd's algorithm, far past where the cells stand still
 class Everywhere(Explorer):
     """Draws the preferences that a family is trained on, one in each of K cells of the simplex at every step.
 
-    The cells have about the same size and never move, and slot k always draws from cell k. So all preferences are seen
-    equally often, every step sees them from end to end, and what a weighting remembers of a slot (running means,
-    multipliers) stays true of it, up to the size of a cell. A cell that holds a corner of the simplex draws the corner
-    itself now and then: with many objectives no random preference comes near it. Where the weighting reads a preference
-    as a place, it always does: places are read off the ends, which then have to be held. Where there are no more cells
-    than objectives, they draw it now and then in any case, since nothing would lie between.
+    The cells have about the same size and never move, and slot k always draws from cell k. So every step sees the
+    simplex from end to end, and what a weighting remembers of a slot (running means, multipliers) stays true of it, up
+    to the size of a cell. Within a cell all preferences are drawn equally often, but for cells that hold a corner of
+    the simplex. Such a cell draws the corner itself now and then, since with many objectives no random preference
+    comes near it. Where the weighting reads a preference as a place the cell draws nothing but its corner: places are
+    read off the ends, which then have to be held, and what lies between is the family's to fill in. Where there are no
+    more cells than objectives, every cell draws its corner now and then only, else nothing between would be trained.
 
     The family is measured at the preferences of a grid, as independent policies are. When training is over, `dense`
     further preferences are measured, each in the middle of the widest gap that the measured front then has: no training
     is needed for them.
 
     Args:
-        corners: How often a cell that holds a corner draws the corner itself; by default 1 under a weighting that reads
-            places, else .25.
+        corners: How often a cell that holds a corner draws the corner itself; by default always under a weighting that
+            reads places, and else, or where there are no more cells than objectives, in a quarter of the steps.
         dense: Further preferences measured at the end; 0 for none.
 
     Raises:
@@ -79,7 +80,7 @@ class Everywhere(Explorer):
         rng = np.random.default_rng(seed)
         K, m = self.homes.shape
         drawn = self.homes.copy()
-        # a cell has about 1/K of the simplex, so that 32 K points miss one about never; it then keeps its centre
+        # a cell has about 1/K of the simplex, so hardly ever none of 32 K points lies in it; it then keeps its centre
         candidates = rng.dirichlet(np.ones(m), size=32 * K)
         owner = _nearest(candidates, self.homes)
         for k in range(K):
@@ -94,7 +95,7 @@ class Everywhere(Explorer):
         return drawn
 
     def further(self, state: Exploration) -> np.ndarray:
-        """See `Explorer.further`."""
+        """See `Explorer.further`: asked twice, for half of `dense` each, the second time with the first ones known."""
         grid = [entry for entry in newest(state) if entry is not None]
         added = [e for e in state.archive.entries.values() if e.origin.between == state.step]
         measured = [*grid, *added]
@@ -123,7 +124,7 @@ def cells(m: int, count: int) -> np.ndarray:
 def fill_in(preferences: np.ndarray, points: np.ndarray, count: int) -> np.ndarray:
     """Preferences `[count, m]` halfway between neighbours whose points lie furthest apart, the widest gap first.
 
-    A gap that was filled counts on as two of half its width.
+    A gap that was filled counts on as two of half its width. Fewer are added where all gaps are filled.
 
     Args:
         preferences: `[n, m]` measured ones, n >= 2.

@@ -271,7 +271,10 @@ def _history(history: Sequence[Event]) -> dict[str, Any] | None:
     value, low, high = (numbers_of(events, f"hypervolume{end}") for end in ("", "_low", "_high"))
     members = [event.get("members") for event in events]
     steps = [int(event["step"]) for event in events]
-    said = [_movement(value, low, high)]
+    trained = sum(event.get("event") == "evaluation" for event in events)  # what comes after took no training
+    said = [_movement(value[:trained], low[:trained], high[:trained])]
+    if trained and len(events) > trained:
+        said.append(f"With the family's further preferences it came to {number(value[-1], 3)}.")
     if isinstance(left := events[-1].get("open_verdicts"), int) and left:
         said.append(f"{left} verdict{' was' if left == 1 else 's were'} left open: more prompts would settle them.")
     if any(event.get("event") == "settled" for event in history):
