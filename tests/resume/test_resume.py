@@ -388,7 +388,7 @@ def test_a_run_in_which_0_1_0_was_killed_goes_on(tmp_path):
     """`tests/fixtures/run-0.1.0` is as that release left it in step 5 of 6; younger settings are as they were then."""
     run = tmp_path / "run"
     shutil.copytree(HERE.parent / "fixtures" / "run-0.1.0", run)
-    told = r"run: learner was 'centred', is 'grpo'; optimizer was 'adamw', is 'lion'\.$"
+    told = r"run: learner was 'centred', is 'grpo'; optimizer was 'adamw', is 'lion'\. Build"
     with pytest.raises(ConfigError, match=told):
         make(steps=6, learner="grpo", optimizer="lion").resume(run)
     with warnings.catch_warnings():
