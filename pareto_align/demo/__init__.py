@@ -150,13 +150,17 @@ def run_demo(
         )
         return front
     say(f"\n{front.summary()}\n")
+    wishes: dict[str, list[str]] = {}
     for preference, choice in choices:
         wish = ", ".join(f"{name} {weight:g}" for name, weight in preference.items())
-        say(f"A user who wants {wish} gets {choice.member.id}:")
-        for sample in choice.member.samples[:3]:
+        wishes.setdefault(choice.member.id, []).append(wish)
+    for member, asked in wishes.items():
+        say(f"Who wants {' or '.join(asked)} gets {member}:")
+        for sample in front[member].samples[:3]:
             say(f"    {sample['prompt'][-1]['content']}\n      -> {sample['completion'].strip()!r}")
     between = front.at(PREFERENCES[1])
-    say(f"\nThe family has an adapter for any preference, such as {between!r}")
+    expected = repr(between).removeprefix(f"<{type(between).__name__} ").removesuffix(">")
+    say(f"\nThe family has an adapter for any preference, such as {expected}. {between.reason}")
     say(f"\nFigures: {front.path / 'front.png'} and {front.path / 'history.png'}")
     say(f"Page:     {front.path / 'front.html'}  (choose in a browser)")
     say(f"Adapters: {front.folder / 'members'}  (stock PEFT folders)")

@@ -59,6 +59,7 @@ class Everywhere(Explorer):
         self.corners = None if corners is None else float(corners)
         self.usual_corners = SOMETIMES
         self.dense = int(dense)
+        self.homes = np.zeros((0, 0))  # [K, m] the cells' centres, once `preferences` has laid them out
 
     def read_as(self, reading: str) -> None:
         """See `Explorer.read_as`."""
