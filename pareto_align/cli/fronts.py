@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,20 @@ __all__ = ["compare", "export", "front", "page", "plot", "push", "select"]
 _DPI = 160
 
 
+def _loaded(run: Path) -> ParetoFront:
+    """The front of a run; of one that has not ended it is said how far it came, for its numbers are not its last."""
+    found = ParetoFront.load(run)
+    ended = found.record.split == "report" or any(event["event"] == "end" for event in found.history)
+    if found.history and not ended:
+        step = max((int(event["step"]) for event in found.history if event["event"] == "step"), default=0)
+        steps = found.record.config.get("steps")
+        say(f"note: the run has not ended: step {step} of {steps}, measured on selection prompts", to=sys.stderr)
+    return found
+
+
 def front(arguments: argparse.Namespace) -> None:
     """Print the table of a front and its hypervolume."""
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     if arguments.json:
         print_json(front_json(loaded, fallen=arguments.all))
         return
@@ -36,7 +48,7 @@ def select(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: There are a preference and comparisons, or a column and no comparisons.
     """
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     choice = _chosen(loaded, arguments)
     second = None if choice.runner_up is None else choice.runner_up.id
     if arguments.json:
@@ -96,7 +108,7 @@ def plot(arguments: argparse.Namespace) -> None:
     for option, kind in (("gain", "tradeoff"), ("cost", "tradeoff"), ("highlight", "front")):
         if getattr(arguments, option) is not None and arguments.kind not in (kind, "all"):
             raise ConfigError(f"--{option} is for --kind {kind}.")
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     kinds = _possible(loaded) if arguments.kind == "all" else [arguments.kind]
     style, pair = arguments.style, {"gain": arguments.gain, "cost": arguments.cost}
     draw: dict[str, Callable[[], Any]] = {
@@ -169,7 +181,7 @@ def _save(figure: Any, file: Path, kind: str) -> None:
 
 def page(arguments: argparse.Namespace) -> None:
     """Write the page of a front, one HTML file."""
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     file = arguments.out or (loaded.path if loaded.path.is_dir() else loaded.folder) / "front.html"
     loaded.page(file)
     if arguments.json:
@@ -199,7 +211,7 @@ def export(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: `--dtype` without `--merge`, or an unknown member.
     """
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     folder = loaded.export(
         arguments.out,
         format=arguments.format,
@@ -221,7 +233,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 def push(arguments: argparse.Namespace) -> None:
     """Put a front on the Hugging Face Hub, and print where it is."""
-    loaded = ParetoFront.load(arguments.run)
+    loaded = _loaded(arguments.run)
     address = loaded.push_to_hub(
         arguments.repo,
         private=arguments.private,

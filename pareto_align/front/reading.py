@@ -94,8 +94,10 @@ def front_folder(path: str | Path) -> Path:
     for root in (given, given / "front"):
         if os.path.isfile(root / "front.json"):
             return root
+    runs = sorted(path.parent for path in given.glob("*/run.json"))
+    such = f", such as {runs[0]}" if runs else ""
     raise FrontFileError(
-        f"There is no front.json in {given} or {given / 'front'}. Give a run folder or a front folder."
+        f"There is no front.json in {given} or {given / 'front'}. Give a run folder or a front folder{such}."
     )
 
 

@@ -241,3 +241,14 @@ def test_comparisons_choose_a_member(cli, fitted, tmp_path):
         refused = cli("select", fitted, *arguments)
         assert refused.code != 0
         assert words in refused.err
+
+
+def test_a_front_of_a_run_that_has_not_ended_says_so(cli, fitted, monkeypatch):
+    assert "note:" not in cli("front", fitted).err
+    half = ParetoFront.load(fitted)
+    half.record.split = "select"
+    half.history = [event for event in half.history if event["event"] != "end"]
+    monkeypatch.setattr(ParetoFront, "load", lambda *_, **__: half)
+    found = cli("front", fitted)
+    assert found.code == 0
+    assert "note: the run has not ended: step " in found.err

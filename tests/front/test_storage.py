@@ -261,6 +261,10 @@ def test_what_is_no_front_json_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_no_front_at_all(tmp_path: Path) -> None:
     with pytest.raises(FrontFileError, match=r"There is no front\.json"):
         read_front(tmp_path / "nowhere")
+    (tmp_path / "runs" / "002").mkdir(parents=True)
+    (tmp_path / "runs" / "002" / "run.json").write_text("{}")
+    with pytest.raises(FrontFileError, match=r"such as .*002\.$"):
+        read_front(tmp_path / "runs")
 
 
 def test_an_empty_front_is_a_front(tmp_path: Path) -> None:
