@@ -327,9 +327,8 @@ class Blend(Predicted):
             ConfigError: The blend is one of distributions: `generate` answers with it, and `save` writes what
                 `pareto_align.integrations.mixing` runs on stock PEFT.
         """
-        from pareto_align.policies.serving import load_adapter
-
-        return load_adapter(self._record.base, self.adapter_path, self.id, base, **load)
+        loaded: PeftModel = self._server().load_model(self.adapter_path, self.id, base, **load)
+        return loaded
 
     def save(self, path: str | Path) -> Path:
         """Write it to a new folder: a soup as a stock PEFT adapter, distributions as mixture.json and their adapters.

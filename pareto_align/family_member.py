@@ -19,7 +19,7 @@ from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.handover import write_predicted_files
 from pareto_align.report.request import answer, serves_better
-from pareto_align.report.units import decimals, interval_text, optimized
+from pareto_align.report.units import axes_of, decimals, interval_text, optimized
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -126,11 +126,8 @@ class FamilyMember(Predicted):
 
     def load_model(self, base: Any = None, **load: Any) -> PeftModel:
         """The base model with this adapter on it; see `Member.load_model`."""
-        from pareto_align.policies.serving import load_adapter
-
-        if base is None and not load and not self._record.base.get("name") and self._server().base is not None:
-            return self._server().switched(self.adapter_path)
-        return load_adapter(self._record.base, self.adapter_path, self.name, base, **load)
+        loaded: PeftModel = self._server().load_model(self.adapter_path, self.name, base, **load)
+        return loaded
 
     def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 8, **kw: Any) -> list[str]:
         """Answer prompts with this adapter; see `Member.generate`."""
@@ -164,7 +161,7 @@ class FamilyMember(Predicted):
             return None
         preference = Preference(self.preference)
         row = answer(self._record, preference).row
-        signs = np.array([1.0 if objective.maximize else -1.0 for objective in self._record.objectives])
+        signs = np.array([axis.sign for axis in axes_of(self._record)])
         hoped = signs * self.predicted + np.nan_to_num(self.halfwidth)
         return self._record.members[row].id if serves_better(self._record, row, hoped, preference) else None
 

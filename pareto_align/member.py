@@ -130,11 +130,8 @@ class Member:
             ModelError: The run was given a model in memory, neither `base` nor the front has it, or it does not fit.
             FrontFileError: The adapter's config says something that no member's does; nothing in it is run.
         """
-        from pareto_align.policies.serving import load_adapter
-
-        if base is None and not load and self._front.base is not None and not self._front.record.base.get("name"):
-            return self._front.server().switched(self.adapter_path)
-        return load_adapter(self._front.record.base, self.adapter_path, self.id, base, **load)
+        loaded: PeftModel = self._front.server().load_model(self.adapter_path, self.id, base, **load)
+        return loaded
 
     def merge(self, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
         """Merge the adapter into a copy of the base model: a whole model that plain transformers loads.

@@ -158,7 +158,7 @@ class _Conversation:
             commands[word](rest)
             if word in ("/prefer", "/member"):
                 say(self.introduction(), to=sys.stderr)
-        elif word.startswith("/") and " " not in word and "/" not in word[1:]:
+        elif word.startswith("/") and "/" not in word[1:]:  # a path is a prompt
             raise ConfigError(f"There is no command {word}.{hint(word, commands)}")
         elif text:
             self.answer(text)

@@ -190,6 +190,20 @@ class Server:
                 raise
             raise ConfigError(f"`generate` of transformers does not take {kw!r:.200}: {error}") from error
 
+    def load_model(self, folder: Path, name: str, base: Any = None, **load: Any) -> PeftModel:
+        """A base model with an adapter on it; see `load_adapter`.
+
+        Where nothing is asked for and the run was given its base in memory, it is the one that answers here: the next
+        call may switch it to another adapter.
+
+        Raises:
+            ModelError: There is no base to load, or the adapter does not fit it.
+            FrontFileError: The folder cannot be read, or its config says something that no member's does.
+        """
+        if base is None and not load and self.base is not None and not self._described.get("name"):
+            return self.switched(folder)
+        return load_adapter(self._described, folder, name, base, **load)
+
     def switched(self, folder: Path) -> PeftModel:
         """The base model that is at hand, switched to the adapter of a folder; the next call may switch it again.
 
@@ -327,7 +341,7 @@ class Server:
         """
         base = self.at_hand()
         if folder is not None:
-            self._model = load_adapter(self._described, folder, folder.name, self._model or base)
+            self.switched(folder)
         model: Any = base.model if self._model is None else self._model
         bare = folder is None and self._model is not None
         found = [0.0] * len(prompts)

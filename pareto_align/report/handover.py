@@ -86,12 +86,9 @@ def member_card(record: FrontRecord, member: str, *, merged: bool = False, told:
         card_header(record, merged=merged),
         _introduction(record, row, merged),
         "## Measured\n\n" + "\n".join(_measured_lines(record, row)) + f"\n\n{_prompts(record, row)}",
-        "" if told is None else _told(record, told),
-        "## Load it\n\n" + fenced(_merged_code(record, told) if merged else _adapter_code(record, told), "python"),
-        _use(record),
-        _LIMITS,
+        *_how(record, told, merged=merged),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def predicted_card(
@@ -122,18 +119,22 @@ def predicted_card(
         f"preference on {', '.join(names)} has this one for the preference {weights}.",
         "## Expected\n\n" + "\n".join(lines) + "\n\nRead off between preferences that were measured, with 95 % "
         "intervals. This adapter itself was not measured.",
-        "" if told is None else _told(record, told),
-        "## Load it\n\n" + fenced(_adapter_code(record, told), "python"),
-        _use(record),
-        _LIMITS,
+        *_how(record, told),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-_LIMITS = (
-    "A reward is a stand-in for what is wanted, and what was not measured may have got worse. The base model's own "
-    "license and limits apply. Made by pareto-align."
-)
+def _how(record: FrontRecord, told: Instruction | None, *, merged: bool = False) -> list[str]:
+    """What every card ends with: how the model is loaded and used, and what it does not promise."""
+    code = _merged_code(record, told) if merged else _adapter_code(record, told)
+    parts = [
+        "" if told is None else _told(record, told),
+        "## Load it\n\n" + fenced(code, "python"),
+        _use(record),
+        "A reward is a stand-in for what is wanted, and what was not measured may have got worse. The base model's own "
+        "license and limits apply. Made by pareto-align.",
+    ]
+    return [part for part in parts if part]
 
 
 def write_predicted_files(

@@ -183,9 +183,11 @@ def draw_history(info: HistoryInfo) -> Figure:
         else (f"dots: {count}selection prompts, 95 % intervals",
               f"faint: training prompts{'' if info.training.drawn else ', smoothed'}")
     )  # fmt: skip
-    ends = "lines end where a policy went on to another preference" if moved and not info.crowded else ""
-    if info.training.drawn:
-        ends = "each dot of its own preference, drawn for the step" if not info.crowded else ""
+    ends = ""
+    if not info.crowded and info.training.drawn:
+        ends = "each dot of its own preference, drawn for the step"
+    elif not info.crowded and moved:
+        ends = "lines end where a policy went on to another preference"
     remarks = (grown, *lines, "dashed: untrained" if untrained else "", limited, ends)
     style.header(figure, "The front over the run", remarks)
     _draw_hypervolume(grid[0], info)

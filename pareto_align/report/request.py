@@ -21,7 +21,7 @@ from pareto_align.front.preferences import Preference
 from pareto_align.front.selection import MANY, keeping, select
 from pareto_align.front.utility import ROUNDING, Rule, check_rule, rule_name, utility_of
 from pareto_align.printable import one_line
-from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bounds_of, measured, optimized
+from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bound_of, bounds_of, measured, optimized
 from pareto_align.weighting.base import reading_of
 
 if TYPE_CHECKING:
@@ -245,8 +245,7 @@ def answer(
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
         reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
-    before = None if record.reference_policy is None else record.reference_policy.mean
-    if criterion == "ser" and before is not None and _is_better(before[axes], means, asked, weights, known):
+    if criterion == "ser" and _untrained_is_better(record, limits, means, asked, weights, known):
         reason += ". The untrained model serves it better than any of them, as far as it was measured"
     for other in set(_WORDS) - {asked} if asked in _WORDS and criterion == "ser" else ():
         if (instead := rows[select(means, stderr, weights, rule=other, draws=1, **known).index]) != row:
@@ -265,11 +264,28 @@ def answer(
 def serves_better(record: FrontRecord, row: int, values: np.ndarray, preference: Preference) -> bool:
     """Whether a member is worth more than values [M], maximised, to whoever has a preference, read as the run did."""
     axes = list(optimized(record))
-    table = measured(record)
-    seen = evidence(record, rows_within(table, ()))
-    means = np.asarray(record.members[row].estimate.mean, dtype=float)[axes]
+    seen = evidence(record, range(len(record.members)))
     known = {**seen.known, **place_of(record, axes)}
-    return _is_better(means, values[None, axes], recorded_rule(record), preference, known)
+    return _is_better(seen.means[row], values[None, axes], recorded_rule(record), preference, known)
+
+
+def _untrained_is_better(
+    record: FrontRecord,
+    limits: Sequence[Limit],
+    means: np.ndarray,
+    rule: Rule,
+    weights: Preference,
+    known: Mapping[str, Any],
+) -> bool:
+    """Whether the untrained model keeps the limits asked for and the run's, and is worth more than members [n, m]."""
+    if record.reference_policy is None:
+        return False
+    before = np.asarray(record.reference_policy.mean, dtype=float)
+    bounds = [(i, axis, bound_of(record.objectives[i])) for i, axis in enumerate(axes_of(record))]
+    held = [*limits, *(Limit(i, axis, bound) for i, axis, bound in bounds if bound is not None)]
+    if not all(limit.maximized.missed_by(before) <= 0 for limit in held):
+        return False
+    return _is_better(before[list(optimized(record))], means, rule, weights, known)
 
 
 def _is_better(
@@ -280,9 +296,10 @@ def _is_better(
         return False
     lower, upper = known["lower"], known["upper"]
     utility, unit = utility_of(rule, others, weights.weights, lower, upper, known.get("ideal"), known.get("span"))
+    others = others[~np.isnan(others).any(axis=1)]  # as in `select`
     size = np.abs([*others, point, lower, upper]).max(axis=0)
     rounding = ROUNDING * len(point) * float((size / unit).max())
-    return bool(utility(point[None])[0] > np.max(utility(others)) + rounding)
+    return bool(utility(point[None])[0] > utility(others).max(initial=-np.inf) + rounding)
 
 
 def _sureness(found: Selection) -> str:

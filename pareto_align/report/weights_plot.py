@@ -146,34 +146,38 @@ def draw_weights(info: WeightsInfo) -> Figure:
 
 
 def _draw_family(info: WeightsInfo, drawn: np.ndarray) -> Figure:
-    """A dot for each step and row: the preference that was drawn, and the weight it was trained with."""
-    each = range(1 if len(info.names) == 2 else min(len(info.names), PANELS))
-    panels = len(each) + len(info.steered)
-    columns = min(panels, 4)
-    rows = -(-panels // columns)
-    figure = style.new_figure(*((6.6, 4.4) if panels == 1 else (3.6 * columns + 0.8, 3.3 * rows + 0.75)))
+    """A dot for each step and row: the preference that was drawn, and the weight it was trained with.
+
+    Two objectives have one panel, since the weight of the other one is the rest; a multiplier is drawn over the
+    preference for the first objective.
+    """
+    m = len(info.names)
+    panels = [(f"weight on {style.short(info.names[i])}", i, info.shares[..., i]) for i in range(1 if m == 2 else m)]
+    weights, left_out = panels[:PANELS], max(len(panels) - PANELS, 0)
+    multipliers = [] if info.steering is None else [
+        (f"multiplier on {style.short(name)}", 0, info.steering[..., i]) for i, name in enumerate(info.steered)
+    ]  # fmt: skip
+    panels = [*weights, *multipliers]
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure = style.new_figure(*((6.6, 4.4) if len(panels) == 1 else (3.6 * columns + 0.8, 3.3 * rows + 0.75)))
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
-    remarks = ("a dot a preference of a step", "dashed: linear weights, which are the preference itself")
+    remarks = ("a dot a preference of a step", "dashed: linear weights, which are the preference itself",
+               f"{left_out} more objectives are not shown" if left_out else "")  # fmt: skip
     style.header(figure, "The weights that preferences became", remarks)
     colors = np.repeat(np.array(style.step_colors(info.steps)), drawn.shape[1], axis=0)
-    for place, ax in enumerate(grid):
-        if place >= panels:
-            ax.set_visible(False)
-            continue
+    for ax, (title, i, values) in zip(grid, panels, strict=False):
         style.plain_axes(ax)
-        steered = place - len(each)
-        name = info.names[place] if steered < 0 else info.steered[steered]
-        values = info.shares[..., place] if steered < 0 or info.steering is None else info.steering[..., steered]
-        if steered < 0:
-            ax.plot([0, 1], [0, 1], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
-            ax.set_ylim(-0.03, 1.03)
-        of = place if steered < 0 else 0
-        ax.scatter(drawn[..., of].ravel(), values.ravel(), c=colors, s=11, alpha=0.8, lw=0, zorder=2)
+        ax.scatter(drawn[..., i].ravel(), values.ravel(), c=colors, s=11, alpha=0.8, lw=0, zorder=2)
         ax.set_xlim(-0.03, 1.03)
-        ax.set_title(f"{'weight' if steered < 0 else 'multiplier'} on {style.short(name)}", loc="left",
-                     fontsize=style.TEXT, color=style.INK, parse_math=False)  # fmt: skip
-        ax.set_xlabel(f"preference for {style.short(info.names[of])}", parse_math=False)
-    style.step_bar(figure, grid[:panels], info.steps)
+        ax.set_title(title, loc="left", fontsize=style.TEXT, color=style.INK, parse_math=False)
+        ax.set_xlabel(f"preference for {style.short(info.names[i])}", parse_math=False)
+    for ax in grid[: len(weights)]:
+        ax.plot([0, 1], [0, 1], color=style.INK, lw=1.0, ls=(0, (5, 3)), zorder=1)
+        ax.set_ylim(-0.03, 1.03)
+    for ax in grid[len(panels) :]:
+        ax.set_visible(False)
+    style.step_bar(figure, grid[: len(panels)], info.steps)
     return figure
 
 

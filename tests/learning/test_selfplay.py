@@ -24,7 +24,7 @@ from pareto_align.policies.engine import Engine
 from pareto_align.policies.optimizer import PopulationAdamW
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.sampling import Completions
-from pareto_align.testing.comparisons import regularized_equilibrium
+from pareto_align.testing.comparisons import mirror_steps, regularized_equilibrium
 from pareto_align.testing.judging import judged_fit
 from pareto_align.testing.learner import LearnerContract
 from pareto_align.testing.problems import get_problem
@@ -183,6 +183,20 @@ def test_the_last_policy_is_the_nash_equilibrium_of_the_game_that_the_untrained_
     equilibrium = regularized_equilibrium(GAME, table.untrained[0], 0.5)
     assert 0.5 * np.abs(table.policy[0] - equilibrium).sum() < bound
     assert 0.5 * np.abs(table.untrained[0] - equilibrium).sum() > 0.03
+
+
+def test_an_iteration_of_inpo_ends_at_the_exact_mirror_step():
+    """Against win rates of the policy that it began with, which is what the iteration regresses on."""
+    table, steps = Table({"name": "inpo", "eta": 1.0, "tau": 0.5, "labels": "difference", "every": 150}), 150
+    wins = table.untrained[0] @ GAME.T
+    for step in range(steps):
+        seen = table.seen()
+        seen.rewards[:] = wins[None, None, :, None]
+        table.learner.step(seen, np.ones((1, 1)), 1e-2 * (1 - step / steps))
+    table.seen()
+    exact = mirror_steps(GAME, table.untrained[0], 0.5, 1.0, 1)
+    assert 0.5 * np.abs(table.policy[0] - exact).sum() < 1e-3
+    assert 0.5 * np.abs(table.untrained[0] - exact).sum() > 0.015
 
 
 def test_without_a_hold_it_is_the_mean_of_sppos_policies_that_nobody_beats():

@@ -10,9 +10,11 @@ from page_fronts import front_record, on_disk
 
 from pareto_align.front.blending import coefficients_for
 from pareto_align.front.elicitation import Users
+from pareto_align.front.records import FamilyRecord
 from pareto_align.front.selection import drawn_errors
 from pareto_align.report.request import evidence, place_of
 from pareto_align.report.units import measured, optimized, preferences_of
+from pareto_align.result import ParetoFront
 
 pytestmark = pytest.mark.usefixtures("browser")
 
@@ -64,6 +66,28 @@ def test_it_says_of_a_mixture_what_python_says(open_page, tmp_path):
     family = front_record(5, 2)
     alone = on_disk(replace(family, members=family.members[:1]), tmp_path / "alone")
     assert open_page(alone).page.is_hidden("#mixture-section")
+
+
+def test_where_a_family_does_not_hold_a_place_the_measured_member_is_named(open_page, tmp_path):
+    """As `FamilyMember.better`: by what is expected of the family at most."""
+    made = on_disk(front_record(5, 2), tmp_path / "run")
+    best = made.select([0.5, 0.5]).member
+    # a family that has the same for every preference, well below, and with an interval of nearly nothing
+    poor = (best.values + [-0.3, 30.0]).tolist()
+    corners = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    made.record.family = FamilyRecord(
+        "gates", {}, [1, 1], 3, corners, [poor] * 3, [[1e-4, 1e-2]] * 3, n=48, adapter="family/x"
+    )
+    page = open_page(made, "#prefer=50,50").page
+    said = page.inner_text("#between")
+    assert f"The family does not hold that place yet: {best.id}, which was measured, serves it better." in said
+    assert best.id in made.at([0.5, 0.5]).reason
+    page.evaluate("w => { state.limits[0] = w; draw(); }", round(float(best.values[0]) - 0.01, 3))
+    assert "Expected not to keep tone at least" in page.inner_text("#between")
+    held = ParetoFront.load(made.path)
+    held.record.family = replace(made.record.family, values=[best.values.tolist()] * 3)
+    assert "does not hold" not in open_page(held, "#prefer=50,50").page.inner_text("#between")
+    assert held.at([0.5, 0.5]).better is None
 
 
 def test_the_users_of_the_page_are_those_of_python(open_page, tmp_path):

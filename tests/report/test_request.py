@@ -205,6 +205,13 @@ def test_where_the_untrained_model_is_better_it_is_said():
         assert words not in answer(brief, {"tone": 1}, rule=rule).reason
     assert words in answer(brief, {"length": 1}, rule="linear").reason
     assert words not in answer(brief, {"length": 1}, rule="knee").reason, "a rule that goes by the members' range"
+    told = answer(brief, {"length": 1}, rule="linear", at_least={"tone": 0.25}).reason
+    assert words not in told, "it does not keep the limit itself"
+    told = answer(brief, {"length": 1}, rule="linear", at_least={"tone": 0.05}).reason
+    assert words in told
+    held = replace(brief, objectives=[*brief.objectives])
+    held.objectives[0] = replace(held.objectives[0], at_least=0.25)
+    assert words not in answer(held, {"length": 1}, rule="linear").reason, "nor that of the run"
 
 
 def test_who_serves_a_preference_better_is_read_as_the_run_did():

@@ -168,6 +168,22 @@ def test_multipliers_are_drawn_by_the_name_of_their_constraint():
     assert "multiplier on harm" in titles
 
 
+@pytest.mark.parametrize("m", [2, 3, 6])
+def test_of_a_family_each_weight_and_multiplier_has_a_panel_and_names_find_room(m):
+    found = front(6, m, LONG)
+    rng = np.random.default_rng(1)
+    for event in found.history:
+        if event["event"] == "step":
+            event["preferences"] = rng.dirichlet(np.ones(m), 5).tolist()
+    figure = found.plot_weights()
+    titles = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
+    assert len(titles) == (1 if m == 2 else m) + 1
+    assert titles[-1] == "multiplier on harm"
+    assert all(title.startswith("weight on ") for title in titles[:-1])
+    assert faults(figure) == []
+    assert faults(found.plot_history()) == []
+
+
 # ---- prices and audits -----------------------------------------------------------------------------------------------
 
 

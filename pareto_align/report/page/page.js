@@ -165,7 +165,8 @@ function showMixture() {
   const doubt = parts.length > 1 && !family ? kl ? " Measure it before you rely on it." : " The front was trained without a price of KL, so no formula says that a mixture is good: measure it." : "";
   const chosen = family ? choose(state.weights, state.rule, state.limits) : {}, reach = o => Number.isFinite(halfwidth[o]) ? halfwidth[o] : 0;
   const missed = family ? limitsOf(state.limits).filter(limit => missedBy(limit, mean[limit.column]) > 0) : [];
-  const behind = family && chosen.row !== undefined && chosen.utility.of(AXES.map(i => sign(i) * mean[i] + reach(i))) < chosen.score;
+  const hoped = AXES.map(i => sign(i) * mean[i] + reach(i));
+  const behind = family && chosen.row !== undefined && state.rule in READINGS && chosen.utility.of(hoped) < chosen.score - chosen.rounding;
   const better = (behind ? ` The family does not hold that place yet: ${MEMBERS[chosen.row].id}, which was measured, serves it better.` : "")
     + (missed.length ? ` Expected not to keep ${missed.map(limitText).join(" and ")}.` : "");
   $("mixture").replaceChildren(el("p", { id: "between" }, `${who}${worth}${doubt}${better}`), ...(parts.length > 1 || family ? call : []));

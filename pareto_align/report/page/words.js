@@ -82,8 +82,10 @@ function reason(found, sure, instead) {
   if (excluded) text += `; ${excluded} member${excluded === 1 ? "" : "s"} did not keep the limits`;
   if (unsure.length) text += `. It keeps ${unsure.map(limitText).join(" and ")} in the mean, but not with 95 % confidence`;
   if (rule in READINGS && DATA.untrained) {
-    const before = AXES.map(i => sign(i) * known(DATA.untrained.mean[i]));
-    if (found.utility.of(before) > found.score + found.rounding) text += ". The untrained model serves it better than any of them, as far as it was measured";
+    const { mean } = DATA.untrained, before = AXES.map(i => sign(i) * known(mean[i]));
+    const held = [...found.limits, ...OBJECTIVES.flatMap(({ threshold }, column) => threshold === null ? [] : [{ column, bound: threshold }])];
+    const keeps = held.every(limit => missedBy(limit, mean[limit.column]) <= 0);
+    if (keeps && found.utility.of(before) > found.score + found.rounding) text += ". The untrained model serves it better than any of them, as far as it was measured";
   }
   for (const [other, k] of instead)
     text += `. Read as ${READINGS[other]} (rule '${other}') the preference would choose ${MEMBERS[k].id}`;
