@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.reading import read_front_json
+from pareto_align.printable import one_line
+from pareto_align.report.card import conversation
+from pareto_align.runs.folder import run_folder
 from pareto_align.runs.journal import JournalReader
 from pareto_align.runs.status import RunStatus, run_status, runs_in
 
 __all__ = ["runs", "watch"]
 
 _CLEAR = "\x1b[H\x1b[2J"
+_MEMBERS_SHOWN = 8
 
 
 def runs(arguments: argparse.Namespace) -> None:
@@ -33,6 +41,7 @@ def watch(arguments: argparse.Namespace) -> None:
         ConfigError: Options do not go together, or the page's port is taken.
         FrontFileError: There is no run in the folder.
     """
+    arguments.run = run_folder(arguments.run)
     if arguments.page:
         _serve(arguments)
         return
@@ -45,7 +54,8 @@ def watch(arguments: argparse.Namespace) -> None:
         if status is None:
             shown = [f"waiting for a run in {arguments.run}"]
         else:
-            shown = status.lines() if sys.stdout.isatty() or arguments.once else [_plain(status)]
+            screen = sys.stdout.isatty() or arguments.once
+            shown = [*status.lines(), *_answers(arguments.run)] if screen else [_plain(status)]
         if arguments.json and status is not None and shown != before:
             print_json(status.to_dict(), indent=None)
         elif not arguments.json and shown != before:
@@ -81,6 +91,24 @@ def _status(arguments: argparse.Namespace, journal: JournalReader | None = None)
             raise FrontFileError(f"There is no folder {arguments.run}.")
         return None
     return run_status(arguments.run, journal)
+
+
+def _answers(run: Path) -> list[str]:
+    """What the untrained model and the members of the front answer to one prompt; nothing where none is on disk yet."""
+    try:
+        record = read_front_json(run / "front")
+    except FrontFileError:  # not measured yet
+        return []
+    answered = [("untrained", record.reference_sample), *((member.id, member.sample) for member in record.members)]
+    said = [(name, rows[0]) for name, rows in answered if rows][: _MEMBERS_SHOWN + 1]
+    if not said:
+        return []
+    prompt = said[0][1].get("prompt")
+    asked = prompt[-1].get("content") if isinstance(prompt, Sequence) and not isinstance(prompt, str) else prompt
+    wide, room = shutil.get_terminal_size().columns, max(len(name) for name, _ in said)
+    lines = [f"asked: {one_line(conversation(asked))}"]
+    lines += [f"{name:<{room}}  {one_line(conversation(row.get('completion')))}" for name, row in said]
+    return [line if len(line) <= wide else f"{line[: wide - 1]}…" for line in lines]
 
 
 def _plain(status: RunStatus) -> str:

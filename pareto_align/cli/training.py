@@ -47,18 +47,19 @@ def demo(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     """Go on with a run that was stopped or killed, and print its front."""
     from pareto_align.config import load_config, load_origin
-    from pareto_align.runs.folder import read_run_record
+    from pareto_align.runs.folder import read_run_record, run_folder
 
-    origin = read_run_record(arguments.run).get("origin")
+    folder = run_folder(arguments.run)
+    origin = read_run_record(folder).get("origin")
     if arguments.config is not None:
-        _show(load_config(arguments.config, arguments.overrides).resume(arguments.run), arguments.json)
+        _show(load_config(arguments.config, arguments.overrides).resume(folder), arguments.json)
     elif isinstance(origin, dict) and origin.get("command") == "demo":
         from pareto_align.demo import run_demo
 
         numbers = {name: origin.get(name) for name in ("steps", "population")}
-        run_demo(arguments.run, seed=origin.get("seed", 0), **numbers, json=arguments.json, resume=True)
+        run_demo(folder, seed=origin.get("seed", 0), **numbers, json=arguments.json, resume=True)
     else:
-        _show(load_origin(origin, arguments.run).resume(arguments.run), arguments.json)
+        _show(load_origin(origin, folder).resume(folder), arguments.json)
 
 
 def _show(front: ParetoFront, json: bool) -> None:

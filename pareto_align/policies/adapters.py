@@ -50,7 +50,9 @@ def put_on(model: Any, folder: Path, name: str) -> PeftModel:
         try:
             if bare:
                 _take_hooks_off(model)
-                model = get_peft_model(model, config, adapter_name=adapter)
+                with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to drop
+                    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                    model = get_peft_model(model, config, adapter_name=adapter)
             else:
                 model.add_adapter(adapter, config)
             missing = model.load_adapter(str(folder), adapter_name=adapter).missing_keys

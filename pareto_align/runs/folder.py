@@ -35,6 +35,7 @@ __all__ = [
     "read_run_record",
     "read_splits",
     "refuse_taken",
+    "run_folder",
     "versions",
     "write_run_record",
     "write_splits",
@@ -183,6 +184,12 @@ def versions() -> dict[str, str]:
 
     packages = ("pareto-align", "torch", "transformers", "peft", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder of a run folder or of the front folder in it; what is neither is given back as it is."""
+    inside = not (path / RECORD_FILE).is_file() and (path.resolve().parent / RECORD_FILE).is_file()
+    return path.resolve().parent if inside and path.resolve().name == "front" else path
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:

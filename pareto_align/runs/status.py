@@ -28,7 +28,8 @@ class RunStatus:
         steps: Training steps it was given.
         objectives: Names of the M objectives.
         evaluations: The measurements of the front, events of the journal; a trained family's at further preferences,
-            too.
+            too. They are of the prompts that the run chooses by.
+        report: The event that measured the front on prompts that nothing was chosen by, where the run has come to it.
         untrained: [M] means of the untrained model, in the user's units, NaN for one that is not known; empty where
             none is.
         left: Seconds of training that are left at the pace so far; NaN where that is not known.
@@ -41,6 +42,7 @@ class RunStatus:
     steps: int = 0
     objectives: tuple[str, ...] = ()
     evaluations: tuple[Mapping[str, Any], ...] = ()
+    report: Mapping[str, Any] | None = None
     untrained: tuple[float, ...] = ()
     left: float = math.nan
     notes: tuple[str, ...] = field(default=())
@@ -50,9 +52,13 @@ class RunStatus:
         """The last measurement of the front, if there is one."""
         return self.evaluations[-1] if self.evaluations else None
 
+    @property
+    def _split(self) -> str:
+        return "report" if self.report is not None else "select"
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's own types: folder, state, step, steps, members, hypervolume (value, low, high), notes."""
-        last = self.last or {}
+        """As JSON's own types: folder, state, step, steps, members, hypervolume (value, low, high), split, notes."""
+        last = self.report or self.last or {}
         ends = [last.get(f"hypervolume{end}") for end in ("", "_low", "_high")]
         return {
             "folder": str(self.folder),
@@ -61,6 +67,7 @@ class RunStatus:
             "steps": self.steps,
             "members": last.get("members"),
             "hypervolume": ends,
+            "split": None if not last else self._split,
             "notes": list(self.notes),
         }
 
@@ -71,8 +78,9 @@ class RunStatus:
             parts.append(f"step {self.step} of {self.steps}")
         if self.state == "running" and self.left > 0:
             parts.append(f"about {duration(self.left)} left")
-        if self.last is not None:
-            parts += [hypervolume_text(self.last), members_text(int(self.last.get("members") or 0))]
+        if (found := self.report or self.last) is not None:
+            parts.append(f"{hypervolume_text(found)} on {self._split} prompts")
+            parts.append(members_text(int(found.get("members") or 0)))
         if self.state in ("killed", "stopped"):
             # where rewards are code of one's own nothing is imported on the folder's word
             parts.append(f"`pareto-align resume {self.folder}` goes on (with fit's --config and KEY=VALUE if asked)")
@@ -131,6 +139,7 @@ def run_status(folder: Path, journal: JournalReader | None = None) -> RunStatus:
         steps=steps if isinstance(steps, int) else 0,
         objectives=tuple(map(str, start.get("objectives") or ())),
         evaluations=tuple(event for event in events if event["event"] in ("evaluation", "further")),
+        report=next((event for event in reversed(events) if event["event"] == "report"), None),
         untrained=tuple(math.nan if v is None else float(v) for v in start.get("reference") or ()),
         left=_left(events, steps if isinstance(steps, int) else 0),
         notes=tuple(told),

@@ -78,16 +78,30 @@ def test_a_screen_says_what_is_known(tmp_path):
     assert sparkline([]) == ""
 
 
+def test_a_screen_ends_with_what_the_front_answers_to_one_prompt(tmp_path, cli, monkeypatch):
+    folder = run_folder(tmp_path / "run")
+    members = json.loads((folder / "front" / "front.json").read_text())["members"]
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = cli("watch", folder, "--once").out.splitlines()[-len(members) :]
+    assert [line.split()[0] for line in lines] == [member["id"] for member in members]
+    for line, member in zip(lines, members, strict=True):
+        assert len(line) <= 40
+        assert " ".join(member["sample"][0]["completion"].split()).startswith(line.split(maxsplit=1)[1].rstrip("…"))
+    shutil.rmtree(folder / "front")
+    assert len(cli("watch", folder, "--once").out.splitlines()) == 2, "what was not measured yet has no answers"
+
+
 def test_runs_are_listed(tmp_path, cli):
     run_folder(tmp_path / "first")
     run_folder(tmp_path / "second", START, *STEPS, FOUND)
     (tmp_path / "other").mkdir()
     lines = cli("runs", tmp_path).out.splitlines()
-    assert lines[0].startswith("first: ended, step 6 of 6, hypervolume 0.197 (0.166 to 0.227), 4 members")
+    assert lines[0].startswith("first: ended, step 6 of 6, hypervolume 0.069 (0.047 to 0.094) on report prompts, 4")
     assert lines[1].startswith(
-        "second: killed, step 3 of 6, hypervolume 0.500 (0.400 to 0.600), 2 members, `pareto-align"
+        "second: killed, step 3 of 6, hypervolume 0.500 (0.400 to 0.600) on select prompts, 2 members, `pareto-align"
     )
-    assert [run["state"] for run in cli("runs", tmp_path, "--json").json()] == ["ended", "killed"]
+    told = cli("runs", tmp_path, "--json").json()
+    assert [(run["state"], run["split"]) for run in told] == [("ended", "report"), ("killed", "select")]
     assert cli("runs", tmp_path / "other").code == 2
     assert "There is no folder" in cli("runs", tmp_path / "none").err
 
@@ -98,7 +112,7 @@ def test_what_is_no_run_is_said_with_2(tmp_path, cli):
     assert (found.code, "holds no run" in found.err) == (2, True)
     assert cli("watch", tmp_path / "none", "--once").code == 2
     assert cli("watch", tmp_path / "none", "--every", "0").code == 2
-    ended = cli("watch", run_folder(tmp_path / "run"))
+    ended = cli("watch", run_folder(tmp_path / "run") / "front")
     assert (ended.code, ended.out.count("\n")) == (0, 1)
     assert cli("watch", tmp_path / "run", "--json").json()["state"] == "ended"
 

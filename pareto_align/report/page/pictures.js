@@ -67,7 +67,7 @@ function frontPicture(width, found, state, act) {
   limit(i, bound => line(X(bound), top, X(bound), height - bottom, "limit"));
   if (!alone) limit(j, bound => line(left, Y(bound), width - right, Y(bound), "limit"));
   if (!alone) for (const fell of DATA.fallen) if (isNumber(fell.mean[i]) && isNumber(fell.mean[j]))
-    image.append(svg("circle", { cx: X(fell.mean[i]), cy: Y(fell.mean[j]), r: 3, class: "fell" }, svg("title", {}, `${fell.id}: ${fell.reason}`)));
+    image.append(svg("path", { d: `M${X(fell.mean[i]) - 3.5} ${Y(fell.mean[j])}h7m-3.5 -3.5v7`, class: "fell" }, svg("title", {}, `${fell.id}: ${fell.reason}`)));
   const bars = (member, y, k) => [
     ...(isNumber(member.low[i]) ? [line(X(member.low[i]), y, X(member.high[i]), y, "bar")] : []),
     ...(!alone && isNumber(member.low[j]) ? [line(X(member.mean[i]), Y(member.low[j]), X(member.mean[i]), Y(member.high[j]), "bar")] : []),
@@ -163,8 +163,8 @@ function mapPicture(width, state, pick, prefer) {
     let free = 0;
     for (const { k, from, to } of runs) if (k !== null) {
       image.append(svg("rect", { x: X(from), y: 30, width: X(to + 1) - X(from), height: 24, fill: tone[k], class: "cell" }, svg("title", {}, `${MEMBERS[k].id}: ${name(0)} from ${Math.round(100 * from / steps)} to ${Math.round(100 * to / steps)} %`)));
-      const middle = (X(from) + X(to + 1)) / 2, room = 7 * MEMBERS[k].id.length / 2;
-      if (middle - room >= free && middle + room <= width) { image.append(label(middle, 26, MEMBERS[k].id, "middle")); free = middle + room + 4; }
+      const middle = (X(from) + X(to + 1)) / 2, room = 8 * MEMBERS[k].id.length / 2;
+      if (middle - room >= free && middle + room <= width) { image.append(label(middle, 26, MEMBERS[k].id, "middle")); free = middle + room + 10; }
     }
     const at = w[0] * width, room = Math.floor(width / 15);
     image.append(svg("path", { d: `M${at} 54l-7 11h14z`, class: "mark" }), label(0, 79, `all ${short(name(1), room)}`), label(width, 79, `all ${short(name(0), room)}`, "end"));
