@@ -345,7 +345,8 @@ class ParetoAligner:
     def by_hand(self, prompts: Any, *, eval_prompts: Any = None) -> Iterator[FrontDiscovery]:
         """The same as `fit`, driven from outside, step by step; nothing is written.
 
-        The loop's `ask` returns what a step learns from, its `tell` makes the step and what follows it.
+        The loop's `ask` returns what a step learns from, its `tell` makes the step and what follows it. Trackers
+        (`report_to`) are told nothing, since they belong to a run folder; `callbacks` are.
 
         Args:
             prompts, eval_prompts: As `fit` takes them.

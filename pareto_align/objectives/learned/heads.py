@@ -154,13 +154,20 @@ def bradley_terry(
 def temperature(gaps: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
     """t that makes `sigmoid(t gap)` explain the labels best; 1 is calibrated already. Never below 0.
 
+    Where every label is foreseen no t is the best one, and a few such labels do not make a head infinitely sure: one
+    comparison more, of a usual gap and undecided, is then thought to be there.
+
     Args:
         gaps: `[n]` score of the first response less that of the second.
         labels: `[n]`.
         weights: `[n]` what each counts.
     """
-    x = np.asarray(gaps, dtype=np.float64)[:, None]
-    return max(0.0, float(bradley_terry(x, labels, weights=weights, penalty=1e-9)[0]))
+    x = np.asarray(gaps, dtype=np.float64)
+    counts = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    s = np.asarray(labels, dtype=np.float64)
+    if np.all((x == 0) | (s == (x > 0))):
+        x, s, counts = np.append(x, np.abs(x).mean()), np.append(s, 0.5), np.append(counts, 1.0)
+    return max(0.0, float(bradley_terry(x[:, None], s, weights=counts, penalty=1e-9)[0]))
 
 
 def calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> float:
