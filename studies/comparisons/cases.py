@@ -39,8 +39,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "single, middle": {"learner": "dpo", "alone": (0.5, 0.5)},
     "single, warm": {"learner": "dpo", "alone": (1.0, 0.0)},
     "single, brief": {"learner": "dpo", "alone": (0.0, 1.0)},
+    "single, middle, slower": {"learner": "dpo", "alone": (0.5, 0.5), "learning_rate": 4e-4},
+    "dpo, family": {"learner": "dpo", "family": "gates", "rank": 5},
 }
-"""Learner of each; `alone` is the preference of a policy that has the whole budget to itself."""
+"""Learner of each; `alone` is the preference of a policy that has the whole budget to itself.
+
+The slower one has five times the steps at a fifth of the rate. A family has three blocks of its rank.
+"""
 
 JUDGES = {"head": (0, 1), "audit": (2, 1)}
 """Which two objectives span the front that each judge sees: warm or tone, and brief."""
@@ -141,7 +146,8 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)  # another number of threads rounds otherwise
     method = METHODS[case.method]
-    alone = method.get("alone")
+    setting = setting | {name: method[name] for name in ("learning_rate",) if name in method}
+    alone, rank, family = method.get("alone"), method.get("rank", 16), method.get("family", "independent")
     steps = setting["steps"] * (1 if alone is None else POLICIES)
     layers = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "layers_to_transform": list(range(15, 30))}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -149,10 +155,11 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
         aligner = ParetoAligner(
             base(),
             objectives(setting),
-            lora=LoraConfig(r=16, lora_alpha=32, task_type="CAUSAL_LM", **layers),
+            lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **layers),
+            family=family,
             learner={"name": method["learner"], "beta": setting["beta"]},
             weighting="fixed",
-            explorer=Grid() if alone is None else Grid([alone]),
+            explorer="everywhere" if family != "independent" else Grid() if alone is None else Grid([alone]),
             population=POLICIES if alone is None else 1,
             steps=steps,
             eval_every=steps,

@@ -68,7 +68,7 @@ def test_samples_stand_in_the_order_of_the_prompts(code):
 def test_a_single_policy_reads_as_many_tokens(code):
     singles = [settings for settings in code.cases.METHODS.values() if "alone" in settings]
     assert {settings["learner"] for settings in singles} == {"dpo"}
-    assert sorted(settings["alone"] for settings in singles) == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+    assert {settings["alone"] for settings in singles} == {(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)}
 
 
 def test_the_command_keeps_what_it_ran_and_does_not_repeat_it(code, tmp_path, capsys, monkeypatch):
