@@ -42,7 +42,7 @@ class Settings:
     top_k: int | None = _setting(None, "sample from this many likeliest tokens only")
     top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
     optimizer: str = _setting("adamw", "adamw, or lion: one moment less, at a learning rate 3 to 10 times lower")
-    learning_rate: float = _setting(1e-3, "of the optimizer, at the first step")
+    learning_rate: float = _setting(2e-3, "of the optimizer, at the first step")
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
     weight_decay: float = _setting(0.0, "of the optimizer")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")

@@ -467,7 +467,7 @@ def test_the_example_is_valid(monkeypatch):
     run = load_config(DOCS / "examples" / "fit.yaml")
     assert run.aligner.objectives.names == ("friendly", "brevity", "variety")
     assert list(run.aligner.objectives.axes) == [0, 1]
-    assert run.aligner.settings.learning_rate == 1e-3
+    assert run.aligner.settings.learning_rate == 2e-3
     assert run.aligner.settings.population == 5
     assert len(run.prompts) == len(set(run.prompts)) >= 4 * run.aligner.settings.eval_prompts
     rewards = run.aligner.objectives.score(["Hi"], ["I am glad, and happy to see you."])
