@@ -22,7 +22,7 @@ FAULTS = {
     "ignores adapters", "forgets adapters asleep", "leaves the temperature out", "lacks a log-probability",
     "lacks all log-probabilities", "answers one less", "answers out of order", "skips a request", "uses no adapter",
     "uses another adapter", "aborts", "goes on after the end", "does not wake", "does not load", "keeps old adapters",
-    "runs out of memory", "cannot start", "says nothing", "numbers twice",
+    "runs out of memory", "cannot start", "says nothing", "numbers twice", "invents a token",
 }  # fmt: skip
 
 
@@ -216,7 +216,8 @@ class LLM:
         if not params.ignore_eos:
             stop.add(self.model.config.eos_token_id)
         alive = [True] * params.n
-        for step in range(params.max_tokens):
+        room = params.max_tokens if self.longest is None else self.longest - len(ids)
+        for step in range(min(params.max_tokens, room)):
             if step or start not in self.prompts:
                 logits = self.model(input_ids=tokens).logits[:, -1].float()
                 if step == 0:
@@ -249,6 +250,9 @@ class LLM:
         if self.machine.has("says nothing"):
             entries = []
         told = [{token: SimpleNamespace(logprob=value, rank=1, decoded_token=None)} for token, value in entries]
+        if self.machine.has("invents a token"):
+            entries = [(self.model.config.vocab_size, value) for _, value in entries]
+            told = [{token: SimpleNamespace(logprob=value)} for token, value in entries]
         if self.machine.has("lacks a log-probability"):
             told[-1] = {10**6: SimpleNamespace(logprob=0.0)}
         return SimpleNamespace(

@@ -191,6 +191,7 @@ TOLD = {
     "uses another adapter": "of another adapter",
     "aborts": "ends before its end.*abort",
     "says nothing": "0 tokens",
+    "invents a token": "a token that the model has not",
     "goes on after the end": "goes on after a stop token",
     "does not wake": "does not wake up",
     "does not load": "not loaded",
@@ -231,6 +232,45 @@ def test_an_engine_that_does_not_start_leaves_nothing(machine, population, tmp_p
     machine.faults = set()
     opened(population)
     assert len(list(tmp_path.iterdir())) == 1, "adapters lie in memory where there is such a folder"
+
+
+def test_a_prompt_that_leaves_no_room_for_its_completion_is_told(machine, population):
+    population.outside = Vllm().open(population, SIZE, 9 + T - 1)
+    population.base.tokenizer.eos_token_id = None  # nothing ends by itself
+    population.base.model.generation_config.eos_token_id = None
+    with pytest.raises(TrainingError, match=r"to prompt 2 ends before its end \(finish_reason='length'\)"):
+        drawn(Engine(population))
+
+
+def test_a_sampler_is_woken_handed_the_policies_and_left_to_rest(population):
+    calls, own = [], InProcess(population)
+
+    class Recorded:
+        name, exact = "recorded", False
+
+        def __getattr__(self, name):
+            def called(*args, **keywords):
+                calls.append((name, args[1] if name == "push" else None))
+                if name == "draw" and broken:
+                    raise RuntimeError("no")
+                return getattr(own, name)(*args, **keywords)
+
+            return called
+
+    population.outside = Recorded()
+    engine, broken = Engine(population), False
+    first = drawn(engine)
+    expected = drawn(Engine(population))
+    assert torch.equal(first.tokens, expected.tokens)
+    assert [name for name, _ in calls[:4]] == ["wake", "push", "draw", "rest"]
+    drawn(engine)
+    versions = [version for name, version in calls if name == "push"]
+    assert versions == [1, 1, 2], "each engine's own, another one at every call"
+    broken = True
+    with pytest.raises(RuntimeError, match="no"):
+        drawn(engine)
+    assert calls[-1][0] == "rest"
+    population.outside = None
 
 
 def test_an_engine_has_room_for_its_policies_only(machine, population):

@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import shutil
@@ -257,8 +256,6 @@ class VllmSampler:
             self._llm.llm_engine.engine_core.shutdown()
         self._llm, self._requests = None, []
         shutil.rmtree(self._folder, ignore_errors=True)
-        gc.collect()
-        _let_go_of_memory()
 
     def _read(
         self,
@@ -275,6 +272,7 @@ class VllmSampler:
             TrainingError: There are too few, they are not in the order of the requests, or a completion is none.
         """
         base, policies = self.population.base, len(self._requests)
+        known = range(base.model.get_input_embeddings().num_embeddings)
         if len(answers) != len(prompts):
             raise _bad(f"it gave {len(answers)} answers to {len(prompts)} requests")
         pad, count = int(base.tokenizer.pad_token_id), len(prompts) // policies
@@ -293,7 +291,7 @@ class VllmSampler:
                 raise _bad(f"the answer {where} has {len(answer.outputs)} completions instead of {group}")
             for one in answer.outputs:
                 said, likely = list(one.token_ids), _logprobs_of(one)
-                if wrong := _wrong_with(said, likely, one.finish_reason, base.stop_ids, length):
+                if wrong := _wrong_with(said, likely, one.finish_reason, base.stop_ids, length, known):
                     raise _bad(f"a completion {where} {wrong}")
                 place = (number, one.index, slice(len(said)))
                 tokens[place], logprobs[place], mask[place] = torch.tensor(said), torch.tensor(likely), True
@@ -334,13 +332,20 @@ def _logprobs_of(completion: Any) -> list[float | None]:
 
 
 def _wrong_with(
-    said: Sequence[int], likely: Sequence[float | None], reason: str | None, stop: Sequence[int], length: int
+    said: Sequence[int],
+    likely: Sequence[float | None],
+    reason: str | None,
+    stop: Sequence[int],
+    length: int,
+    known: range,
 ) -> str | None:
     """What is wrong with a completion; None where nothing is. A number that is none tells of a lost policy."""
     if not 0 < len(said) <= length:
         return f"has {len(said)} tokens instead of 1 to {length}"
     if len(likely) != len(said) or any(number is None for number in likely):
         return "lacks the log-probability of a token that was drawn"
+    if not all(token in known for token in said):
+        return "has a token that the model has not"
     if any(token in stop for token in said[:-1]):
         return "goes on after a stop token"
     if len(said) < length and said[-1] not in stop:
