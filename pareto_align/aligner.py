@@ -146,7 +146,9 @@ class ParetoAligner:
         micro_batch_tokens: int | None = None,
         layout: str = "auto",
         gradient_checkpointing: bool = False,
-        sampler: str = "auto",
+        sampler: str | dict = "auto",
+        rollout_correction: str = "auto",
+        rollout_cap: float = 2.0,
         deterministic: bool = False,
         activated: bool = False,
         shard_size: int | None = None,
@@ -202,6 +204,8 @@ class ParetoAligner:
             layout=layout,
             gradient_checkpointing=gradient_checkpointing,
             sampler=sampler,
+            rollout_correction=rollout_correction,
+            rollout_cap=rollout_cap,
             deterministic=deterministic,
             activated=activated,
             shard_size=shard_size,
@@ -363,7 +367,7 @@ class ParetoAligner:
             given = self._read(plan, prompts, eval_prompts)
             with self._placed(callbacks) as (base, backend, _):
                 splits = self._split(plan, base, *given)
-                with open_population(plan, base, splits) as population:
+                with open_population(plan, base, splits, trusted=self.trust_remote_code) as population:
                     yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks)
 
     def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
@@ -446,7 +450,12 @@ class ParetoAligner:
         if not (done := ended(folder)):
             with locked(folder):  # one that is in use says so before torch is imported, which takes seconds
                 check_prompts_kept(folder, record)
-        from pareto_align.discovery.identity import check_same_base, check_same_run, warn_of_other_machine
+        from pareto_align.discovery.identity import (
+            check_same_base,
+            check_same_run,
+            warn_of_other_machine,
+            warn_of_sampler,
+        )
 
         plan = self._plan()
         check_trackers(self.report_to)
@@ -465,6 +474,7 @@ class ParetoAligner:
             with self._placed(callbacks) as (base, backend, host):
                 check_same_base(record, host)
                 warn_of_other_machine(record, host)
+                warn_of_sampler(record)
                 splits = read_splits(folder, base, record.get("prompts"))
                 more = {"backend": backend, "record": record, "checkpoint": checkpoint}
                 self._run(plan, base, splits, folder, callbacks, **more)
@@ -490,7 +500,8 @@ class ParetoAligner:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
         from pareto_align.discovery.assembly import assemble, open_population
 
-        with self._tracked(folder) as trackers, open_population(plan, base, splits) as population:
+        opened = open_population(plan, base, splits, trusted=self.trust_remote_code)
+        with self._tracked(folder) as trackers, opened as population:
             try:
                 assemble(plan, population, splits, folder, callbacks=[*callbacks, *trackers], **more).run()
             finally:
@@ -634,7 +645,36 @@ class ParetoAligner:
         family = make_family(self.family)
         plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
         self._check_backend(plan)
+        self._check_sampler()
         return plan
+
+    def _check_sampler(self) -> None:
+        """Whether an engine beside the population can load the same model, before anything is loaded."""
+        if self.settings.engine is None:
+            return
+        told = f"The sampler {self.settings.engine['name']!r} loads the model once more, by its name"
+        named = isinstance(self.model, str | os.PathLike)
+        if not named or str(self.model).startswith("pypi:"):
+            raise ConfigError(
+                f"{told}. Save the one in memory, `model.save_pretrained(folder)` with its tokenizer, and give the "
+                "folder."
+            )
+        if self.gguf_file is not None or str(self.model).endswith(".gguf"):
+            raise ConfigError(f"{told}, and not from a GGUF file, which would be read otherwise there. Convert it.")
+        if self.quantization is not None:
+            raise ConfigError(
+                f"{told}, and quantised there it would be another model than here. Leave `quantization` out, or "
+                "choose another sampler."
+            )
+        if self.backend.remote:
+            raise ConfigError(
+                f"A worker of the backend {self.backend.name!r} that is lost goes through its steps again, and the "
+                f"sampler {self.settings.engine['name']!r} does not draw the same again. Use backend='local'."
+            )
+        if not (self.device == "auto" or str(self.device).startswith("cuda")):
+            raise ConfigError(
+                f"The sampler {self.settings.engine['name']!r} draws on a GPU with CUDA. Found device={self.device!r}."
+            )
 
     def _check_backend(self, plan: Plan) -> None:
         """Whether the backend can have the policies, before anything is loaded."""

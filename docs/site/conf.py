@@ -20,7 +20,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/page", "Figures <docs/gallery>", "docs/eliciting", "docs/mixtures",
         "Unseen preferences <docs/unseen-preferences>", "docs/handing-over", "docs/trackers", "docs/reliability",
-        "docs/scaling", "docs/trl",
+        "docs/scaling", "Drawing by vLLM <docs/samplers>", "docs/trl",
     ),
     "Rewards and judges": (
         "docs/rewards", "docs/judges", "Right answers first <docs/right-answers>", "docs/comparisons",

@@ -104,7 +104,14 @@ _VALUE_TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 _WRITTEN = {"None": "null", "True": "true", "False": "false"}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+    dict: "a mapping",
+}
 
 
 def settings_rows() -> list[tuple[str, str, str]]:

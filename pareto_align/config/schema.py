@@ -28,7 +28,7 @@ from pareto_align.runs.settings import Settings, settings_help
 
 __all__ = ["as_yaml", "config_schema", "resolved_config"]
 
-_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null", dict: "object"}
 _TEXT, _NUMBER, _TRUTH = {"type": "string"}, {"type": "number"}, {"type": "boolean"}
 _ROWS = {"type": "array", "minItems": 1}
 _OBJECTIVE: dict[str, Any] = {

@@ -28,8 +28,9 @@ from pareto_align.learning.rollouts import asked
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base
 from pareto_align.policies.families import Family, spoken
-from pareto_align.policies.lora_config import activated_lora_config, check_lora
+from pareto_align.policies.lora_config import activated_lora_config, check_lora, default_lora_config
 from pareto_align.policies.population import PolicyPopulation
+from pareto_align.policies.samplers import TEMPERATURES, make_engine
 from pareto_align.runs.budget import Spending
 from pareto_align.runs.checkpoint import Checkpoint
 from pareto_align.runs.folder import write_run_record, write_splits
@@ -73,6 +74,7 @@ class Plan:
         self._check_credit()
         self._check_family()
         self._check_shards()
+        self._check_sampler()
         self.preferences()
         self.weighting.setup(self.settings.population, self.objectives.m)
 
@@ -160,6 +162,41 @@ class Plan:
                 "updates_per_rollout=1, leave `shard_size` out, or use family='independent'. Found "
                 f"{self.settings.updates_per_rollout} updates."
             )
+
+    def _check_sampler(self) -> None:
+        """Whether the rest can work with an engine that draws in the population's place, and with a correction."""
+        settings, learner = self.settings, self.learner
+        truncated = settings.top_k is not None or settings.top_p is not None
+        if (correction := settings.rollout_correction) not in ("auto", "none"):
+            if not learner.corrects:
+                raise ConfigError(
+                    f"`rollout_correction` weighs the tokens of a policy gradient, and {learner.name!r} has "
+                    f"another loss. Leave it out. Found rollout_correction={correction!r}."
+                )
+            if truncated:
+                raise ConfigError(
+                    "`rollout_correction` compares the probabilities of whole distributions; of truncated sampling "
+                    "the kept tokens would have to be known. Leave top_k and top_p, or rollout_correction, out."
+                )
+        if settings.engine is None:
+            return
+        told = f"The sampler {settings.engine['name']!r}"
+        lowest, highest = TEMPERATURES
+        for wrong, why in (
+            (learner.needs == "comparisons", f"draws nothing for the learner {learner.name!r}, which learns from "
+             "comparisons"),
+            (truncated, "tells the probabilities of what top_k and top_p keep, which cannot be compared with the "
+             "trainer's. Leave top_k and top_p out"),
+            (settings.activated or bool(getattr(self.lora, "alora_invocation_tokens", None)),
+             "has no activated adapters. Set activated=False"),
+            (settings.deterministic, "does not draw the same bits again. Set deterministic=False"),
+            (not lowest <= settings.temperature <= highest,
+             f"draws at temperatures from {lowest} to {highest:g}. Found temperature={settings.temperature:g}"),
+        ):  # fmt: skip
+            if wrong:
+                raise ConfigError(f"{told} {why}; or choose another sampler.")
+        lora = self.lora if self.family is None else self.family.lora(self.lora, self.spoken)
+        make_engine(settings.engine).check(int((default_lora_config() if lora is None else lora).r))
 
     def _check_own_loss(self, name: str) -> None:
         settings = self.settings
@@ -263,10 +300,17 @@ class Plan:
 
 
 @contextmanager
-def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPopulation]:
-    """The population of a run; the model is given back as it was.
+def open_population(plan: Plan, base: Base, splits: Splits, *, trusted: bool = False) -> Iterator[PolicyPopulation]:
+    """The population of a run, and the engine that draws for it, if there is one; the model is given back as it was.
+
+    Args:
+        plan: What is fitted and how.
+        base: The model.
+        splits: The prompts.
+        trusted: Whether code that comes with the model may be run by whoever loads it again.
 
     Raises:
+        ModelError: The model cannot carry a population, or the engine cannot run the model.
         PromptError: Activated adapters find no place to begin at in a prompt, or a prompt with what a family says
             before it is refused, is too long, or reads as without.
     """
@@ -278,14 +322,22 @@ def open_population(plan: Plan, base: Base, splits: Splits) -> Iterator[PolicyPo
         notes = plan.objectives.m if plan.family.instructs else 0
     seed = seed_for(settings.seed, "adapters")
     population = PolicyPopulation(base, settings.population, lora=lora, notes=notes, seed=seed)
-    population.sampler, population.deterministic = settings.sampler, settings.deterministic
+    population.sampler, population.deterministic = settings.decoding, settings.deterministic
     try:
         for row in (*splits.train, *splits.select, *splits.report):
             population.split(row.ids)
         if plan.family is not None and plan.family.instructs:
             _check_asked(plan, base, splits)
+        if settings.engine is not None:
+            longest = max(len(row.ids) for row in splits.train) + settings.max_new_tokens
+            if plan.family is not None and plan.family.instructs:  # says something before it
+                longest = base.context_length
+            widest = max(map(len, settings.shards))
+            population.outside = make_engine(settings.engine).open(population, widest, longest, trusted=trusted)
         yield population
     finally:
+        if population.outside is not None:
+            population.outside.close()
         population.close()
 
 
@@ -354,7 +406,10 @@ def assemble(
         # the record holds what is used, set or not; a run of one shard is told as before there were any
         (tokens, *_) = backend.everywhere("micro_batch_tokens", settings)
         used = asdict(replace(settings, micro_batch_tokens=tokens))
-        config = plan.names() | {k: v for k, v in used.items() if k != "shard_size" or v is not None}
+        # and a sampler that needs no correction as before there was any
+        usual = {name: Settings.__dataclass_fields__[name].default for name in ("rollout_correction", "rollout_cap")}
+        usual = {"shard_size": None, **(usual if settings.engine is None else {})}
+        config = plan.names() | {k: v for k, v in used.items() if k not in usual or v != usual[k]}
     else:
         config = plan.names() | dict(record["config"])  # the first runs did not take down how a preference is read
     params = sampling_of(settings)

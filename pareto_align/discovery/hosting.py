@@ -26,6 +26,7 @@ from pareto_align.learning.learner import Context, Learner, StepReport, Told
 from pareto_align.learning.rollouts import Answers, Rollouts
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.base import Base, load_base
+from pareto_align.policies.correction import Correction
 from pareto_align.policies.determinism import deterministic
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
@@ -40,7 +41,7 @@ from pareto_align.runs.folder import versions
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 
-__all__ = ["Host", "Shard", "Work", "load_host", "sampling_of"]
+__all__ = ["Host", "Shard", "Work", "correction_of", "load_host", "sampling_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Host:
             ModelError: The model cannot carry one.
         """
         self._population = PolicyPopulation(self.base, 1, lora=lora, notes=notes)
-        self._population.sampler, self._population.deterministic = settings.sampler, settings.deterministic
+        self._population.sampler, self._population.deterministic = settings.decoding, settings.deterministic
 
     def micro_batch_tokens(self, settings: Settings) -> int:
         """Tokens of one forward and backward pass: as set, as recorded for this model and machine, or the default."""
@@ -214,6 +215,7 @@ class Shard:
                 sampling_of(settings),
                 settings.seed,
                 slots.start,
+                correction_of(settings, self.learner),
             )
             self.learner.setup(context)
 
@@ -339,6 +341,14 @@ class Shard:
 def sampling_of(settings: Settings) -> SamplingParams:
     """How a run samples, in training and measuring."""
     return SamplingParams(settings.max_new_tokens, settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
+
+
+def correction_of(settings: Settings, learner: Learner) -> Correction:
+    """What a learner does about completions of a slightly different policy; "auto" is nothing for exact samplers."""
+    kind = settings.rollout_correction
+    if kind == "auto":
+        kind = "token_truncate" if settings.engine is not None and learner.corrects else "none"
+    return Correction(kind, settings.rollout_cap)
 
 
 def load_host(loading: Mapping[str, Any]) -> Host:

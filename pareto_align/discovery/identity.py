@@ -12,8 +12,16 @@ from pareto_align.discovery.assembly import Plan
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.lora_config import default_lora_config
 from pareto_align.runs.folder import objective_records
+from pareto_align.runs.settings import Settings
 
-__all__ = ["check_alike", "check_same_base", "check_same_run", "plan_facts", "warn_of_other_machine"]
+__all__ = [
+    "check_alike",
+    "check_same_base",
+    "check_same_run",
+    "plan_facts",
+    "warn_of_other_machine",
+    "warn_of_sampler",
+]
 
 
 def plan_facts(
@@ -33,12 +41,25 @@ def plan_facts(
             "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
             **({} if plan.family is None else {"family": arguments_of(plan.family)}),
         },
+        # what draws the same again with the same seeds is told as before there was anything else
+        **({} if plan.settings.engine is None else {"exact": False, "drawn_with": _engine_version(plan.settings)}),
         "loading": {
             "quantization": plain(loading),
             "gguf_file": gguf_file,
             "chat_template_kwargs": dict(chat_template_kwargs or {}),
         },
     }
+
+
+def _engine_version(settings: Settings) -> str:
+    from importlib import metadata
+
+    assert settings.engine is not None
+    name = settings.engine["name"]
+    try:
+        return f"{name} {metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return str(name)
 
 
 def _lora_facts(lora: Any) -> Any:
@@ -130,6 +151,24 @@ def warn_of_other_machine(record: Mapping[str, Any], facts: Mapping[str, Any]) -
         warnings.warn(
             f"The run goes on under other conditions than it began under: {'; '.join(told)}. What it finds from here "
             "on is as good, but not the same bytes.",
+            ParetoAlignWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_sampler(record: Mapping[str, Any]) -> None:
+    """Say that a run does not go on to the same bytes where its sampler does not draw the same again.
+
+    Args:
+        record: Of the run.
+
+    Warns:
+        ParetoAlignWarning: So it is.
+    """
+    if record.get("exact", True) is False:
+        warnings.warn(
+            f"The completions of this run are drawn by {record.get('drawn_with', 'an engine')}, which does not draw "
+            "the same again: what the run finds from here on is as good, but not the same bytes as without the stop.",
             ParetoAlignWarning,
             stacklevel=3,
         )

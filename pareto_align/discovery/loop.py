@@ -13,6 +13,7 @@ import torch
 from pareto_align.discovery.explorers import Exploration, Explorer, Task
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.measuring import FrontKeeper
+from pareto_align.discovery.mismatch import MismatchGuard
 from pareto_align.discovery.shards import Shards
 from pareto_align.discovery.slots import Slots
 from pareto_align.discovery.stalls import choose_parent
@@ -95,6 +96,7 @@ class FrontDiscovery:
         self.spending = spending
         self.settings = settings
         self.budget = Budget(settings)
+        self.mismatch = MismatchGuard()
         self.journal = journal
         self.step = 0
         self.trained = False
@@ -172,6 +174,7 @@ class FrontDiscovery:
         """
         report = self._train(self.step, seen)
         self.step += 1
+        self.mismatch.note(report)
         self.slots.note(report)
         self.trained = self._done()
         self._roll_back(report)

@@ -18,6 +18,7 @@ from pareto_align.arguments import KeepsArguments, arguments_of
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.prompts import PromptRow
 from pareto_align.objectives import ObjectiveSet, RewardScale
+from pareto_align.policies.correction import Correction
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.gradients import ObjectiveGradients
 from pareto_align.policies.optimizer import FamilyOptimizer, PopulationAdamW, PopulationOptimizer
@@ -144,6 +145,8 @@ class Context:
         params: How completions are sampled.
         seed: Of the run.
         first: Number of the first of the policies among all of the run, which seeds what they sample.
+        correction: What a learner that `corrects` does about completions that the sampler drew from a slightly
+            different policy.
     """
 
     engine: Engine
@@ -157,6 +160,7 @@ class Context:
     params: SamplingParams = field(default_factory=lambda: SamplingParams(128))
     seed: int = 0
     first: int = 0
+    correction: Correction = field(default_factory=Correction)
 
 
 class Learner(KeepsArguments, ABC):
@@ -170,6 +174,7 @@ class Learner(KeepsArguments, ABC):
         values_with_gradients: What a step saw is only known once its gradients are.
         own_loss: Its loss is not a policy gradient: what is set for one (a price of KL, clipping) has no part in it.
         couples_policies: A policy's update depends on other policies, so all have to be on one device.
+        corrects: Its loss can be weighed by how much likelier a token is to the trainer than to the sampler.
     """
 
     kind = "Learner"
@@ -180,6 +185,7 @@ class Learner(KeepsArguments, ABC):
     values_with_gradients: ClassVar[bool] = False
     own_loss: ClassVar[bool] = False
     couples_policies: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     @property
     def needs_own_policies(self) -> bool:

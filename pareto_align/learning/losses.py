@@ -84,6 +84,16 @@ class PolicyLoss:
             return real / real.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return real / real.sum(3, keepdim=True).clamp(min=1) / (prompts * group)
 
+    def renewal(self, mask: Tensor, kept: Tensor) -> Tensor:
+        """Factors `[K]` of the token weights where some completions are left out, and count for nothing.
+
+        Args:
+            mask: `[K, N, G, T]` True for tokens.
+            kept: `[K, N, G]` True for the completions that are not left out.
+        """
+        counted = mask.sum(3) if self.aggregation == "token" else torch.ones(kept.shape)
+        return counted.sum((1, 2)) / (counted * kept).sum((1, 2)).clamp(min=1)
+
     def pull_back(self, old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
         """How strongly each token [K, N, G, T] is pulled back to the policy that sampled: `kl_limit`'s bracket.
 

@@ -14,6 +14,7 @@ from pareto_align.data.prompts import PromptRow
 from pareto_align.learning.learner import Context, Learner, StepReport
 from pareto_align.learning.rollouts import Rollouts, batch_of, roll_out
 from pareto_align.policies.batches import Batch
+from pareto_align.policies.correction import Correction, mismatch
 from pareto_align.seeds import seed_for
 
 __all__ = ["OnPolicyLearner"]
@@ -38,7 +39,7 @@ class OnPolicyLearner(Learner):
         numbers = range(context.first, context.first + self.population.size)
         seeds = [seed_for(context.seed, "rollout", step, k) for k in numbers]
         prompts = batch_of(self.prompts, context.prompts_per_step, step, context.seed)
-        return roll_out(
+        seen = roll_out(
             self.engine,
             context.objectives,
             prompts,
@@ -48,6 +49,11 @@ class OnPolicyLearner(Learner):
             reference=self.reads_reference,
             columns=self._columns(step, prompts),
         )
+        if not (self.engine.sampler.exact or self.corrects):
+            # what compares the probabilities of whole completions takes the trainer's, which costs a pass
+            seen.batch, seen.sampled = self._prepared(seen), seen.completions.logprobs
+            seen.completions.logprobs = self.engine.logprobs(seen.batch)
+        return seen
 
     def _columns(self, step: int, prompts: Sequence[PromptRow]) -> dict[str, list[Any]]:
         """What rewards are given beside the prompts' columns, an entry a completion."""
@@ -61,11 +67,30 @@ class OnPolicyLearner(Learner):
         """Log-probabilities `[K, N, G, T]` under the frozen base."""
         return self.engine.reference_logprobs(batch) if seen.reference is None else seen.reference
 
-    def _reported(self, seen: Rollouts, norms: Tensor, spread: np.ndarray, reference: Tensor | None) -> StepReport:
-        """What a step did, told by the answers it was made from; without a reference the KL divergence is not known."""
-        done = seen.completions
+    def _reported(
+        self,
+        seen: Rollouts,
+        norms: Tensor,
+        spread: np.ndarray,
+        reference: Tensor | None,
+        trained: Tensor | None = None,
+    ) -> StepReport:
+        """What a step did, told by the answers it was made from; without a reference the KL divergence is not known.
+
+        Args:
+            seen: The answers.
+            norms, spread: `[K]`.
+            reference: `[K, N, G, T]` under the frozen base.
+            trained: `[K, N, G, T]` under the policies before the step, as the trainer found them.
+        """
+        done, correction = seen.completions, self.context.correction
+        logprobs, more = done.logprobs, {}
+        if seen.sampled is not None:
+            more = mismatch(logprobs, seen.sampled, done.mask, Correction())
+        elif trained is not None and (correction.weighs or not self.engine.sampler.exact):
+            logprobs, more = trained, mismatch(trained, logprobs, done.mask, correction)
         counts = done.mask.sum((1, 2, 3)).clamp(min=1)
         unmeasured = torch.full(counts.shape, torch.nan)
-        kl = unmeasured if reference is None else (done.logprobs - reference).sum(-1).mean((1, 2))
-        entropy = (-done.logprobs.sum((1, 2, 3)) / counts).numpy()
-        return StepReport(norms.cpu().numpy(), kl.numpy(), entropy, spread, np.isfinite(entropy))
+        kl = unmeasured if reference is None else (logprobs - reference).sum(-1).mean((1, 2))
+        entropy = (-logprobs.sum((1, 2, 3)) / counts).numpy()
+        return StepReport(norms.cpu().numpy(), kl.numpy(), entropy, spread, np.isfinite(entropy), more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class OnlineLearner(OnPolicyLearner):
         self.updates = updates
         self.name = credit.name  # type: ignore[misc]
         self.needs_group = credit.needs_group
+
+    corrects: ClassVar[bool] = True
 
     @property
     def reads_reference(self) -> bool:
@@ -97,7 +99,7 @@ class OnlineLearner(OnPolicyLearner):
             else:
                 old = self._descend(batch, advantages, reference, old)
             norms = self.optimizer.step(self.population.grad, learning_rate)
-        return self._reported(seen, norms, spread.numpy(), reference)
+        return self._reported(seen, norms, spread.numpy(), reference, old)
 
     def gradients(self, seen: Rollouts, *, halves: bool = False) -> ObjectiveGradients:
         """The gradient of every objective for every policy, from one backward pass.
@@ -130,7 +132,11 @@ class OnlineLearner(OnPolicyLearner):
             spent = self.loss.charge_kl(free, done.logprobs, reference, self.credit.against_peers)
             factors = torch.cat([vector, spent[..., None]], 3)
         batch = batch.carrying(factors.shape[-1])
-        parts, logprobs = self.engine.ascend(batch, factors, self.loss.token_weights(done.mask), members)
+        weights, correction = self.loss.token_weights(done.mask), self.context.correction
+        parts, logprobs = self.engine.ascend(batch, factors, weights, members, correction)
+        if correction.by_completion:
+            kept = correction.kept(logprobs, done.logprobs, done.mask)
+            parts *= self.loss.renewal(done.mask, kept).to(parts.device)[:, None, None]
         total, cross = parts[0], None
         if members is not None:
             first, second = (member.numel() / int(member.sum()) for member in members)
@@ -166,16 +172,30 @@ class OnlineLearner(OnPolicyLearner):
     def _descend(self, batch: Batch, advantages: Tensor, reference: Tensor | None, old: Tensor | None) -> Tensor:
         """Put the loss's gradient into the population's buffer; returns the log-probabilities before the first update.
 
-        The first update's own log-probabilities stand for the sampler's: in bfloat16 those differ by rounding.
+        The first update's own log-probabilities stand for the sampler's: in bfloat16 those differ by rounding. Where
+        that is more than rounding, completions are weighed by the ratio of these two; the clip is about the ratio of
+        this update's policy to the first one's.
         """
-        weights = self.loss.token_weights(batch.done.mask)
+        correction, sampled, mask = self.context.correction, batch.done.logprobs, batch.done.mask
+        weights, shares = self.loss.token_weights(mask), None
+        if old is not None and correction.weighs:
+            kept = correction.kept(old, sampled, mask)
+            shares = correction.of_completions(old, sampled, mask)
+            weights = weights * shares * self.loss.renewal(mask, kept)[:, None, None, None]
+            mask = mask & kept[..., None]
         given = {"advantage": advantages[..., None].expand(weights.shape), "weight": weights}
         given |= {name: x for name, x in (("reference", reference), ("old", old)) if x is not None}
         if old is not None and self.loss.kl_limit is not None:
-            given["back"] = self.loss.pull_back(old, self.engine.logprobs(batch), batch.done.mask)
-        before = self.engine.descend(batch, self._token_loss, given, logprobs=old is None)
-        found = before if old is None else old
+            back = self.loss.pull_back(old, self.engine.logprobs(batch), mask)
+            given["back"] = back if shares is None else back * shares
+        if old is not None:
+            self.engine.descend(batch, self._token_loss, given)
+            return old
+        found = self.engine.descend(batch, self._token_loss, given, logprobs=True, correction=correction)
         assert found is not None
+        if correction.by_completion:
+            renewal = self.loss.renewal(mask, correction.kept(found, sampled, mask))
+            self.population.grad *= renewal.to(self.population.grad.device)[:, None]
         return found
 
     def _token_loss(

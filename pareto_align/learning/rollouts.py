@@ -107,6 +107,7 @@ class Rollouts:
         reference: What it read: log-probabilities `[K, N, G, T]`.
         token_lists: The completions as token ids, without the end token; None where they were not asked for.
         columns: What rewards are given beside the prompts' columns, an entry a completion.
+        sampled: The sampler's log-probabilities `[K, N, G, T]`, where the completions have the trainer's instead.
     """
 
     prompts: list[PromptRow]
@@ -117,6 +118,7 @@ class Rollouts:
     reference: Tensor | None = None
     token_lists: list[list[int]] | None = None
     columns: Mapping[str, list[Any]] = field(default_factory=dict)
+    sampled: Tensor | None = None
 
     @property
     def prompt_ids(self) -> list[list[int]]:

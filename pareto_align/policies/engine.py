@@ -7,6 +7,7 @@ falls as the completion becomes more probable. The engine takes those numbers an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pareto_align.policies.batches import Batch, Part, RowLayout, checkpointing
+from pareto_align.policies.correction import Correction
 from pareto_align.policies.logprobs import (
     TokenLoss,
     fused_loss,
@@ -23,7 +25,9 @@ from pareto_align.policies.logprobs import (
     token_scores,
 )
 from pareto_align.policies.population import PolicyPopulation
-from pareto_align.policies.sampling import Completions, SamplingParams, sample
+from pareto_align.policies.samplers.in_process import InProcess
+from pareto_align.policies.samplers.protocol import Sampler
+from pareto_align.policies.sampling import Completions, SamplingParams
 from pareto_align.policies.transfers import moved
 
 __all__ = ["Engine", "Slopes"]
@@ -48,6 +52,7 @@ class Engine:
 
     Attributes:
         rows: How completions are laid out, and how many at a time.
+        sampler: What draws from the population's own policies.
 
     Raises:
         ConfigError: An unknown layout, or no room for a token.
@@ -67,6 +72,8 @@ class Engine:
         self.gradient_checkpointing = gradient_checkpointing
         self.rows = RowLayout(population, layout, micro_batch_tokens, temperature)
         self.head = population.head
+        self.sampler: Sampler = population.outside or InProcess(population)
+        self._versions = 0
 
     def sample(
         self,
@@ -78,8 +85,27 @@ class Engine:
         policies: Tensor | None = None,
         own: bool = False,
     ) -> Completions:
-        """What the policies say `[K, N, G, T]`: see `sampling.sample`."""
-        return sample(self.population, prompts, group, params, seeds, policies=policies, own=own)
+        """What the policies say `[K, N, G, T]`: see `Sampler.draw`.
+
+        Args:
+            prompts, group, params, seeds, own: See there.
+            policies: `[K, P]` others than the population's own, which it runs itself whatever the sampler is.
+        """
+        if policies is not None:
+            own_sampler = InProcess(self.population)
+            own_sampler.push(policies, 0)
+            return own_sampler.draw(prompts, group, params, seeds, own=own)
+        self._versions += 1  # not the number of the step: several shards draw in one
+        self.sampler.wake()
+        try:
+            self.sampler.push(self.population.parameters, self._versions)
+            drawn = self.sampler.draw(prompts, group, params, seeds, own=own)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what has to be told
+                self.sampler.rest()
+            raise
+        self.sampler.rest()
+        return drawn
 
     def prepare(self, prompts: Sequence[Sequence[int]], done: Completions) -> Batch:
         """Completions `[K, N, G, T]` of N prompts, or of K*N where each policy has its own, ready to be read."""
@@ -118,7 +144,12 @@ class Engine:
         return batch.unfolded(found)
 
     def ascend(
-        self, batch: Batch, coefficients: Tensor, token_weights: Tensor, members: Tensor | None = None
+        self,
+        batch: Batch,
+        coefficients: Tensor,
+        token_weights: Tensor,
+        members: Tensor | None = None,
+        correction: Correction | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Directions of ascent, one a sum of completions' log-probabilities, from one backward pass.
 
@@ -132,6 +163,7 @@ class Engine:
             token_weights: `[K, N, G, T]` of each token in its completion, 0 on padding.
             members: `[H, N, G]`, True for the completions in each of H parts of the batch, which are passed through one
                 after the other; by default all of them in one.
+            correction: Weighs the tokens by how much likelier they are here than to the sampler that drew them.
 
         Returns:
             Gradients `[H, K, S, P]` on the population's device, and the log-probabilities `[K, N, G, T]` on the CPU.
@@ -160,7 +192,7 @@ class Engine:
                         def ascent(logprob: Tensor, chunk: slice, weight: Tensor = weight) -> Tensor:
                             return logprob * weight[chunk]
 
-                        seen.append((part, self._backward(batch, part, ascent, factors=own)))
+                        seen.append((part, self._backward(batch, part, ascent, correction, factors=own)))
             batch.put(logprobs, seen)
 
         self.rows.within_memory(passes)
@@ -209,7 +241,13 @@ class Engine:
         return found, logprobs
 
     def descend(
-        self, batch: Batch, token_loss: Callable[..., TokenLoss], given: Mapping[str, Tensor], *, logprobs: bool = False
+        self,
+        batch: Batch,
+        token_loss: Callable[..., TokenLoss],
+        given: Mapping[str, Tensor],
+        *,
+        logprobs: bool = False,
+        correction: Correction | None = None,
     ) -> Tensor | None:
         """Put a loss's gradient into the population's buffer.
 
@@ -218,6 +256,7 @@ class Engine:
             token_loss: Called with what `given` holds of some tokens, as keywords; returns their loss.
             given: Numbers `[K, N, G, T]` of all tokens, by name.
             logprobs: Also return the log-probabilities `[K, N, G, T]`, on the CPU.
+            correction: See `ascend`.
         """
         device = self.population.base.device
         before = torch.zeros(batch.done.tokens.shape) if logprobs else None
@@ -229,7 +268,7 @@ class Engine:
                 for part in self.rows.micro_batches(batch):
                     picked = moved([batch.pick(x, part) for x in given.values()], device)
                     loss = token_loss(**dict(zip(given, picked, strict=True)))
-                    seen.append((part, self._backward(batch, part, loss)))
+                    seen.append((part, self._backward(batch, part, loss, correction)))
             if before is not None:
                 batch.put(before, seen)
 
@@ -251,13 +290,22 @@ class Engine:
                 plain=batch.plain,
             )
 
-    def _backward(self, batch: Batch, part: Part, token_loss: TokenLoss, *, factors: Tensor | None = None) -> Tensor:
+    def _backward(
+        self,
+        batch: Batch,
+        part: Part,
+        token_loss: TokenLoss,
+        correction: Correction | None = None,
+        *,
+        factors: Tensor | None = None,
+    ) -> Tensor:
         """One forward and backward pass over a part; returns its tokens' log-probabilities `[n]`, on the device.
 
         Args:
             batch: The step's completions.
             part: Which of them.
             token_loss: Loss of each token.
+            correction: Weighs the losses.
             factors: `[k, n, g, S]` of each completion in each of S sums of gradients; None for one plain sum.
         """
         population = self.population
@@ -278,11 +326,35 @@ class Engine:
                 checkpointing(population.base.model, self.gradient_checkpointing),
                 predicting_states(population, rows, spread=spread, plain=batch.plain) as hidden,
             ):
+                if correction is not None and correction.weighs:
+                    token_loss = self._weighed(correction, token_loss, batch, part, hidden.detach(), targets)
                 total, logprobs = fused_loss(hidden, self.head, targets, token_loss, temperature=self.temperature)
                 total.backward()  # type: ignore[no-untyped-call]
         finally:
             population.served.streams = None
         return logprobs
+
+    def _weighed(
+        self, correction: Correction, token_loss: TokenLoss, batch: Batch, part: Part, hidden: Tensor, targets: Tensor
+    ) -> TokenLoss:
+        """A loss with each token's share in it; a whole completion's takes the head once more, and no layer."""
+        mask = batch.done.mask[part.index]
+        rows = torch.arange(mask[..., 0].numel()).repeat_interleave(mask.sum(-1).flatten())
+        sampled, rows = moved([batch.pick(batch.done.logprobs, part), rows], hidden.device)
+        if not correction.by_completion:
+
+            def token(logprob: Tensor, chunk: slice) -> Tensor:
+                return token_loss(logprob, chunk) * correction.weights(logprob.detach() - sampled[chunk])
+
+            return token
+        gap = token_scores(self.head, hidden, targets, self.temperature) - sampled
+        sums = torch.zeros(mask[..., 0].numel(), device=hidden.device).index_add_(0, rows, gap)
+        weights = correction.weights(sums)[rows]
+
+        def of_completion(logprob: Tensor, chunk: slice) -> Tensor:
+            return token_loss(logprob, chunk) * weights[chunk]
+
+        return of_completion
 
     def _two_phases(self, batch: Batch, part: Part, slopes: Slopes, weights: Tensor, logprobs: Tensor) -> None:
         """Log-probabilities of a part, its slopes, and the backward pass; puts the former into `logprobs`."""

@@ -72,6 +72,8 @@ class PolicyPopulation:
             are any), or "auto": graphs on CUDA.
         deterministic: Whether what is sampled is the same bits again on CUDA too; slower.
         static: What decodes in fixed shapes; None before the first time.
+        outside: What draws the completions that are trained on in the population's place (`samplers.Sampler`), until it
+            is closed; None where the population does.
         tell: From the notes of a policy to what stands before every prompt of it; None where nothing does.
         read: The contexts of activated adapters that were read last, and their keys and values.
 
@@ -106,6 +108,7 @@ class PolicyPopulation:
         self.read: tuple[Any, Any] | None = None
         self.sampler = "auto"
         self.static: Any = None
+        self.outside: Any = None
         self.deterministic = False
         self.blocks: list[Block] = []
         self._siblings: list[Siblings] = []
@@ -331,11 +334,11 @@ class PolicyPopulation:
             tensors[f"base_model.model.{block.name}.lora_B.weight"] = b[0].contiguous().clone()
         return tensors
 
-    def save_adapter(self, row: Tensor, folder: Path) -> None:
-        """Write one policy `[P]` as a stock PEFT LoRA folder that loads without this package."""
+    def save_adapter(self, row: Tensor, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write one policy `[P]`, in a dtype, as a stock PEFT LoRA folder that loads without this package."""
         base = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.adapter_tensors(row), folder / WEIGHTS_FILE)
+        write_tensors({name: x.to(dtype) for name, x in self.adapter_tensors(row).items()}, folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(member_config(self.lora, self.targets, base), encoding="utf-8")
 
     def read_adapter(self, folder: Path) -> Tensor:

@@ -13,7 +13,8 @@ __all__ = ["Settings", "settings_help"]
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
 LAYOUTS = ("auto", "packed", "dense")
-SAMPLERS = ("auto", "eager", "graphs")
+SAMPLERS = ("auto", "eager", "graphs", "vllm")
+CORRECTIONS = ("auto", "none", "token_truncate", "sequence_mask")
 KL_ESTIMATORS = ("k1", "k3")
 OPTIMIZERS = ("adamw", "lion")
 AGGREGATIONS = ("constant", "token", "sequence")
@@ -96,10 +97,17 @@ class Settings:
     gradient_checkpointing: bool = _setting(
         False, "compute activations again in the backward pass: less memory, more time in training"
     )
-    sampler: str = _setting(
+    sampler: str | dict = _setting(  # noqa: RUF009 - it is a field, as the others
         "auto",
-        "how completions are decoded: eager, graphs (fixed shapes, captured as CUDA graphs), or auto: graphs on CUDA",
+        "how completions are decoded: eager, graphs (fixed shapes, captured as CUDA graphs), or auto: graphs on CUDA; "
+        "vllm, or {name: vllm, ...}, draws what is trained on by vLLM",
     )
+    rollout_correction: str = _setting(
+        "auto",
+        "importance weights where the sampler's probabilities are not the trainer's: token_truncate, sequence_mask, "
+        "none, or auto: token_truncate with vllm, else none",
+    )
+    rollout_cap: float = _setting(2.0, "the largest such weight; with sequence_mask completions beyond it are left out")
     deterministic: bool = _setting(
         False, "the same bits again on a GPU as well: torch adds in fixed orders while sampling and training; slower"
     )
@@ -129,7 +137,10 @@ class Settings:
         ):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
-        for name in ("temperature", "learning_rate", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution"):
+        for name in (
+            "temperature", "learning_rate", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution",
+            "rollout_cap",
+        ):  # fmt: skip
             _require_number(name, getattr(self, name))
         for name in ("top_p", "max_grad_norm", "max_seconds", "kl_limit"):
             if getattr(self, name) is not None:
@@ -155,15 +166,16 @@ class Settings:
                 "`kl_limit` does nothing with updates_per_rollout=1: the first update on a rollout is made at the "
                 "policy that sampled it, whose divergence from itself is 0. Set updates_per_rollout to 2 or more."
             )
-        if not self.clip > 0:
-            raise ConfigError(f"`clip` must be positive. Found {self.clip!r}.")
+        for name in ("clip", "rollout_cap"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be positive. Found {getattr(self, name)!r}.")
         for name, known in (
-            ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("sampler", SAMPLERS), ("kl", KL_ESTIMATORS),
-            ("optimizer", OPTIMIZERS),
-            ("aggregation", AGGREGATIONS),
+            ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("kl", KL_ESTIMATORS), ("optimizer", OPTIMIZERS),
+            ("aggregation", AGGREGATIONS), ("rollout_correction", CORRECTIONS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ConfigError(f"`{name}` must be one of {', '.join(known)}. Found {getattr(self, name)!r}.")
+        self._check_sampler()
         for name in ("gradient_checkpointing", "deterministic", "activated"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
@@ -183,6 +195,28 @@ class Settings:
         for name in ("weight_decay", "kl_coef", "resolution"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"`{name}` must be 0 or more. Found {getattr(self, name)!r}.")
+
+    def _check_sampler(self) -> None:
+        name = self.sampler.get("name") if isinstance(self.sampler, dict) else self.sampler
+        if not isinstance(name, str) or name not in SAMPLERS:
+            raise ConfigError(f"`sampler` must be one of {', '.join(SAMPLERS)}. Found {name!r}.")
+        if isinstance(self.sampler, dict) and name != "vllm":
+            raise ConfigError(f"The sampler {name!r} takes no settings. Found {self.sampler!r}; write {name!r}.")
+        if isinstance(self.sampler, dict):
+            from pareto_align.policies.samplers import make_engine  # loads torch, which the others do without
+
+            make_engine(self.sampler)
+
+    @property
+    def engine(self) -> dict[str, Any] | None:
+        """The engine beside the population that draws what is trained on: its `name` and settings; None without one."""
+        named = self.sampler if isinstance(self.sampler, dict) else {"name": self.sampler}
+        return named if named["name"] == "vllm" else None
+
+    @property
+    def decoding(self) -> str:
+        """How the population decodes what it draws itself."""
+        return "auto" if isinstance(self.sampler, dict) or self.engine is not None else self.sampler
 
     @property
     def rows_a_step(self) -> int:

@@ -103,6 +103,7 @@ def _other(field):
     """A valid value that is not the default: one that got lost on the way would be noticed."""
     special = {"lr_schedule": "cosine", "kl": "k3", "aggregation": "token", "top_p": 0.5, "max_grad_norm": 2.0}
     special |= {"layout": "dense", "gradient_checkpointing": True, "activated": True, "max_tokens": 10**6}
+    special |= {"rollout_correction": "sequence_mask"}
     special |= {"eval_group": "topic", "sampler": "eager", "deterministic": True, "kl_limit": 0.5, "optimizer": "lion"}
     if field.name in special:
         return special[field.name]
@@ -143,7 +144,13 @@ def test_counts_are_whole_and_positive(name, value):
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"lr_schedule": "exponential"}, "exponential"),
-        ({"sampler": "vllm"}, "sampler.*auto, eager, graphs.*vllm"),
+        ({"sampler": "sglang"}, "sampler.*auto, eager, graphs, vllm.*sglang"),
+        ({"sampler": {"name": "eager", "sleep": True}}, "'eager' takes no settings"),
+        ({"sampler": {"sleep": True}}, "sampler.*None"),
+        ({"sampler": {"name": "vllm", "slep": True}}, "no setting 'slep'.*sleep"),
+        ({"sampler": {"name": "vllm", "gpu_memory_utilization": 0}}, "gpu_memory_utilization.*above 0"),
+        ({"rollout_correction": "tis"}, "rollout_correction.*token_truncate.*tis"),
+        ({"rollout_cap": 0.0}, "rollout_cap.*positive"),
         ({"deterministic": "yes"}, "deterministic"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"weight_decay": -1.0}, "weight_decay"),
