@@ -6,14 +6,18 @@ values of the members within what was measured. An answer makes those particles 
 
     P(the first is said to be better) = (1 - lapse) sigmoid((u_first - u_second) / temperature) + lapse / 2
 
-with utilities scaled to 0 .. 1 over the members. The next question is the one whose better answer is worth most (EUBO):
-the pair with the largest expectation of max(u_first, u_second). The *regret* is what the best of all members would add
-to the utility of the one that is best in expectation.
+with utilities scaled to 0 .. 1 over the members. The next question is the one whose answer is worth most: the pair
+after which the utility of the member that is then best is expected to be largest (the *knowledge gradient*, one
+question ahead). Where no single answer would change the choice it is the pair with the largest expectation of
+max(u_first, u_second). The *regret* is what the best of all members would add to the utility of the one that is best in
+expectation.
 
 References:
-    Lin et al., "Preference Exploration for Efficient Bayesian Optimization with Multiple Outcomes", arXiv 2203.11382
-        (the expected utility of the best option). There the utility is a Gaussian process; a process that does not know
-        that more is better needs many times the answers for the few members of a front.
+    Frazier, Powell and Dayanik, "A Knowledge-Gradient Policy for Sequential Information Collection", SIAM Journal on
+        Control and Optimization 47 (2008).
+    Astudillo et al., "qEUBO: A Decision-Theoretic Acquisition Function for Preferential Bayesian Optimization", arXiv
+        2303.15746: where answers never err, the pair with the largest expectation of the better one is as good. Here
+        they do err.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from pareto_align.errors import ConfigError
 
@@ -33,7 +38,7 @@ UTILITIES = ("linear", "chebyshev")
 VERDICTS = ("first", "second", "same")
 AUGMENTED = 0.01
 """Share of the linear shortfall in a Chebyshev utility: it tells two members with the same worst shortfall apart."""
-MOST_MEMBERS, LIKELY = 40, 20
+MOST_MEMBERS, LIKELY = 24, 20
 """Members up to which all pairs are looked at, and beyond that the likeliest to be best."""
 LEAST_EFFECTIVE = 0.1
 """Effective share of the particles below which they are drawn anew around those that are left."""
@@ -196,17 +201,21 @@ class Users:
         rows = (
             np.arange(n) if n <= MOST_MEMBERS else np.sort(np.argsort(-self.probability_best, kind="stable")[:LIKELY])
         )
-        likely, utility = self.probabilities, self.utility[:, rows]
-        best, pair = -np.inf, None
-        for i in range(len(rows) - 1):
-            allowed = askable[rows[i], rows[i + 1 :]]
-            if not allowed.any():
-                continue
-            worth = np.where(allowed, likely @ np.maximum(utility[:, i, None], utility[:, i + 1 :]), -np.inf)
-            j = int(worth.argmax())
-            if worth[j] > best + 1e-12:  # among equals, up to rounding, the first
-                best, pair = float(worth[j]), (int(rows[i]), int(rows[i + 1 + j]))
-        return pair
+        first, second = (rows[of] for of in np.triu_indices(len(rows), 1))
+        allowed = askable[first, second]
+        first, second = first[allowed], second[allowed]
+        if not len(first):
+            return None
+        likely, expected = self.probabilities, self.expected
+        ahead = (self.utility[:, first] - self.utility[:, second]) / self.temperature
+        # [P, pairs] how likely it is this user, and he says "first"
+        said = likely[:, None] * ((1 - self.lapse) * expit(ahead) + self.lapse / 2)
+        then = said.T @ self.utility  # [pairs, n] what the members are worth if he does
+        worth = then.max(axis=1) + (expected - then).max(axis=1)
+        equals = np.flatnonzero(worth > worth.max() - 1e-9)  # all of them where no one answer changes the choice
+        better = likely @ np.maximum(self.utility[:, first[equals]], self.utility[:, second[equals]])
+        pair = equals[np.argmax(better > better.max() - 1e-12)]
+        return int(first[pair]), int(second[pair])
 
     def answer(self, first: int, second: int, verdict: str) -> None:
         """Take in what the user said of two members.

@@ -38,6 +38,7 @@ from pareto_align.testing.problems import KnownFrontProblem, get_problem  # noqa
 EXPERTS = 3
 UNSEEN = 20
 BETA = 0.05
+STEPS = 300
 MEASURED = 512
 """Held-out rows of the select split, and as many of the report split."""
 
@@ -140,9 +141,9 @@ def one_front(problem: KnownFrontProblem, seed: int, smoke: bool) -> dict[str, l
     with tempfile.TemporaryDirectory() as folder:
         front = ParetoAligner(
             problem.model(), problem.objectives(), tokenizer=problem.tokenizer(), weighting="fixed", explorer="grid",
-            population=8, steps=4 if smoke else 100, group_size=32, prompts_per_step=len(problem.prompts), resolution=0,
-            max_new_tokens=problem.T, kl_coef=BETA, learning_rate=2e-3, lora=lora, seed=seed,
-            eval_every=4 if smoke else 25,
+            population=8, steps=4 if smoke else STEPS, group_size=32, prompts_per_step=len(problem.prompts),
+            resolution=0, max_new_tokens=problem.T, kl_coef=BETA, learner="centred", learning_rate=2e-3, lora=lora,
+            seed=seed, eval_every=4 if smoke else STEPS // 4,
             eval_group_size=1, progress=False, output_dir=Path(folder) / "run",
         ).fit(list(problem.prompts), eval_prompts=problem.repeated_prompts(2 * MEASURED))  # fmt: skip
         base = load_base(problem.model(), tokenizer=problem.tokenizer())

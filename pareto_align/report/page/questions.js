@@ -1,7 +1,10 @@
 // A or B? The possible users of front/elicitation.py, drawn anew in the browser, and the questions of interview.py.
 
 const QUESTIONS = 6, ENOUGH = 0.02, TEMPERATURE = 0.1, LAPSE = 0.1, AUGMENTED = 0.01;
-const MOST_MEMBERS = 40, LIKELY = 20, LEAST_EFFECTIVE = 0.1, CONCENTRATION = 200;
+const MOST_MEMBERS = 24, LIKELY = 20, LEAST_EFFECTIVE = 0.1, CONCENTRATION = 200;
+
+/** How probable it is that what is `ahead` temperatures better is said to be better. */
+const saidBetter = ahead => (1 - LAPSE) / (1 + Math.exp(-ahead)) + LAPSE / 2;
 
 /** Possible users, half of whom judge by a weighted sum and half by the worst weighted shortfall. */
 class Users {
@@ -49,22 +52,29 @@ class Users {
   /** How likely each member is the user's best. */
   get firsts() { const found = this.rows.map(() => 0); this.utility.forEach((u, p) => { found[u.indexOf(Math.max(...u))] += this.likely[p]; }); return found; }
 
-  /** The pair whose better one is worth most, of those that may be asked about; null where there is none. */
+  /** The pair whose answer is worth most, of those that may be asked about; null where there is none. */
   ask(askable) {
-    const firsts = this.firsts, order = this.rows.map((_, k) => k);
+    const firsts = this.firsts, order = this.rows.map((_, k) => k), { expected, likely, utility } = this;
     const near = order.length <= MOST_MEMBERS ? order : order.sort((a, b) => firsts[b] - firsts[a]).slice(0, LIKELY).sort((a, b) => a - b);
-    let most = -Infinity, pair = null;
+    let most = -Infinity, better = -Infinity, pair = null;
     near.forEach((i, at) => near.slice(at + 1).forEach(j => {
       if (!askable(i, j)) return;
-      const worth = this.mean(p => Math.max(this.utility[p][i], this.utility[p][j]));
-      if (worth > most + 1e-12) [most, pair] = [worth, [i, j]];
+      const then = new Float64Array(this.rows.length); // what the members are worth if the first is said to be better
+      for (let p = 0; p < DRAWS; p++) {
+        const u = utility[p], said = likely[p] * saidBetter((u[i] - u[j]) / TEMPERATURE);
+        for (let k = 0; k < then.length; k++) then[k] += said * u[k];
+      }
+      const worth = Math.max(...then) + Math.max(...expected.map((e, k) => e - then[k]));
+      if (worth < most - 1e-9) return;
+      const larger = this.mean(p => Math.max(utility[p][i], utility[p][j])); // decides where no one answer changes the choice
+      if (worth > most + 1e-9 || larger > better + 1e-12) [most, better, pair] = [Math.max(worth, most), larger, [i, j]];
     }));
     return pair;
   }
 
   /** Takes in what was said of two: "first", "second" or "same", half an answer either way. */
   answer(first, second, verdict) {
-    const said = ahead => Math.log((1 - LAPSE) / (1 + Math.exp(-ahead)) + LAPSE / 2);
+    const said = ahead => Math.log(saidBetter(ahead));
     this.utility.forEach((u, p) => {
       const ahead = (u[first] - u[second]) / TEMPERATURE;
       this.log[p] += verdict === "same" ? (said(ahead) + said(-ahead)) / 2 : said(verdict === "first" ? ahead : -ahead);
