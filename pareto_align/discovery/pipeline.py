@@ -226,7 +226,7 @@ class Pipeline:
         found = dict(made.others or {})
         for column in self.judge.columns:
             found[column] = Verdict.together([made.verdicts[n][column] for n in order])
-        self.objectives.take(found, evidence.seen.texts)
+        self.objectives.take(found, evidence.seen.call().completions)
         weights = np.concatenate([made.weights[n] for n in order])
         del self.made[step]
         self.oldest = step + 1

@@ -128,7 +128,7 @@ class StepMaker:
             alone = ApartWeights(weights, self.shards.slots)
         lead = 0 if self.shards.family is not None else LEAD
         if isinstance(weights, AgedWeights):
-            lead = min(lead, weights.age)
+            lead = weights.age if self.shards.family is None else 0
         steps = _Overlapping(self, judge, alone, step, begins, goes_on, after)
         gradients = self._gradients, self._halves
         pipeline = Pipeline(
