@@ -33,8 +33,8 @@ from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS, steere
 
 if TYPE_CHECKING:
     from pareto_align.data.prompts import Splits
-    from pareto_align.discovery.assembly import Plan
     from pareto_align.discovery.loop import FrontDiscovery
+    from pareto_align.discovery.plan import Plan
     from pareto_align.learning.credit import Credit
     from pareto_align.learning.learner import Learner
     from pareto_align.policies.base import Base
@@ -152,6 +152,8 @@ class ParetoAligner:
         deterministic: bool = False,
         activated: bool = False,
         shard_size: int | None = None,
+        overlap: str = "auto",
+        max_age: int | None = None,
         seed: int = 0,
         use_chat_template: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -209,6 +211,8 @@ class ParetoAligner:
             deterministic=deterministic,
             activated=activated,
             shard_size=shard_size,
+            overlap=overlap,
+            max_age=max_age,
             seed=seed,
         )
         self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
@@ -635,7 +639,7 @@ class ParetoAligner:
 
     def _plan(self) -> Plan:
         # torch and transformers are loaded with the first fit, not with the package
-        from pareto_align.discovery.assembly import Plan
+        from pareto_align.discovery.plan import Plan
         from pareto_align.learning import PolicyLoss, make_learner
         from pareto_align.policies.families import make_family
 
@@ -680,6 +684,12 @@ class ParetoAligner:
         """Whether the backend can have the policies, before anything is loaded."""
         self.backend.check(len(self.settings.shards))
         if not self.backend.remote:
+            if self.settings.deterministic and self.settings.overlap in ("exact", "bounded"):
+                raise ConfigError(
+                    "deterministic=True switches torch for the whole process, and rewards may do what it refuses then, "
+                    "so they cannot judge while policies train here. Use backend='ray', whose workers are processes of "
+                    "their own, or leave `overlap` out."
+                )
             return
         told = f"The backend {self.backend.name!r} has the model on its workers"
         if not isinstance(self.model, str | os.PathLike):

@@ -106,6 +106,31 @@ class Backend(KeepsArguments, ABC):
             TrainingError: A host was lost, and so was what came in its place.
         """
 
+    @abstractmethod
+    def begin(self, shard: int, method: str, arguments: tuple[Any, ...], *, first: bool = False) -> None:
+        """Ask for a call of a shard, and go on meanwhile; a shard has one such call at a time.
+
+        Args:
+            shard: Which.
+            method: Of it.
+            arguments: Of the call.
+            first: It comes before the calls that wait for the same host.
+        """
+
+    @abstractmethod
+    def ended(self, wait: float | None = None) -> tuple[int, Any] | None:
+        """The shard of a call that was begun and has ended, and what it returned.
+
+        Args:
+            wait: Seconds in which one must have ended; None: as long as it takes.
+
+        Returns:
+            None where none has ended.
+
+        Raises:
+            TrainingError: A host was lost, and so was what came in its place.
+        """
+
     def rest(self) -> None:
         """No shard is in the middle of a step: its state is all there is of it. Asked for before every step."""
 

@@ -96,6 +96,10 @@ class _Job:
     shard: int | None = None
     place: _Place | None = None
     attempts: int = 0
+    begun: bool = False
+    first: bool = False
+    done: bool = False
+    result: Any = None
 
     def may_run_at(self, place: _Place) -> bool:
         """Whether a place can make the call."""
@@ -153,6 +157,9 @@ class Ray(Backend):
         self._group: Any = None
         self._ours = False
         self.shards = 0
+        self._waiting: list[_Job] = []
+        self._running: dict[Any, tuple[_Place, Any, _Job, float]] = {}
+        self._over: list[_Job] = []
 
     # -- a run ---------------------------------------------------------------------------------------------------
 
@@ -230,6 +237,25 @@ class Ray(Backend):
         """See `Backend.call`."""
         found = self._run([_Job(n, method, given, shard) for n, (shard, given) in enumerate(calls.items())])
         return dict(zip(calls, found, strict=True))
+
+    def begin(self, shard: int, method: str, arguments: tuple[Any, ...], *, first: bool = False) -> None:
+        """See `Backend.begin`."""
+        job = _Job(shard, method, arguments, shard, begun=True, first=first)
+        self._waiting.insert(sum(one.first for one in self._waiting) if first else len(self._waiting), job)
+        self._send()
+
+    def ended(self, wait: float | None = None) -> tuple[int, Any] | None:
+        """See `Backend.ended`."""
+        until = None if wait is None else time.monotonic() + wait
+        while not self._over and (self._waiting or self._running):
+            left = None if until is None else max(until - time.monotonic(), 0.0)
+            self._advance(left)
+            if left == 0.0:
+                break
+        if not self._over:
+            return None
+        job = self._over.pop(0)
+        return job.number, job.result
 
     def rest(self) -> None:
         """See `Backend.rest`."""
@@ -314,40 +340,59 @@ class Ray(Backend):
     # -- calls ---------------------------------------------------------------------------------------------------
 
     def _run(self, jobs: Sequence[_Job]) -> list[Any]:
-        """Make all calls, one at a time at each place; their results in the order of their numbers.
+        """Make all calls, one at a time at each place, beside those that were begun; results in order of their numbers.
+
+        Raises:
+            TrainingError: A call failed, or cost `ATTEMPTS` workers.
+        """
+        self._waiting += jobs
+        given_up: list[_Job] = []
+        while not all(job.done or job in given_up for job in jobs):
+            given_up += self._advance()
+        return [job.result for job in sorted(jobs, key=lambda job: job.number)]
+
+    def _send(self) -> None:
+        """Let places that are free make calls that wait for them."""
+        busy = [place for place, *_ in self._running.values()]
+        for place in self._places:
+            job = next((job for job in self._waiting if job.may_run_at(place)), None)
+            if place.actor is not None and place not in busy and job is not None:
+                self._waiting.remove(job)
+                reference = place.actor.do.remote(job.shard, job.method, *job.arguments)
+                self._running[reference] = place, place.actor, job, time.monotonic() + self.timeout_s
+
+    def _advance(self, wait: float | None = None) -> list[_Job]:
+        """Take what has ended, after so many seconds at the most; the calls that nobody is left to make.
 
         Raises:
             TrainingError: A call failed, or cost `ATTEMPTS` workers.
         """
         import ray
 
-        found: list[Any] = [None] * len(jobs)
-        waiting = list(jobs)
-        running: dict[Any, tuple[_Place, Any, _Job, float]] = {}
-        while waiting or running:
-            busy = [place for place, *_ in running.values()]
-            for place in self._places:
-                job = next((job for job in waiting if job.may_run_at(place)), None)
-                if place.actor is not None and place not in busy and job is not None:
-                    waiting.remove(job)
-                    reference = place.actor.do.remote(job.shard, job.method, *job.arguments)
-                    running[reference] = place, place.actor, job, time.monotonic() + self.timeout_s
-            patience = min(until for *_, until in running.values()) - time.monotonic()
-            ready, _ = ray.wait(list(running), timeout=max(patience, 0.0))
-            late = [one for one, (*_, until) in running.items() if until <= time.monotonic()]
-            for reference in ready or late:
-                place, actor, job, _ = running.pop(reference)
-                try:
-                    found[job.number] = self._result(reference, place, job, wait=None if ready else 0.0)
-                except _Lost as lost:
-                    job.attempts += 1
-                    if place.actor is actor:  # else it has been replaced already
-                        self._replace(place, lost, job)
-                    if job.place is None or job.place.actor is not None:
-                        waiting.append(job)
+        self._send()
+        patience = max(min(until for *_, until in self._running.values()) - time.monotonic(), 0.0)
+        ready, _ = ray.wait(list(self._running), timeout=patience if wait is None else min(wait, patience))
+        late = [one for one, (*_, until) in self._running.items() if until <= time.monotonic()]
+        given_up = []
+        for reference in ready or late:
+            place, actor, job, _ = self._running.pop(reference)
+            try:
+                job.result = self._result(reference, place, job, wait=None if ready else 0.0)
+            except _Lost as lost:
+                job.attempts += 1
+                if place.actor is actor:  # else it has been replaced already
+                    self._replace(place, lost, job)
+                if job.place is None or job.place.actor is not None:
+                    self._waiting.append(job)
                 else:
-                    self._note(job, found[job.number])
-        return found
+                    given_up.append(job)
+            else:
+                job.done = True
+                self._note(job, job.result)
+                if job.begun:
+                    self._over.append(job)
+        self._send()
+        return given_up
 
     def _result(self, reference: Any, place: _Place, job: _Job, wait: float | None) -> Any:
         """What a call returned.

@@ -82,6 +82,8 @@ OBJECTIVE_KEYS: dict[str, str] = {
     "timeout_s": "seconds that judging one batch may take; no limit by default",
     "retries": "how often the reward is called again after it raised, 2 by default",
     "prefers": "the column of the comparisons that says which answer is better; a reward may then be left out",
+    "rowwise": "true where a reward depends on its own answer alone and may be called in a thread: see overlap",
+    "thread_safe": "true where several threads may call a rowwise reward at a time",
 }
 """The keys of one objective, each with its meaning."""
 

@@ -36,7 +36,7 @@ _OBJECTIVE: dict[str, Any] = {
     "bounds": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}, "maximize": _TRUTH,
     "at_least": _NUMBER, "at_most": _NUMBER, "tolerance": {"type": "number", "minimum": 0},
     "timeout_s": {"type": ["number", "null"], "exclusiveMinimum": 0}, "retries": {"type": "integer", "minimum": 0},
-    "prefers": _TEXT,
+    "prefers": _TEXT, "rowwise": _TRUTH, "thread_safe": _TRUTH,
 }  # fmt: skip
 _PROMPTS: dict[str, Any] = {
     **dict.fromkeys(PROMPT_KEYS, _TEXT), "limit": {"type": "integer", "minimum": 1},

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from pareto_align.arguments import arguments_of, plain
-from pareto_align.discovery.assembly import Plan
+from pareto_align.discovery.plan import Plan
 from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.lora_config import default_lora_config
 from pareto_align.runs.folder import objective_records
@@ -92,6 +92,8 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         then.setdefault(name, now[name])
     for setting in fields(plan.settings):  # one that is younger than the run leaves things as they were by default
         then.setdefault(setting.name, setting.default)
+    if "bounded" not in (now["overlap"], then["overlap"]):
+        now["overlap"] = then["overlap"]  # the others come to the same bytes
     if plan.settings.micro_batch_tokens is None:
         now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
     now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]

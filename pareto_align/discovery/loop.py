@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,8 @@ from pareto_align.discovery.mismatch import MismatchGuard
 from pareto_align.discovery.shards import Shards
 from pareto_align.discovery.slots import Slots
 from pareto_align.discovery.stalls import choose_parent
+from pareto_align.discovery.stepping import Made, StepMaker
+from pareto_align.discovery.weights import AgedWeights, Weights
 from pareto_align.errors import FrontFileError
 from pareto_align.evaluation.answers import Measures
 from pareto_align.front import Origin
@@ -32,7 +33,7 @@ from pareto_align.runs.settings import Settings
 from pareto_align.runs.stopping import StopRequest
 from pareto_align.seeds import seed_for
 from pareto_align.weighting import Weighting
-from pareto_align.weighting.evidence import FROM_GRADIENTS, HALVES, audited, make_signal
+from pareto_align.weighting.evidence import audited
 
 __all__ = ["FrontDiscovery"]
 
@@ -55,6 +56,7 @@ class FrontDiscovery:
         settings: How long, how many, how often.
         journal: Records every event.
         family: What the slots serve, if they have no policies of their own; as it was last brought home.
+        apart: Columns of the objectives that judge shard by shard, while other shards work.
 
     Attributes:
         step: Training steps made.
@@ -79,6 +81,7 @@ class FrontDiscovery:
         settings: Settings,
         journal: Journal,
         family: Family | None = None,
+        apart: tuple[int, ...] = (),
     ) -> None:
         self.population = population
         self.shards = shards
@@ -89,7 +92,10 @@ class FrontDiscovery:
         self.explorer = explorer
         self.grid = np.array(preferences, dtype=float)
         floors = FloorKeeper(population.size, objectives.m, explorer.floor_weighting)
-        self.slots = Slots(shards, weighting, self.grid, floors, settings.stall_patience)
+        weights = Weights(weighting, floors)
+        if settings.max_age is not None:
+            weights = AgedWeights(weighting, floors, shards.slots, settings.max_age)
+        self.slots = Slots(shards, weights, self.grid, settings.stall_patience)
         self.report = report
         self.scale = scale
         self.keeper = keeper
@@ -97,10 +103,20 @@ class FrontDiscovery:
         self.settings = settings
         self.budget = Budget(settings)
         self.mismatch = MismatchGuard()
+        self.maker = StepMaker(
+            shards,
+            self.slots,
+            objectives=objectives,
+            learner=learner,
+            weighting=weighting,
+            spending=spending,
+            settings=settings,
+            apart=apart,
+        )
         self.journal = journal
         self.step = 0
         self.trained = False
-        self._asked = time.monotonic()
+        self._asked, self._judged = time.monotonic(), 0.0
         self._drawn: np.ndarray | None = None
 
     def run(self) -> None:
@@ -120,7 +136,10 @@ class FrontDiscovery:
                         self.keeper.publish_selected(0)
                         checkpoints.write(self.state())
                     while not self.trained:
-                        self.tell(self.ask())
+                        if self.maker.apart:
+                            self._make_many(stop)
+                        else:
+                            self.tell(self.ask())
                         asked = stop.signal is not None  # asked once: what comes now is for the next step to see
                         if self._measured_now() or asked:
                             checkpoints.write(self.state())
@@ -160,11 +179,11 @@ class FrontDiscovery:
         Raises:
             ObjectiveError: A reward function misbehaved.
         """
-        self._asked = time.monotonic()
-        if self.family is not None:
-            self._drawn = self.explorer.draw(seed_for(self.settings.seed, "preferences", self.step))
-            self._serve(self.grid if self._drawn is None else self._drawn)
-        return self.shards.collect(self.step)
+        self._asked, before = time.monotonic(), self.objectives.reward_seconds
+        self._place(self.step)
+        seen = self.shards.collect(self.step)
+        self._judged = self.objectives.reward_seconds - before
+        return seen
 
     def tell(self, seen: Answers | Told) -> None:
         """Make the training step that was asked for, and what follows it: measuring, archiving, new tasks.
@@ -172,11 +191,26 @@ class FrontDiscovery:
         Args:
             seen: What `ask` returned.
         """
-        report = self._train(self.step, seen)
+        self._follow(self.maker.make(self.step, seen, self._judged))
+
+    def _make_many(self, stop: StopRequest) -> None:
+        """Make steps that overlap, until the population is measured or somebody asks to stop."""
+        self._asked = time.monotonic()
+
+        def goes_on(step: int, tokens: int) -> bool:
+            over = self.trained or stop.signal is not None or step % self.settings.eval_every == 0
+            return not over and not self.budget.used_up(step, tokens, self.spending.seconds)
+
+        self.maker.make_many(self.step, self._place, goes_on, self._follow)
+
+    def _follow(self, made: Made) -> None:
+        """Take a step down, and do what follows it."""
+        self._take_down(self.step, made)
+        self._asked, report = time.monotonic(), made.report
         self.step += 1
         self.mismatch.note(report)
         self.slots.note(report)
-        self.trained = self._done()
+        self.trained = made.last and self._done()
         self._roll_back(report)
         if self._measured_now():
             self._measure()
@@ -196,43 +230,21 @@ class FrontDiscovery:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _train(self, step: int, seen: Answers | Told) -> StepReport:
-        settings = self.settings
-        tokens = self.spending.tokens  # before this step: the first one has all of its budget ahead
-        self.spending.train_tokens += seen.token_count
-        self.spending.rollouts += seen.count
-        gramians = cross_gramians = None
-        if self.learner.values_with_gradients or self.weighting.requires & FROM_GRADIENTS:
-            halves = bool(self.weighting.requires & HALVES)
-            gramians, cross_gramians = self.shards.gradients(seen, halves=halves)
-        signal = make_signal(
-            self.weighting,
-            self.objectives,
-            self.shards.scale,
-            seen.values(),
-            rewards=seen.rewards,
-            step=step,
-            steps=settings.steps,
-            preferences=self.slots.preferences.copy(),
-            spent=self.budget.spent(tokens),
-            measured=None if self.slots.measured is None else self.slots.measured.copy(),
-            gramians=gramians,
-            cross_gramians=cross_gramians,
-        )
-        weights = np.array(self.weighting(signal))
-        m = self.objectives.m
-        floors = self.slots.floors
-        held = np.isfinite(floors.floors).any(1, keepdims=True)
-        left = np.maximum(1 - np.abs(weights[:, m:]).sum(1, keepdims=True), 0.0)  # what real constraints do not take
-        weights[:, :m] = np.where(held, left, 1.0) * floors(weights[:, :m], signal)
-        rate = self._learning_rate(self.budget.progress(step, tokens))
-        report = self.shards.step(seen, weights, rate, self.weighting.applies_to)
+    def _place(self, step: int) -> None:
+        """Let the slots of a family serve what is drawn for a step."""
+        if self.family is not None:
+            self._drawn = self.explorer.draw(seed_for(self.settings.seed, "preferences", step))
+            self._serve(self.grid if self._drawn is None else self._drawn)
+
+    def _take_down(self, step: int, made: Made) -> None:
+        seen, report, m = made.seen, made.report, self.objectives.m
+        judged = {"waited": round(made.waited, 3), "hidden": round(made.hidden, 3)}
         self.journal.write(
             "step",
             step=step + 1,
             values=self._told(seen.values()),
-            weights=weights[:, :m],
-            steering=weights[:, m:],
+            weights=made.weights[:, :m],
+            steering=made.weights[:, m:],
             kl=report.kl,
             entropy=report.entropy,
             spread=report.spread,
@@ -240,18 +252,14 @@ class FrontDiscovery:
             length=seen.lengths(),
             **report.more,
             seconds=round(time.monotonic() - self._asked, 3),
+            **({} if seen.rewards is None else {"reward_seconds": judged}),
+            **({} if made.age is None else {"age": made.age}),
             **({} if self._drawn is None else {"preferences": self._drawn}),
         )
-        return report
 
     def _told(self, values: np.ndarray) -> np.ndarray:
         """What was seen in a step, in the user's units; explained labels are told as they are."""
         return values if self.learner.needs == "comparisons" else self.objectives.to_user(values)
-
-    def _learning_rate(self, progress: float) -> float:
-        left = 1 - progress
-        factor = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}
-        return self.settings.learning_rate * factor[self.settings.lr_schedule]
 
     def _restart_stalled(self, step: int) -> None:
         """A policy in which nothing varies any more goes on from an archived one that serves its preference better."""
@@ -389,7 +397,7 @@ class FrontDiscovery:
             self._serve(self.grid)
             self.shards.bring_home()
         slots, origins = self.slots, []
-        for slot, (preference, floors) in enumerate(zip(slots.preferences, slots.floors.floors, strict=True)):
+        for slot, (preference, floors) in enumerate(zip(slots.preferences, slots.weights.floors.floors, strict=True)):
             kept = tuple(None if np.isnan(v) else float(v) for v in floors) if np.isfinite(floors).any() else None
             origins.append(Origin(self.step, slot, tuple(preference.tolist()), float(slots.spread[slot]), kept))
         slots.measured = self.keeper.measure_population(self.step, origins)

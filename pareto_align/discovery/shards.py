@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,12 +75,16 @@ class Shards:
 
     def step(self, seen: Answers | Told, weights: np.ndarray, learning_rate: float, applies_to: str) -> StepReport:
         """Update every policy: see `Learner.step`."""
-        self._at_home = False
         arguments = [
             (rewards, weights[own.start : own.stop], learning_rate, applies_to)
             for rewards, own in zip(self._rewards(seen), self.slots, strict=True)
         ]
-        reports, pulled = zip(*self._of_each("step", arguments), strict=True)
+        return self.together(self._of_each("step", arguments), learning_rate)
+
+    def together(self, found: Sequence[tuple[StepReport, Any]], learning_rate: float) -> StepReport:
+        """The report on all policies from what `Shard.step` returned for each shard; a family takes its step now."""
+        self._at_home = False
+        reports, pulled = zip(*found, strict=True)
         if parts := [part for part in pulled if part is not None]:
             # in the order of the shards: a sum depends on it
             count = sum(number for _, number in parts)

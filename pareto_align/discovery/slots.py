@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.recovery import Recovery
 from pareto_align.discovery.shards import Shards
 from pareto_align.discovery.stalls import StallMonitor
+from pareto_align.discovery.weights import Weights
 from pareto_align.learning.learner import StepReport
-from pareto_align.weighting import Weighting
 
 __all__ = ["Slots"]
 
@@ -23,9 +22,8 @@ class Slots:
 
     Args:
         shards: K policies, with what the learner and its optimizer keep of each.
-        weighting: It has running means of each.
+        weights: Have running means of each, and the floors of some.
         preferences: `[K, m]` what each slot pursues at first.
-        floors: What is kept of the other objectives meanwhile.
         patience: Steps without anything to learn from after which a policy counts as stalled.
 
     Attributes:
@@ -39,12 +37,11 @@ class Slots:
     def __init__(
         self,
         shards: Shards,
-        weighting: Weighting,
+        weights: Weights,
         preferences: np.ndarray,
-        floors: FloorKeeper,
         patience: int,
     ) -> None:
-        self.shards, self.weighting, self.floors = shards, weighting, floors
+        self.shards, self.weights = shards, weights
         self.preferences = np.array(preferences, dtype=float)
         self.measured: np.ndarray | None = None
         self.spread = np.ones(len(self.preferences))
@@ -55,8 +52,7 @@ class Slots:
         """Let another policy `[P]` move in; nothing that belonged to the old tenant is kept."""
         self.shards.adopt(slot, adapter)
         self.recovery.adopt(slot, adapter)
-        self.weighting.reset(slot)
-        self.floors.weighting.reset(slot)
+        self.weights.reset(slot, floors=True)
         self.stalls.reset(slot)
         if self.measured is not None:
             self.measured[slot] = np.nan
@@ -73,18 +69,18 @@ class Slots:
             adapter: `[P]` the policy that it goes on from; None: its own.
         """
         if adapter is None:
-            self.weighting.reset(slot)
+            self.weights.reset(slot)
         else:
             self.adopt(slot, adapter)
         self.preferences[slot] = preference
-        self.floors.assign(slot, floors)
+        self.weights.assign(slot, floors)
 
     def go_back(self, row: int, slots: list[int]) -> None:
         """Take a policy (or a family, as row 0 of all slots) back to where it was when it was last right."""
         self.shards.put_back(row, self.recovery.good[row])
         for slot in slots:
             self.shards.forget(slot)  # what it remembers of the policy is of the one that went wrong
-            self.weighting.reset(slot)
+            self.weights.reset(slot)
 
     def note(self, report: StepReport) -> None:
         """A step was made."""
@@ -99,8 +95,7 @@ class Slots:
             "still": self.stalls.still,
             "unsound": self.recovery.unsound,
             "good": self.recovery.good,
-            **{f"weighting.{name}": value for name, value in self.weighting.state_dict().items()},
-            **{f"floors.{name}": value for name, value in self.floors.state_dict().items()},
+            **self.weights.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor], blind: int) -> None:
@@ -111,15 +106,12 @@ class Slots:
             blind: Steps in a row in which no policy had a finite gradient.
         """
 
-        def part(prefix: str) -> dict[str, np.ndarray]:
-            return {k.removeprefix(prefix): v.numpy() for k, v in state.items() if k.startswith(prefix)}
-
         def array(name: str) -> np.ndarray:
             found: np.ndarray = state[name].numpy().copy()
             return found
 
-        self.weighting.load_state_dict(part("weighting."))
-        self.floors.load_state_dict(part("floors."))
+        of_weights = ("weighting.", "floors.", "aged.")
+        self.weights.load_state_dict({k: v.numpy() for k, v in state.items() if k.startswith(of_weights)})
         self.recovery.good, self.recovery.blind = state["good"].clone(), blind
         self.recovery.unsound, self.stalls.still = array("unsound"), array("still")
         self.preferences, self.spread = array("preferences"), array("spread")

@@ -32,7 +32,15 @@ from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.serving import described, recorded_base
 from pareto_align.policies.states import end_states
 
-__all__ = ["LearnedReward", "LearnedRewards", "fit_rewards", "judged_rows", "learned_reward", "load_rewards"]
+__all__ = [
+    "LearnedReward",
+    "LearnedRewards",
+    "fit_rewards",
+    "judged_rows",
+    "learned_reward",
+    "load_rewards",
+    "reads_with",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -180,6 +188,14 @@ class LearnedReward:
         """The reward of each completion; one unit is one unit of log odds."""
         found = self.rewards.judge(prompts, completions, columns.get("chat_template_kwargs"))
         return [float(value) for value in found[:, self.place]]
+
+
+def reads_with(reward: Any, base: Base) -> bool:
+    """Whether a reward, or a member of it, is a learned one that reads with this very model."""
+    if isinstance(reward, LearnedReward):
+        return reward.rewards._base is base
+    members = getattr(reward, "members", ())
+    return any(reads_with(member, base) for member in members) if isinstance(members, tuple) else False
 
 
 def fit_rewards(

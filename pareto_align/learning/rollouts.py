@@ -14,6 +14,7 @@ from torch import Tensor
 from pareto_align.data.prompts import PromptRow
 from pareto_align.messages import Instruction
 from pareto_align.objectives import ObjectiveSet
+from pareto_align.objectives.calling import RewardCall
 from pareto_align.policies.base import Base
 from pareto_align.policies.batches import Batch
 from pareto_align.policies.engine import Engine
@@ -68,6 +69,15 @@ class Answers:
         self.rewards = score(
             objectives, self.prompts, group, policies, self.texts, self.token_lists, columns=self.columns
         )
+
+    def call(self) -> RewardCall:
+        """The same as reward functions see it."""
+        policies, _, group = self.counts.shape
+        return _call(self.prompts, group, policies, self.texts, self.token_lists, self.columns)
+
+    def shaped(self, rewards: np.ndarray) -> np.ndarray:
+        """Rewards `[K*N*G, M]` as `[K, N, G, M]`."""
+        return rewards.reshape(*self.counts.shape, -1)
 
     @property
     def token_count(self) -> int:
@@ -277,6 +287,20 @@ def score(
         check: Look for objectives that cannot be traded, as is done once before training.
         columns: Further ones beside the prompts' own, an entry a completion.
     """
+    given = _call(prompts, group_size, policies, texts, token_lists, columns)
+    batch = given.prompts, given.completions, given.columns, given.completion_ids
+    scores = objectives.check(*batch) if check else objectives.score(*batch, training=training)
+    return scores.reshape(policies, len(prompts), group_size, -1)
+
+
+def _call(
+    prompts: Sequence[PromptRow],
+    group_size: int,
+    policies: int,
+    texts: Sequence[str],
+    token_lists: Sequence[Sequence[int]],
+    columns: Mapping[str, Sequence[Any]] | None,
+) -> RewardCall:
     spread = [prompt for _ in range(policies) for prompt in prompts for _ in range(group_size)]
     completions = [
         text if isinstance(row.prompt, str) else [{"role": "assistant", "content": text}]
@@ -284,10 +308,4 @@ def score(
     ]
     names = prompts[0].columns.keys()
     given = {name: [row.columns[name] for row in spread] for name in names} | dict(columns or {})
-    ids = [list(tokens) for tokens in token_lists]
-    asked = [row.prompt for row in spread]
-    if check:
-        scores = objectives.check(asked, completions, given, completion_ids=ids)
-    else:
-        scores = objectives.score(asked, completions, given, completion_ids=ids, training=training)
-    return scores.reshape(policies, len(prompts), group_size, -1)
+    return RewardCall([row.prompt for row in spread], completions, given, [list(tokens) for tokens in token_lists])

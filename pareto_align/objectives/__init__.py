@@ -11,7 +11,8 @@ from pareto_align.objectives.groups import of_group
 from pareto_align.objectives.judges import win_rate
 from pareto_align.objectives.llm_judges import llm_judge, llm_preference
 from pareto_align.objectives.models import reward_model
-from pareto_align.objectives.objective import Objective, ObjectiveSet
+from pareto_align.objectives.objective import Objective
+from pareto_align.objectives.objective_set import ObjectiveSet
 from pareto_align.objectives.ranking import lexicographic
 from pareto_align.objectives.scaling import RewardScale
 from pareto_align.objectives.sharing import shared

@@ -4,6 +4,9 @@ What fails is asked again after a pause that doubles, except where the error say
 heal by itself. What does not answer within its time limit stops the scoring. A thread cannot be stopped from outside,
 so a sync function that hangs is left alone: its thread goes on until the function returns or the process ends, and
 what it returns then is dropped. An async one is cancelled.
+
+Several threads may judge at the same time. Then sync functions still run one after the other, unless they say that they
+may not mind.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +28,7 @@ from pareto_align.objectives import torch_state
 from pareto_align.objectives.background import forget_loop, left_by, start_async
 from pareto_align.objectives.calling import RewardCall, StatefulReward, is_async, lacks_column, raised_error
 
-__all__ = ["BACK_OFF_S", "Answer", "Asked", "answers"]
+__all__ = ["BACK_OFF_S", "Answer", "Asked", "Turns", "answers"]
 
 BACK_OFF_S = 0.5
 """Seconds before the first retry; each further one waits twice as long."""
@@ -42,6 +46,7 @@ class Asked:
         timeout_s: Seconds that one call may take; None for as long as it likes.
         retries: How often it is asked again after an error.
         answered: Whether it has answered about prompts with these columns: then none that it needs is missing.
+        thread_safe: Whether it may be called by several threads at a time.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Asked:
     timeout_s: float | None = None
     retries: int = 0
     answered: bool = False
+    thread_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,69 @@ class Answer:
     left: tuple[str, ...]
 
 
-def answers(asked: Sequence[Asked], batch: RewardCall) -> list[Answer]:
+class Turns:
+    """What threads that judge at the same time have in common: one lock for sync functions, and a way to stop all.
+
+    Made in the thread that the run is in, whose state of torch (with a mode for gradients, a default device) is that of
+    every call: a thread that read it for itself could read what a function of another thread has just set for a moment.
+
+    Attributes:
+        state: Of torch.
+    """
+
+    def __init__(self) -> None:
+        self.state = torch_state.read()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._under_way: set[Future[Any]] = set()
+
+    def of(self, asked: Asked) -> AbstractContextManager[Any]:
+        """What a function is called within."""
+        return nullcontext() if asked.thread_safe or is_async(asked.reward) else self._lock
+
+    def stop(self) -> None:
+        """Let nothing more be called, and stop the requests under way; a sync function goes on until it returns."""
+        self._stopped.set()
+        for future in list(self._under_way):
+            future.cancel()
+
+    def check(self) -> None:
+        """Whether anybody still waits for an answer.
+
+        Raises:
+            ObjectiveError: Nobody does.
+        """
+        if self._stopped.is_set():
+            raise ObjectiveError("Judging was stopped.")
+
+    def began(self, future: Future[Any]) -> None:
+        """A request is under way."""
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        if self._stopped.is_set():
+            future.cancel()
+
+
+def answers(asked: Sequence[Asked], batch: RewardCall, turns: Turns | None = None) -> list[Answer]:
     """What each reward function returns for a batch, in order.
 
     Async functions run concurrently, and start before the sync ones. The first one that fails for good stops the
     others.
+
+    Args:
+        asked: The functions.
+        batch: What they judge.
+        turns: Shared with other threads that judge; by default there are none.
 
     Raises:
         ObjectiveError: One failed on every attempt, did not answer in time, or needs what the batch does not have.
     """
     for one in asked:
         batch.wanted(one.name, one.reward)  # what is missing is said before anything is called
-    state = torch_state.read()
-    calls = [_Call(one, batch, state) for one in asked]
+    turns = turns or Turns()
+    state = turns.state
+    torch_state.put_back(state)
+    calls = [_Call(one, batch, turns) for one in asked]
     # The async ones start first, so that they wait for their servers while the sync ones compute.
     order = sorted(calls, key=lambda call: not is_async(call.asked.reward))
     try:
@@ -111,10 +167,10 @@ class _Call:
         left_changed: What of torch's state it left changed.
     """
 
-    def __init__(self, asked: Asked, batch: RewardCall, state: torch_state.State) -> None:
+    def __init__(self, asked: Asked, batch: RewardCall, turns: Turns) -> None:
         self.asked = asked
         self.batch = batch
-        self.state = state
+        self.turns = turns
         self.left_changed: list[str] = []
         self.returned: Any = None
         self.future: Future[Any] | None = None
@@ -131,16 +187,20 @@ class _Call:
         """Call the function; a sync one has answered when this returns."""
         limit = self.asked.timeout_s
         while True:
-            self._deadline = None if limit is None else time.monotonic() + limit
             try:
-                returned = self._call()
+                with self.turns.of(self.asked):
+                    self.turns.check()
+                    self._deadline = None if limit is None else time.monotonic() + limit
+                    try:
+                        returned = self._call()
+                    finally:
+                        self.left_changed += torch_state.put_back(self.turns.state)
                 break
             except (Exception, asyncio.CancelledError) as error:
                 self._pause_or_raise(error)
-            finally:
-                self.left_changed += torch_state.put_back(self.state)
         if inspect.isawaitable(returned):
             self.future = start_async(returned)
+            self.turns.began(self.future)
         else:
             self.returned = returned
 
@@ -160,7 +220,7 @@ class _Call:
             self._pause_or_raise(error)
             self.start()
         finally:
-            self.left_changed += torch_state.put_back(self.state)
+            self.left_changed += torch_state.put_back(self.turns.state)
 
     def _call(self) -> Any:
         arguments = self.batch.arguments(self.asked.name, self.asked.reward)  # its own at every attempt
@@ -195,6 +255,7 @@ class _Call:
     def _pause_or_raise(self, error: BaseException) -> None:
         if isinstance(error, _TooLate):
             raise error
+        self.turns.check()
         self.failures += 1
         hopeless = isinstance(error, HOPELESS) or (not self.asked.answered and lacks_column(error, self.batch))
         if hopeless or self.failures > self.asked.retries:

@@ -25,6 +25,7 @@ from pareto_align.printable import kind_of
 __all__ = [
     "RewardCall",
     "StatefulReward",
+    "all_nan_error",
     "checked_rewards",
     "is_async",
     "lacks_column",
@@ -270,7 +271,9 @@ def rewards_array(name: str, returned: Any, completions: Sequence[Any]) -> NDArr
     return checked_rewards(name, returned, completions)[0]
 
 
-def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tuple[NDArray[np.float64], int]:
+def checked_rewards(
+    name: str, returned: Any, completions: Sequence[Any], *, refuse: bool = True
+) -> tuple[NDArray[np.float64], int]:
     """Check what a reward function returned and bring it to an array [B]; None becomes NaN.
 
     A NaN among numbers is a reward that could not be computed: it is kept out like None, and counted.
@@ -279,6 +282,7 @@ def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tup
         name: The objective's name, for the error.
         returned: What the function returned: a list, tuple, array or tensor of B numbers or None.
         completions: The B completions it was given.
+        refuse: Whether nothing but NaN is an error; not where they are part of what is judged.
 
     Returns:
         The rewards, and how many of them were NaN when they came.
@@ -321,12 +325,17 @@ def checked_rewards(name: str, returned: Any, completions: Sequence[Any]) -> tup
                 f"{_excerpt(completions[row])}; return a finite number, or None where the objective does not apply."
             )
         rewards[row] = number
-    if not_numbers == count:
-        raise ObjectiveError(
-            f"Objective {name!r} returned NaN for all {count} completions, such as {_excerpt(completions[0])}; return "
-            "a finite number, or None where the objective does not apply."
-        )
+    if refuse and not_numbers == count:
+        raise all_nan_error(name, completions)
     return rewards, not_numbers
+
+
+def all_nan_error(name: str, completions: Sequence[Any]) -> ObjectiveError:
+    """The error to raise where every one of B completions got NaN."""
+    return ObjectiveError(
+        f"Objective {name!r} returned NaN for all {len(completions)} completions, such as "
+        f"{_excerpt(completions[0])}; return a finite number, or None where the objective does not apply."
+    )
 
 
 def _number(value: Any) -> float | None:

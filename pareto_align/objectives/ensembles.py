@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.objectives.calling import RewardCall, RewardFunction
 from pareto_align.objectives.composed import ComposedReward, compose, finite, reward_name
-from pareto_align.objectives.objective import Objective, ObjectiveSet
+from pareto_align.objectives.objective import Objective
+from pareto_align.objectives.objective_set import ObjectiveSet
 from pareto_align.objectives.sharing import shared
 
 __all__ = ["Ensemble", "ensemble"]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ConfigError, ObjectiveError, ParetoAlignWarning
-from pareto_align.objectives.objective import ObjectiveSet
+from pareto_align.objectives.objective_set import ObjectiveSet
 
 __all__ = ["RewardScale"]
 

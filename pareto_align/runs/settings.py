@@ -18,6 +18,7 @@ CORRECTIONS = ("auto", "none", "token_truncate", "sequence_mask")
 KL_ESTIMATORS = ("k1", "k3")
 OPTIMIZERS = ("adamw", "lion")
 AGGREGATIONS = ("constant", "token", "sequence")
+OVERLAPS = ("auto", "off", "exact", "bounded")
 MOST = 2**63 - 1
 """The largest whole number that every file of a run holds."""
 
@@ -118,6 +119,15 @@ class Settings:
         None,
         "policies that are sampled and trained together; by default all. With fewer, shards can be on several devices",
     )
+    overlap: str = _setting(
+        "auto",
+        "what several shards do while answers are judged by rowwise objectives: off (wait), exact (sample and train; "
+        "the same bytes), bounded (nor wait at the weights for each other), or auto: exact where it can be",
+    )
+    max_age: int | None = _setting(
+        None,
+        "with overlap='bounded': how many steps old other shards' numbers are in a shard's weights; 1 by default",
+    )
     seed: int = _setting(0, "seeds everything")
 
     def __post_init__(self) -> None:
@@ -134,6 +144,7 @@ class Settings:
             "remeasure_tokens",
             "stop_patience",
             "shard_size",
+            "max_age",
         ):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
@@ -171,7 +182,7 @@ class Settings:
                 raise ConfigError(f"`{name}` must be positive. Found {getattr(self, name)!r}.")
         for name, known in (
             ("lr_schedule", LR_SCHEDULES), ("layout", LAYOUTS), ("kl", KL_ESTIMATORS), ("optimizer", OPTIMIZERS),
-            ("aggregation", AGGREGATIONS), ("rollout_correction", CORRECTIONS),
+            ("aggregation", AGGREGATIONS), ("rollout_correction", CORRECTIONS), ("overlap", OVERLAPS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ConfigError(f"`{name}` must be one of {', '.join(known)}. Found {getattr(self, name)!r}.")
@@ -192,6 +203,13 @@ class Settings:
             raise ConfigError(
                 f"`shard_size` must be at most the population, {self.population}. Found shard_size={self.shard_size}."
             )
+        if self.max_age is not None and self.overlap != "bounded":
+            raise ConfigError(
+                "`max_age` is for overlap='bounded': otherwise the weights of a step are of that step. Found "
+                f"max_age={self.max_age} with overlap={self.overlap!r}."
+            )
+        if self.overlap == "bounded" and self.max_age is None:
+            object.__setattr__(self, "max_age", 1)
         for name in ("weight_decay", "kl_coef", "resolution"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"`{name}` must be 0 or more. Found {getattr(self, name)!r}.")

@@ -317,6 +317,17 @@ class WeightingContract:
                     one = alone[k](_rows(signal, [k], np.arange(self.m)))
                     np.testing.assert_allclose(rows[k : k + 1], one, rtol=1e-12)
 
+    def test_what_is_of_each_policy_is_so_to_the_bit(self) -> None:
+        """One that says `per_policy` gives a policy the very same row beside whatever others."""
+        together = self.ready()
+        alone = [self.ready() for _ in range(self.K)]
+        if together.per_policy:
+            for signal in self.signals(12, 6):
+                rows = together(signal)
+                for k in range(self.K):
+                    beside = _rows(signal, np.full(self.K, k), np.arange(self.m))
+                    np.testing.assert_array_equal(rows[k], alone[k](beside)[k])
+
     def test_reset_leaves_other_slots_alone(self) -> None:
         """Resetting one slot does not change the rows of the others."""
         signals = self.signals(10, 9)

@@ -150,6 +150,8 @@ class Weighting(KeepsArguments, ABC):
             whose slots have no policies of their own, cannot serve it.
         goes_by_covariance: True where it weighs a reward by what it has to do with another, on its own scale: a credit
             that rescales each prompt changes what a weight means.
+        per_policy: True where a row follows from its own policy's numbers alone, to the bit: a shard of policies is
+            then weighted without waiting for the others.
         state_names: Attributes (arrays or numbers) that make up the state.
     """
 
@@ -164,6 +166,7 @@ class Weighting(KeepsArguments, ABC):
     compares_slots: bool = False
     follows_slots: bool = False
     goes_by_covariance: bool = False
+    per_policy: bool = False
     applies_to: Literal["advantage", "reward"] = "advantage"
     reading: Literal["place", "rate"] = "rate"
     state_names: ClassVar[tuple[str, ...]] = ()

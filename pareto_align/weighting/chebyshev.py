@@ -76,6 +76,7 @@ class FramedScalarization(FramedWeighting):
     ) -> None:
         super().__init__(**framed)
         self.tau, self.floor = float(tau), float(floor)
+        self.per_policy = self.ideal is not None and self.nadir is not None  # else the frame is the population's
 
     def setup(self, K: int, m: int) -> None:
         """Forget all values seen. [K, m] running sums and counts, [m, m] payoff table."""

@@ -17,6 +17,8 @@ class Fixed(Weighting):
     the front only, and on a straight stretch of front it slides to one of the two ends.
     """
 
+    per_policy = True
+
     def __call__(self, signal: Signal) -> FloatArray:
         """Weights [K, m]: a copy of `signal.preferences`."""
         self._check(signal)

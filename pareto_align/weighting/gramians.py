@@ -85,6 +85,7 @@ class GramianWeighting(Weighting):
     """
 
     requires = frozenset({"gramians"})
+    per_policy = True
 
     def __call__(self, signal: Signal) -> FloatArray:
         """Weights [K, m], the coefficients of the gradients in the update.

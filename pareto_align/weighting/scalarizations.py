@@ -169,6 +169,8 @@ class SoftMin(SmoothedWeighting):
         ConfigError: A setting out of range.
     """
 
+    per_policy = True
+
     def __init__(self, *, k: NotNegative = 10.0, k_end: NotNegative | None = None, smoothing: float = 0.5) -> None:
         super().__init__(smoothing=smoothing)
         self.k, self.k_end = float(k), float(k if k_end is None else k_end)

@@ -91,12 +91,24 @@ WITHOUT: dict[str, dict[str, float]] = {
     "exact, ten times the failures": {"hours": ASSUMED.hours / 10},
 }
 
+
+def overlap(few: bool) -> Rows:
+    """A judge of a second, with and without work meanwhile."""
+    import measuring
+    import overlapping
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = measuring.saved_model(Path(folder) / "model")
+        return overlapping.overlap(model, Path(folder), 6 if few else 10, 0.1 if few else 1.0)
+
+
 MEASURES: dict[str, Callable[[bool], Rows]] = {
     "overhead": overhead,
     "driver": driver,
     "pace": pace,
     "killed": killed,
     "simulation": simulation,
+    "overlap": overlap,
 }
 
 
@@ -126,7 +138,8 @@ def page(results: dict[str, Any]) -> str:
     for row in told["killed"]:
         yes = "yes" if row["same"] else "**no**"
         lines.append(f"| {row['kind']} | {row['seed']} | {row['worker']} | {row['after']} | {row['lost']} | {yes} |")
-    return "\n".join([*lines, "", *_simulated(told["simulation"]), "", f"Machine: {results['machine']}."]) + "\n"
+    lines += ["", *_overlapped(told["overlap"]), "", *_simulated(told["simulation"])]
+    return "\n".join([*lines, "", f"Machine: {results['machine']}."]) + "\n"
 
 
 def _pace(rows: Rows) -> list[str]:
@@ -140,6 +153,24 @@ def _pace(rows: Rows) -> list[str]:
     ]
 
 
+def _overlapped(rows: Rows) -> list[str]:
+    lines = [
+        f"**Overlap.** Seconds a step, means of {rows[0]['steps']} steps. Compute is a step without overlap less its "
+        "rewards; share is the step with overlap over the one without.",
+        "",
+        "| weights | judge | shards | overlap | compute | without | with | share | waited | hidden | bytes | load |",
+        "|" + "---|" * 12,
+    ]
+    for row in rows:
+        same = "the same" if row["same"] else "another run" if row["mode"] == "bounded" else "**not the same**"
+        lines.append(
+            f"| {row['weighting']} | {row['judge']} | {row['shards']} | {row['mode']} | {row['compute_s']:.2f} "
+            f"| {row['off_s']:.2f} | {row['overlap_s']:.2f} | {row['share']:.2f} | {row['waited_s']:.2f} "
+            f"| {row['hidden_s']:.2f} | {same} | {row['load']:.1f} |"
+        )
+    return lines
+
+
 def _simulated(rows: Rows) -> list[str]:
     constants = ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(ASSUMED).items())
     names = [name for name in rows[0] if name != "workers"]
@@ -148,9 +179,9 @@ def _simulated(rows: Rows) -> list[str]:
         f"assumption: {constants} (seconds, but for jitter, spread and slow, which are shares, slow_by, a factor, "
         "hours between failures of a worker, policies of a shard, and every, in steps). Efficiency is the time of "
         "workers that never wait, and judge between sampling and training, over the simulated one: hidden judging may "
-        "lead beyond 1. Only `exact` is built: all shards wait for each other at the "
-        "weights of a step. The other modes say what it would bring to let a shard be some steps ahead of the "
-        "slowest, or to hide judging behind other shards' work. Read the shape and not the digits.",
+        "lead beyond 1. In `exact` all shards wait for each other at the weights of a step; the other modes say what "
+        "it brings to let a shard be some steps ahead of the slowest, or to hide judging behind other shards' work. "
+        "Read the shape and not the digits.",
         "",
         "| workers | " + " | ".join(names) + " |",
         "|" + "---|" * (1 + len(names)),

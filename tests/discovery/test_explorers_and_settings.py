@@ -105,6 +105,7 @@ def _other(field):
     special |= {"layout": "dense", "gradient_checkpointing": True, "activated": True, "max_tokens": 10**6}
     special |= {"rollout_correction": "sequence_mask"}
     special |= {"eval_group": "topic", "sampler": "eager", "deterministic": True, "kl_limit": 0.5, "optimizer": "lion"}
+    special |= {"overlap": "bounded"}
     if field.name in special:
         return special[field.name]
     return 7 if field.default is None or isinstance(field.default, int) else field.default + 0.25

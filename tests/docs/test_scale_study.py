@@ -37,6 +37,9 @@ def test_what_was_measured_is_within_the_bounds_that_the_page_promises(results):
         (kind, seed) for kind in ("independent", "family") for seed in range(10)
     ]
     assert all(row["same"] for row in measured["killed"])
+    overlap = measured["overlap"]
+    assert overlap[0]["share"] <= 0.6
+    assert all(row["same"] == (row["mode"] == "exact") for row in overlap)
     for row in measured.get("pace", []):
         assert row["efficiency"] >= 0.85 or row["load"] >= 2.5, "taken on a machine that was busy"
 
