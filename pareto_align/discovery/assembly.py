@@ -113,18 +113,19 @@ def _judged_apart(plan: Plan, base: Base | None) -> tuple[int, ...]:
         base: The model that works in this process; None where it works elsewhere.
 
     Raises:
-        ConfigError: One of them reads with that very model.
+        ConfigError: One of them reads with that very model, and overlap was asked for.
     """
     apart = plan.judged_apart
     if base is None or not apart:
         return apart
-    for objective in (plan.objectives[column] for column in apart):
-        if reads_with(objective.reward, base):
-            raise ConfigError(
-                f"Objective {objective.name!r} reads with the model that is trained here, so it cannot judge while "
-                "that works. Leave rowwise out, set overlap='off', or give the rewards a model of their own "
-                "(load_rewards without base)."
-            )
+    reading = {column for column in apart if reads_with(plan.objectives[column].reward, base)}
+    if reading and plan.settings.overlap != "auto":
+        name = plan.objectives[min(reading)].name
+        raise ConfigError(
+            f"Objective {name!r} reads with the model that is trained here, so it cannot judge while that works. Leave "
+            "rowwise out, set overlap='off', or give the rewards a model of their own (load_rewards without base)."
+        )
+    apart = tuple(column for column in apart if column not in reading)
     # the mode is one of all threads, and a reward is not called in it
     return () if plan.settings.deterministic else apart
 
@@ -156,6 +157,7 @@ def assemble(
         checkpoint: Where it goes on; None: it was killed before its first step.
 
     Raises:
+        ConfigError: A reward that is to be judged aside reads with the model that is trained.
         ObjectiveError: A reward function misbehaves.
         FrontFileError: The checkpoint is of another run, or the folder cannot be written.
     """
@@ -163,6 +165,7 @@ def assemble(
     objectives.reset()  # an earlier fit is no cost of this one, and nothing to remember
     preferences = plan.preferences()
     local = None
+    apart = _judged_apart(plan, base if backend is None or not backend.remote else None)
     if backend is None or not backend.remote:
         local, backend = Host(base, population), backend or Local()
         backend.open(lambda: local, len(settings.shards))
@@ -280,7 +283,7 @@ def assemble(
         settings=settings,
         journal=journal,
         family=plan.family,
-        apart=_judged_apart(plan, None if local is None else base),
+        apart=apart,
     )
     if checkpoint is not None:
         loop.load_state(checkpoint)

@@ -92,6 +92,9 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         then.setdefault(name, now[name])
     for setting in fields(plan.settings):  # one that is younger than the run leaves things as they were by default
         then.setdefault(setting.name, setting.default)
+    for side in (now, then):
+        if isinstance(side["sampler"], dict):
+            side["sampler"] = side["sampler"].get("name")  # its settings are memory and speed
     if "bounded" not in (now["overlap"], then["overlap"]):
         now["overlap"] = then["overlap"]  # the others come to the same bytes
     if plan.settings.micro_batch_tokens is None:

@@ -231,8 +231,9 @@ class Pipeline:
         del self.made[step]
         self.oldest = step + 1
         self.steps.ended(step, evidence, weights, report, step == self.newest)
-        self.free |= self.held
-        self.held.clear()
+        over = {shard for shard in self.held if self.next[shard] <= self.oldest}  # another is held by a later step
+        self.free |= over
+        self.held -= over
 
 
 def _quiet(report: StepReport) -> bool:

@@ -128,13 +128,14 @@ class LearnedRewards:
             asked.append(ids)
             said.append(encode_response(base, comparison, ids, completion)[0])
         rows = tuple((*ids, *tokens) for ids, tokens in zip(asked, said, strict=True))
-        if self._known is None or self._known[0] != rows:  # all objectives ask about one batch in turn
+        known = self._known
+        if known is None or known[0] != rows:  # all objectives ask about one batch in turn
             unique = dict.fromkeys(zip(asked, said, strict=True))
             features = end_states(base, [one for one, _ in unique], [one for _, one in unique])
             place = {one: n for n, one in enumerate(unique)}
             scores = self.scores.of(features)
-            self._known = rows, scores[[place[one] for one in zip(asked, said, strict=True)]]
-        return self._known[1]
+            known = self._known = rows, scores[[place[one] for one in zip(asked, said, strict=True)]]
+        return known[1]
 
     def preference_of(self, comparisons: Comparisons, *, seed: int = 0) -> FloatArray:
         """What a user wants who made these comparisons: weights `[Z]` of the prototypes of kind "pal".

@@ -84,13 +84,13 @@ class Turns:
 
     def __init__(self) -> None:
         self.state = torch_state.read()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._under_way: set[Future[Any]] = set()
 
-    def of(self, asked: Asked) -> AbstractContextManager[Any]:
-        """What a function is called within."""
-        return nullcontext() if asked.thread_safe or is_async(asked.reward) else self._lock
+    def of(self, *asked: Asked) -> AbstractContextManager[Any]:
+        """What functions are called within: one after the other, where any of them must not meet itself in a thread."""
+        return self._lock if any(takes_turns(one) for one in asked) else nullcontext()
 
     def stop(self) -> None:
         """Let nothing more be called, and stop the requests under way; a sync function goes on until it returns."""
@@ -115,6 +115,11 @@ class Turns:
             future.cancel()
 
 
+def takes_turns(asked: Asked) -> bool:
+    """Whether threads that judge call the function one at a time."""
+    return not (asked.thread_safe or is_async(asked.reward))
+
+
 def answers(asked: Sequence[Asked], batch: RewardCall, turns: Turns | None = None) -> list[Answer]:
     """What each reward function returns for a batch, in order.
 
@@ -137,9 +142,13 @@ def answers(asked: Sequence[Asked], batch: RewardCall, turns: Turns | None = Non
     calls = [_Call(one, batch, turns) for one in asked]
     # The async ones start first, so that they wait for their servers while the sync ones compute.
     order = sorted(calls, key=lambda call: not is_async(call.asked.reward))
+    free, in_turn = ([call for call in order if takes_turns(call.asked) is turn] for turn in (False, True))
     try:
-        for call in order:
+        for call in free:
             call.start()
+        with turns.of(*(call.asked for call in in_turn)):  # together: what they share is computed once a batch
+            for call in in_turn:
+                call.start()
         while running := [call for call in order if call.future is not None]:
             limits = [call.left for call in running if call.left is not None]
             wait(

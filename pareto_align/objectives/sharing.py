@@ -41,7 +41,9 @@ class _Known:
 class SharedReward(ComposedReward):
     """A reward that answers about one batch once, however many objectives ask; made by `shared`."""
 
-    REMEMBERED = 4  # batches: a comparison with reference answers asks about two of them in turn
+    REMEMBERED = 32
+    """Batches: a comparison with reference answers asks about two in turn, shards that are judged side by side about as
+    many as there are."""
 
     def __init__(self, members: Sequence[RewardFunction]) -> None:
         super().__init__(members, reward_name(members[0]))
@@ -63,7 +65,7 @@ class SharedReward(ComposedReward):
             self._known.clear()
 
     def _find(self, objects: Mapping[str, tuple[Any, ...]]) -> _Known | None:
-        return next((known for known in self._known if known.is_of(objects, self.learning)), None)
+        return next((known for known in tuple(self._known) if known.is_of(objects, self.learning)), None)
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """The reward of each completion, from memory where this very batch was judged before."""

@@ -11,12 +11,13 @@ import warnings
 
 import numpy as np
 import pytest
-from overlapped_runs import KINDS, LATE, QUICK, aligner_of, failing, fitted, judging, late, steps_of
-from sharded_runs import SMALL, TEXTS, bytes_of, first, saved_model
+from overlapped_runs import KINDS, LATE, QUICK, aligner_of, failing, fitted, judging, steps_of
+from sharded_runs import SMALL, TEXTS, bytes_of, first, saved_model, second
 from tiny_models import lora
 
 from pareto_align import ConfigError, Objective, ObjectiveError, ParetoAligner, ParetoAlignWarning, TrainingError
 from pareto_align.discovery.hosting import Shard
+from pareto_align.objectives import shared
 from pareto_align.objectives.verifiable import conciseness
 from pareto_align.runs.journal import read_journal
 from pareto_align.weighting import Fixed
@@ -46,12 +47,26 @@ def test_bytes_are_those_of_shards_that_wait(kind, model, tmp_path):
 SELDOM = (set("abg"), set("cdh"))
 
 
-def test_policies_that_stall_are_started_again_at_the_same_place(model, tmp_path):
-    """Answers are seldom rewarded, so that in many steps nothing varies for one policy or another."""
-    rewards = [late(lambda completions, of=of: [float(bool(of & set(text))) for text in completions]) for of in SELDOM]
-    settings = {"stall_patience": 1, "weighting": "fixed", "shard_size": 1, "group_size": 2, "steps": 8, "seed": 2}
+@pytest.mark.parametrize("seed", [0, 4])
+def test_policies_that_stall_are_started_again_at_the_same_place(model, tmp_path, seed):
+    """Answers are seldom rewarded, so that in many steps nothing varies for one policy or another.
+
+    The last shard is slow, and the others are two steps ahead of it: as far as they may be.
+    """
+
+    def judges(of):
+        def judge(completions, **_):
+            if threading.current_thread().name.endswith(", 3)"):
+                time.sleep(0.05)
+            return [float(bool(of & set(text))) for text in completions]
+
+        return judge
+
+    settings = {"stall_patience": 1, "weighting": "fixed", "shard_size": 1, "group_size": 2, "steps": 8, "seed": seed}
+    more = {"objectives": {"thread_safe": True}}
     for overlap in ("off", "exact"):
-        fitted(model, tmp_path / overlap, rewards, overlap=overlap, eval_every=4, **settings)
+        rewards = [judges(of) for of in SELDOM]
+        fitted(model, tmp_path / overlap, rewards, overlap=overlap, eval_every=4, **settings, **more)
     assert bytes_of(tmp_path / "off") == bytes_of(tmp_path / "exact")
     events = [one for one in read_journal(tmp_path / "exact" / "journal.jsonl") if one["event"] == "stalled"]
     assert any(one["action"] == "started again" and one["step"] % 4 for one in events), "between two measurements"
@@ -282,6 +297,36 @@ def test_requests_under_way_are_stopped(model, tmp_path):
     assert stopped
 
 
+def test_what_compares_slots_needs_numbers_of_one_step():
+    objectives = [
+        Objective(name, reward, bounds=(0, 1), rowwise=True, role=role)
+        for name, reward, role in (("a", first, "optimize"), ("b", second, "optimize"), ("c", first, "audit"))
+    ]
+    settings = {**SMALL, "overlap": "bounded", "family": "independent", "explorer": "grid", "kl_coef": 0.1}
+    weighting = {"name": "bilevel", "estimate": "paired"}
+    with pytest.raises(ConfigError, match=r"compares slots with each other.*of one step"):
+        ParetoAligner("nowhere", objectives, **{**settings, "weighting": weighting, "shard_size": 1})._plan()
+
+
+def test_what_objectives_share_is_computed_once_for_each_shard(model, tmp_path):
+    """Threads of several shards judge side by side, and each asks both objectives in turn."""
+    batches = []
+
+    def judge(completions, **_):
+        batches.append(tuple(completions))
+        time.sleep(0.002)
+        return first(completions)
+
+    both = shared(judge)
+    objectives = [Objective(name, both, bounds=(0, 1), rowwise=True) for name in ("one", "other")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        settings = {**SMALL, **QUICK, "shard_size": 1, "steps": 3, "eval_every": 3}
+        ParetoAligner(model, objectives, lora=lora(2), output_dir=tmp_path / "run", **settings).fit(TEXTS)
+    trained = [batch for batch in batches if len(batch) == 2 * 4]  # 2 prompts x 4 completions of a shard
+    assert len(trained) == 3 * 4, "steps x shards"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -292,7 +337,6 @@ def test_requests_under_way_are_stopped(model, tmp_path):
         ({"max_age": 2}, "`max_age` is for overlap='bounded'"),
         ({"max_age": 0, "overlap": "bounded"}, "at least 1"),
         ({"overlap": "exact", "deterministic": True}, "deterministic.*backend='ray'"),
-        ({"overlap": "bounded", "weighting": "proxy-points"}, "compares|deterministic|slack|constr"),
     ],
 )
 def test_what_cannot_overlap_is_said_before_anything_is_loaded(settings, message):
