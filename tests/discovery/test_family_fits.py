@@ -301,4 +301,4 @@ def test_the_interval_holds_the_truth(bend):
             value, half = predict(preferences, values, np.full((13, 2), 0.01), 64, [x, 1 - x])
             inside += int((np.abs(value - truth(np.array(x))) <= half).sum())
             total += 2
-    assert inside / total > 0.93
+    assert inside / total > 0.97  # on the wide side; without the errors of what was left out it is .95 at bend 3
