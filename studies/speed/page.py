@@ -72,6 +72,15 @@ ROWS = (
     Row("decode-growth", "decoding", f"{BATCH_OF_8} against K = 1, bfloat16: time", 3, 2, "cost"),
     Row("decode-growth", "call", SPLIT["call"], kind="cost"),
     Row(
+        "family",
+        "step",
+        "a step of the default family against one of K = 8 policies of their own, r = 24",
+        1.10,
+        1.05,
+        "cost",
+    ),
+    Row("family", "training", "— its training", kind="cost"),
+    Row(
         "gradients", "dense_2", "all objectives' gradients and Gramians against a dense step, m = 2", 1.15, 1.05, "cost"
     ),
     Row("gradients", "dense_5", "the same, m = 5", 1.15, 1.05, "cost"),

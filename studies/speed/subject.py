@@ -91,7 +91,13 @@ class Subject:
         """The adapters' configuration."""
         from peft import LoraConfig
 
-        return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM", **settings)
+        settings = {
+            "r": RANK,
+            "lora_alpha": ALPHA,
+            "target_modules": list(TARGETS),
+            "task_type": "CAUSAL_LM",
+        } | settings
+        return LoraConfig(**settings)
 
     def peft(self, base: Base, count: int, *, cast: bool) -> Any:
         """Stock PEFT with random adapters `p0`, `p1`, ... on a base that is used up.
@@ -158,13 +164,18 @@ def length_reward(completions: Sequence[Any], **_: Any) -> list[float]:
 
 
 def learner_for(
-    population: PolicyPopulation, objectives: int = 1, *, layout: str = "auto", credit: str = "centred"
+    population: PolicyPopulation,
+    objectives: int = 1,
+    *,
+    layout: str = "auto",
+    credit: str = "centred",
+    optimizer: Any = None,
 ) -> Learner:
-    """A learner with rewards on their own scale; by default a linear credit, the package's own default."""
+    """A learner with rewards on their own scale; by default with a linear credit, and an optimizer of each policy."""
     zero, one = np.zeros(objectives), np.ones(objectives)
     scale = RewardScale(zero, one, zero, one)
     learner = make_learner(credit)
-    learner.setup(Context(Engine(population, layout=layout), scale, range(objectives)))
+    learner.setup(Context(Engine(population, layout=layout), scale, range(objectives), optimizer))
     return learner
 
 
@@ -194,14 +205,15 @@ class PopulationTrainer:
         population: The policies.
         group: G, completions a prompt.
         length: T, the longest completion.
+        optimizer: Of a family; by default one of each policy.
     """
 
-    def __init__(self, population: PolicyPopulation, group: int, length: int) -> None:
+    def __init__(self, population: PolicyPopulation, group: int, length: int, optimizer: Any = None) -> None:
         self.population = population
         self.group = group
         self.length = length
         self.objectives = ObjectiveSet([Objective("length", length_reward)])
-        self.learner = learner_for(population, credit="grpo")
+        self.learner = learner_for(population, credit="grpo", optimizer=optimizer)
         self.steps = 0
 
     def step(self, prompts: Sequence[Prompt], length: int | None = None) -> dict[str, float]:

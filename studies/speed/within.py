@@ -1,4 +1,4 @@
-"""The package against itself: gradients of every objective, activated adapters, the memory of one more policy."""
+"""The package against itself: a family's step, gradients of every objective, activated adapters, memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from subject import (
+    ALPHA,
     LEARNING_RATE,
+    RANK,
     PopulationTrainer,
     Subject,
     learner_for,
@@ -18,6 +20,9 @@ from subject import (
 from timing import Reading, alternate, compare
 
 from pareto_align.learning import Learner
+from pareto_align.policies import PolicyPopulation
+from pareto_align.policies.families import make_family
+from pareto_align.policies.optimizer import FamilyOptimizer
 
 
 def objective_gradients(subject: Subject) -> dict[str, Any]:
@@ -105,6 +110,42 @@ def activated_adapters(subject: Subject) -> dict[str, Any]:
             "step": compare(over, under, "s per policy-step", per=share),
             "sampling": compare(over, under, "s per policy-step", key="sampling", per=share),
             "training": compare(over, under, "s per policy-step", key="training", per=share),
+        },
+    }  # fmt: skip
+
+
+def family_step(subject: Subject) -> dict[str, Any]:
+    """A step of the default family, of two objectives, against one of policies of their own with as many ranks."""
+    policies, prompts, group = subject.pick(8, 2), subject.pick(2, 1), subject.pick(6, 2)
+    length, prompt_length = subject.pick(32, 4), subject.pick(72, 6)
+    base = subject.base("bfloat16", endless=True)
+    asked = subject.prompts(base, prompt_length, prompts)
+    own = subject.population(base, policies, r=3 * RANK, lora_alpha=3 * ALPHA)
+    family = make_family({"name": "gates", "features": "centred"})
+    lora = family.lora(subject.lora(), ["first", "second"])
+    shared = PolicyPopulation(subject.base("bfloat16", endless=True), policies, lora=lora)
+    family.setup(shared, 2, 0)
+    family.parameters.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+    optimizer = FamilyOptimizer(family, shared)
+    weights = np.linspace(0, 1, policies)
+    optimizer.place(np.stack([weights, 1 - weights], 1))
+    if own.parameter_count != shared.parameter_count:
+        raise RuntimeError(f"Equal adapters were wanted. Found {own.parameter_count} and {shared.parameter_count}.")
+    trainers = {
+        "a family": PopulationTrainer(shared, group, length, optimizer),
+        "independent policies": PopulationTrainer(own, group, length),
+    }
+    variants = {name: (lambda trainer=trainer: trainer.step(asked)) for name, trainer in trainers.items()}
+    readings: dict[str, list[Reading]] = alternate(variants, max(subject.rounds, subject.pick(5, 1)))  # type: ignore[arg-type]
+    over, under = ((name, readings[name]) for name in trainers)
+    return {
+        "setting": {
+            "dtype": "bfloat16", "K": policies, "prompts": prompts, "samples": group, "prompt_tokens": prompt_length,
+            "new_tokens": length, "r": 3 * RANK,
+        },
+        "figures": {
+            "step": compare(over, under, "s"),
+            "training": compare(over, under, "s", key="training"),
         },
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from aligner_runs import PROBLEM, events, fit, lora, make
+from amount import ALL
 from peft import LoraConfig, PeftModel
 
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PreferenceError
@@ -19,6 +20,10 @@ from pareto_align.policies.families import Blocks
 from pareto_align.testing.problems import get_problem
 
 SHORT = {"steps": 4, "eval_every": 2, "resolution": 0.0, "family": "blocks"}
+KINDS = ("blocks", "panacea")
+MOVING = ("chebyshev", "mgda", "hypervolume", "maxmin", "epo", "stch")
+PAIRS = [(KINDS[(i + turn) % 2], weighting) for turn in range(2) for i, weighting in enumerate(MOVING)]
+"""The first half has every weighting once, and the families by turns."""
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +169,7 @@ def test_a_search_for_thresholds_needs_policies_to_compare(tmp_path):
         fit(tmp_path / "run", objectives, family="blocks", weighting="proxy-points")
 
 
-@pytest.mark.parametrize("weighting", ["chebyshev", "mgda", "hypervolume", "maxmin", "epo", "stch"])
-@pytest.mark.parametrize("family", ["blocks", "panacea"])
+@pytest.mark.parametrize(("family", "weighting"), PAIRS if ALL else PAIRS[: len(MOVING)])
 def test_weightings_work_on_moving_preferences(weighting, family, tmp_path):
     front, _ = fit(tmp_path / "run", **{**SHORT, "family": family, "steps": 2}, weighting=weighting)
     weights = np.array([event["weights"] for event in events(tmp_path / "run", "step")])
@@ -282,7 +286,7 @@ def test_with_few_measured_preferences_the_error_is_not_known():
 
 @pytest.mark.parametrize("bend", [1.0, 3.0])
 def test_the_interval_holds_the_truth(bend):
-    """A curve of known bend, measured with noise at 13 preferences: nominal 95 % intervals at 40 others, 100 times."""
+    """A curve of known bend, measured with noise at 13 preferences: nominal 95 % intervals at 5 others, 200 times."""
     rng = np.random.default_rng(3)
     first = np.linspace(0, 1, 13)
     preferences = np.stack([first, 1 - first], axis=1)
@@ -291,10 +295,10 @@ def test_the_interval_holds_the_truth(bend):
         return np.stack([x**bend, 1 - x ** (1 / bend)], axis=-1)
 
     inside = total = 0
-    for _ in range(100):
+    for _ in range(200):  # what is drawn anew says more than what is asked of one drawing
         values = truth(first) + rng.normal(0, 0.01, (13, 2))
-        for x in rng.uniform(size=40):
+        for x in rng.uniform(size=5):
             value, half = predict(preferences, values, np.full((13, 2), 0.01), 64, [x, 1 - x])
             inside += int((np.abs(value - truth(np.array(x))) <= half).sum())
             total += 2
-    assert inside / total > 0.93
+    assert inside / total > 0.97  # on the wide side; without the errors of what was left out it is .95 at bend 3

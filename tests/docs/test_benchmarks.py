@@ -26,6 +26,7 @@ NAMES = [
         "decode-mixed",
         "decode-growth",
         "train",
+        "family",
         "gradients",
         "activated",
         "memory",

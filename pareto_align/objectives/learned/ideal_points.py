@@ -72,22 +72,20 @@ class IdealPoints:
         a, b = (torch.from_numpy(np.asarray(side, dtype=np.float64) @ self.map.T) for side in (first, second))
         prototypes, target = torch.from_numpy(self.prototypes), torch.from_numpy(s)
         generator = torch.Generator().manual_seed(seed)
-        best, found = np.inf, self.mixtures.mean(0)
-        for start in range(NEW_STARTS):
-            size = (len(prototypes),)
-            begin = torch.zeros(size) if start == 0 else torch.randn(size, generator=generator)
-            logits = begin.double().requires_grad_()
+        others = torch.randn(NEW_STARTS - 1, len(prototypes), generator=generator)
+        begin = torch.cat([torch.zeros(1, len(prototypes)), others])
+        logits = begin.double().requires_grad_()  # all starts in one graph: Adam keeps them apart
 
-            def loss(logits: Any = logits) -> Any:
-                ideal = logits.softmax(0) @ prototypes
-                gap = (b - ideal).pow(2).sum(1) - (a - ideal).pow(2).sum(1)
-                fit = torch.nn.functional.binary_cross_entropy_with_logits(gap, target)
-                return fit + NEW_RIDGE * logits.pow(2).mean()
+        def loss() -> Any:
+            ideals = (logits.softmax(1) @ prototypes)[:, None]
+            gap = (b - ideals).pow(2).sum(2) - (a - ideals).pow(2).sum(2)
+            fit = torch.nn.functional.binary_cross_entropy_with_logits(gap, target.expand_as(gap), reduction="none")
+            return fit.mean(1) + NEW_RIDGE * logits.pow(2).mean(1)
 
-            value = _adam(loss, [logits], NEW_STEPS, NEW_RATE)
-            if value < best:
-                best, found = value, logits.detach().softmax(0).numpy()
-        return np.asarray(found)
+        ended = _adam(loss, [logits], NEW_STEPS, NEW_RATE)
+        if not ended.isfinite().any():
+            return np.asarray(self.mixtures.mean(0))
+        return np.asarray(logits.detach()[ended.nan_to_num(nan=np.inf).argmin()].softmax(0).numpy())
 
 
 def fit_ideal_points(
@@ -146,15 +144,14 @@ def fit_ideal_points(
     return IdealPoints(mapped.detach().numpy(), points.detach().numpy(), names, logits.detach().softmax(1).numpy())
 
 
-def _adam(loss: Any, parameters: list[Any], steps: int, rate: float) -> float:
-    """Minimise, and give the last loss."""
+def _adam(loss: Any, parameters: list[Any], steps: int, rate: float) -> Any:
+    """Minimise a loss, or the sum of several, and give the last of them."""
     import torch
 
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    value = None
+    optimizer, value = torch.optim.Adam(parameters, lr=rate), torch.tensor(np.inf)
     for _ in range(steps):
         value = loss()
         optimizer.zero_grad()
-        value.backward()
+        value.sum().backward()
         optimizer.step()
-    return float(value.detach()) if value is not None else np.inf
+    return value.detach()

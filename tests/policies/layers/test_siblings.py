@@ -123,8 +123,9 @@ def test_siblings_spare_a_layer_seven_kernels():
         assert launched(False, sampler) - launched(True, sampler) >= 2 * 7
 
 
-def compiled(layers=2):
+def compiled(layers):
     """Kernels of a compiled step, as inductor writes them for a CPU: loops it fused, and products it calls."""
+    from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.utils import run_and_get_code
 
@@ -134,7 +135,8 @@ def compiled(layers=2):
     population.drivable, population.sampler = True, "graphs"
     population.static = StaticSampler(population, lambda step: torch.compile(step, fullgraph=True))
     ids = [base.encode(prompt) for prompt in RAGGED]
-    with pytest.MonkeyPatch.context() as patched:  # what is written is counted; no C++ compiler is asked for
+    # what is written is counted: no C++ compiler is asked for, and no process that would call it
+    with pytest.MonkeyPatch.context() as patched, config.patch(compile_threads=1):
         patched.setattr(AsyncCompile, "cpp_pybinding", lambda *_, **__: lambda *arguments: None)
         _, code = run_and_get_code(lambda: sample(population, ids, 2, SamplingParams(20), [1, 2]))
     torch._dynamo.reset()
@@ -142,5 +144,6 @@ def compiled(layers=2):
     return len(re.findall(r"^\s+(?:\w+ = )?(?:extern_kernels\.\w+|cpp_\w+|torch\.ops\.[\w.]+)\(", body, re.MULTILINE))
 
 
-def test_a_compiled_step_has_at_most_a_third_of_the_kernels():
-    assert 0 < compiled() <= launched(False, "eager") / 3
+def test_a_compiled_step_has_at_most_a_quarter_of_the_kernels():
+    """Of a model of one layer; of two it is .251 of them."""
+    assert 0 < compiled(1) <= launched(False, "eager", 1) / 4
