@@ -371,7 +371,7 @@ class ParetoAligner:
             given = self._read(plan, prompts, eval_prompts)
             with self._placed(callbacks) as (base, backend, _):
                 splits = self._split(plan, base, *given)
-                with open_population(plan, base, splits, trusted=self.trust_remote_code) as population:
+                with open_population(plan, base, splits, trust_remote_code=self.trust_remote_code) as population:
                     yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks)
 
     def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
@@ -504,7 +504,7 @@ class ParetoAligner:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
         from pareto_align.discovery.assembly import assemble, open_population
 
-        opened = open_population(plan, base, splits, trusted=self.trust_remote_code)
+        opened = open_population(plan, base, splits, trust_remote_code=self.trust_remote_code)
         with self._tracked(folder) as trackers, opened as population:
             try:
                 assemble(plan, population, splits, folder, callbacks=[*callbacks, *trackers], **more).run()

@@ -42,14 +42,16 @@ __all__ = ["assemble", "open_population"]
 
 
 @contextmanager
-def open_population(plan: Plan, base: Base, splits: Splits, *, trusted: bool = False) -> Iterator[PolicyPopulation]:
+def open_population(
+    plan: Plan, base: Base, splits: Splits, *, trust_remote_code: bool = False
+) -> Iterator[PolicyPopulation]:
     """The population of a run, and the engine that draws for it, if there is one; the model is given back as it was.
 
     Args:
         plan: What is fitted and how.
         base: The model.
         splits: The prompts.
-        trusted: Whether code that comes with the model may be run by whoever loads it again.
+        trust_remote_code: Whether code that comes with the model may be run by whoever loads it again.
 
     Raises:
         ModelError: The model cannot carry a population, or the engine cannot run the model.
@@ -75,7 +77,9 @@ def open_population(plan: Plan, base: Base, splits: Splits, *, trusted: bool = F
             if plan.family is not None and plan.family.instructs:  # says something before it
                 longest = base.context_length
             widest = max(map(len, settings.shards))
-            population.outside = make_engine(settings.engine).open(population, widest, longest, trusted=trusted)
+            population.outside = make_engine(settings.engine).open(
+                population, widest, longest, trust_remote_code=trust_remote_code
+            )
         yield population
     finally:
         if population.outside is not None:

@@ -15,6 +15,7 @@ from pareto_align import ParetoAligner
 from pareto_align.data.prompts import PromptRow
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.slots import Slots
+from pareto_align.discovery.weights import Weights
 from pareto_align.errors import ConfigError, ObjectiveError
 from pareto_align.learning import Context, make_learner
 from pareto_align.learning.rollouts import Rollouts
@@ -259,7 +260,7 @@ def test_a_policy_that_went_wrong_and_was_put_back_stays_there(learner, made):
     table = Table(learner, 2)
     weighting = make_weighting("fixed")
     weighting.setup(2, 1)
-    slots = Slots(Here(table.learner), weighting, np.ones((2, 1)), FloorKeeper(2, 1), 5)
+    slots = Slots(Here(table.learner), Weights(weighting, FloorKeeper(2, 1)), np.ones((2, 1)), 5)
     for _ in range(made):
         table.step()
     table.population.parameters[0] = torch.nan

@@ -91,14 +91,16 @@ class Vllm(KeepsArguments):
             raise ConfigError("sampler='vllm' needs a GPU with CUDA, and torch finds none here. Leave `sampler` out.")
         legal_rank(rank)
 
-    def open(self, population: PolicyPopulation, policies: int, longest: int, *, trusted: bool = False) -> VllmSampler:
+    def open(
+        self, population: PolicyPopulation, policies: int, longest: int, *, trust_remote_code: bool = False
+    ) -> VllmSampler:
         """Start the engine.
 
         Args:
             population: Whose adapters it draws from; its model was loaded by name.
             policies: The most that are drawn from at once.
             longest: Tokens of the longest prompt with its completion.
-            trusted: Whether code that comes with the model is run.
+            trust_remote_code: Whether code that comes with the model is run.
 
         Raises:
             ConfigError: The model is in a dtype in which vLLM has no adapters.
@@ -107,7 +109,7 @@ class Vllm(KeepsArguments):
         if population.base.dtype not in DTYPES:
             found = str(population.base.dtype).removeprefix("torch.")
             raise ConfigError(f"vLLM has adapters in bfloat16 and float16. Found dtype={found}; set dtype='bfloat16'.")
-        return VllmSampler(population, policies, longest, self, trusted=trusted)
+        return VllmSampler(population, policies, longest, self, trust_remote_code=trust_remote_code)
 
 
 class VllmSampler:
@@ -117,7 +119,13 @@ class VllmSampler:
     exact = False
 
     def __init__(
-        self, population: PolicyPopulation, policies: int, longest: int, settings: Vllm, *, trusted: bool = False
+        self,
+        population: PolicyPopulation,
+        policies: int,
+        longest: int,
+        settings: Vllm,
+        *,
+        trust_remote_code: bool = False,
     ) -> None:
         base, rank = population.base, legal_rank(int(population.lora.r))
         self.population, self.policies, self.settings = population, policies, settings
@@ -141,7 +149,7 @@ class VllmSampler:
             self._llm = vllm.LLM(
                 base.name,
                 dtype=str(base.dtype).removeprefix("torch."),
-                trust_remote_code=trusted,
+                trust_remote_code=trust_remote_code,
                 skip_tokenizer_init=True,  # prompts and completions are token ids
                 generation_config="vllm",  # no penalties or thresholds of the model's own
                 max_model_len=min(longest, base.context_length),
