@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.files import stamp_of
 from pareto_align.front.reading import read_front_json
 from pareto_align.printable import one_line
 from pareto_align.report.card import conversation
@@ -48,6 +49,8 @@ def watch(arguments: argparse.Namespace) -> None:
     if arguments.port is not None:
         raise ConfigError("--port says where a page is served: give --page as well.")
     before: list[str] | None = None
+    said: list[str] = []
+    measured: tuple[int, ...] = ()
     journal = JournalReader(arguments.run / "journal.jsonl")
     while True:
         status = _status(arguments, journal)
@@ -55,7 +58,9 @@ def watch(arguments: argparse.Namespace) -> None:
             shown = [f"waiting for a run in {arguments.run}"]
         else:
             screen = sys.stdout.isatty() or arguments.once
-            shown = [*status.lines(), *_answers(arguments.run)] if screen else [_plain(status)]
+            if screen and measured != (now := stamp_of(arguments.run / "front" / "front.json")):
+                measured, said = now, _answers(arguments.run)
+            shown = [*status.lines(), *said] if screen else [_plain(status)]
         if arguments.json and status is not None and shown != before:
             print_json(status.to_dict(), indent=None)
         elif not arguments.json and shown != before:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pareto_align.errors import FrontFileError
 
-__all__ = ["beside", "check_new", "sync", "write_synced", "write_whole"]
+__all__ = ["beside", "check_new", "stamp_of", "sync", "write_synced", "write_whole"]
 
 
 def check_new(folder: Path) -> None:
@@ -18,6 +18,15 @@ def check_new(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FrontFileError(f"{folder} exists already and is not empty. Save to a new folder.")
+
+
+def stamp_of(file: Path) -> tuple[int, ...]:
+    """What changes when a file does; empty where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def write_whole(path: Path, data: bytes) -> None:

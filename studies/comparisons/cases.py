@@ -146,7 +146,7 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)  # another number of threads rounds otherwise
     method = METHODS[case.method]
-    setting = setting | {name: method[name] for name in ("learning_rate",) if name in method}
+    setting = {**setting, "learning_rate": method.get("learning_rate", setting["learning_rate"])}
     alone, rank, family = method.get("alone"), method.get("rank", 16), method.get("family", "independent")
     steps = setting["steps"] * (1 if alone is None else POLICIES)
     layers = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "layers_to_transform": list(range(15, 30))}

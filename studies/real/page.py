@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -60,6 +61,15 @@ def difference(results: dict[str, Any], task: str, method: str, what: str) -> st
         return f"{number(found.mean, sign=True)} (one seed)"
     low, high = found.mean - found.wide, found.mean + found.wide
     return f"{number(found.mean, sign=True)} ({number(low, sign=True)} to {number(high, sign=True)})"
+
+
+def ahead(results: dict[str, Any], tasks: Sequence[str] = ("tone", "answers", "sums")) -> tuple[str, str]:
+    """In how many pairs of runs the default has more hypervolume than BASELINE, and by how much in the mean."""
+    gaps = []
+    for task in tasks:
+        ours, theirs = (numbers(results, task, name, "hypervolume") for name in ("centred, steady", BASELINE))
+        gaps += [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    return f"{sum(gap > 0 for gap in gaps)} of {len(gaps)} pairs", number(float(np.mean(gaps)), 2)
 
 
 def table(results: dict[str, Any], what: str) -> str:
@@ -144,4 +154,6 @@ def report(results: dict[str, Any]) -> str:
         linear_differences=differences(results, "centred, linear"),
         steady_differences=differences(results, "centred, steady"),
         said=said(results, "tone"),
+        pairs=ahead(results)[0],
+        gap=ahead(results)[1],
     )

@@ -82,7 +82,8 @@ def test_a_screen_ends_with_what_the_front_answers_to_one_prompt(tmp_path, cli, 
     folder = run_folder(tmp_path / "run")
     members = json.loads((folder / "front" / "front.json").read_text())["members"]
     monkeypatch.setenv("COLUMNS", "40")
-    lines = cli("watch", folder, "--once").out.splitlines()[-len(members) :]
+    asked, *lines = cli("watch", folder, "--once").out.splitlines()[-len(members) - 1 :]
+    assert asked == f"asked: {members[0]['sample'][0]['prompt']}"
     assert [line.split()[0] for line in lines] == [member["id"] for member in members]
     for line, member in zip(lines, members, strict=True):
         assert len(line) <= 40

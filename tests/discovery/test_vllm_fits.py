@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 import warnings
 
 import numpy as np
@@ -61,10 +62,21 @@ def machine(monkeypatch):
     return Machine().install(monkeypatch)
 
 
-def make(model, run=None, rowwise=False, **settings):
+def late(reward):
+    """The same after a moment, and asked in threads."""
+
+    def judge(completions, **_):
+        time.sleep(0.005)
+        return reward(completions)
+
+    return judge
+
+
+def make(model, run=None, rewards=(first, second), **settings):
+    apart = rewards != (first, second)
     objectives = [
-        Objective(reward.__name__, reward, bounds=(0, 1), rowwise=rowwise, thread_safe=rowwise)
-        for reward in (first, second)
+        Objective(name, reward, bounds=(0, 1), rowwise=apart, thread_safe=apart)
+        for name, reward in zip(("first", "second"), rewards, strict=True)
     ]
     return ParetoAligner(model, objectives, output_dir=run, **{**SMALL, "lora": lora(2), **settings})
 
@@ -95,10 +107,12 @@ def steps_of(run):
 @pytest.mark.parametrize("overlap", [{"weighting": "fixed"}, {"overlap": "bounded", "max_age": 2}])
 def test_shards_draw_in_any_order_what_they_train_on(overlap, model, machine, tmp_path):
     """An engine that drew for another shard, or for an earlier step, would be off by far more."""
-    fit(model, tmp_path / "run", rowwise=True, shard_size=1, **overlap)
-    for event in steps_of(tmp_path / "run"):
-        assert len(event["mismatch"]) == 3
-        assert max(event["mismatch"]) < 1e-5
+    fit(model, tmp_path / "run", rewards=(late(first), late(second)), shard_size=1, **overlap)
+    told = steps_of(tmp_path / "run")
+    assert len(told) == SMALL["steps"]
+    assert sum(event["reward_seconds"]["hidden"] for event in told) > 0, "shards worked meanwhile"
+    assert np.shape([event["mismatch"] for event in told]) == (SMALL["steps"], 3)
+    assert max(max(event["mismatch"]) for event in told) < 1e-5
 
 
 def test_a_run_reaches_a_front_that_the_populations_own_sampler_reaches(model, machine, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,21 @@ def test_copied_is_the_share_of_words_of_the_question(code):
     prompt = [{"role": "user", "content": "What is a glacier?"}]
     said = ["A glacier is ice", "What is a glacier", "Frozen water.", ""]
     assert code.tasks.copied([prompt] * 4, said) == [0.75, 1.0, 0.0, 1.0]
+
+
+def test_words_are_added_that_are_not_the_question_s(code):
+    asked = [[{"role": "user", "content": "What is a volcano?"}]] * 3
+    said = ["A volcano can be.", "It spits hot hot lava", ""]
+    assert code.tasks.added(asked, said) == [2.0, 4.0, 0.0]
+
+
+def test_other_pages_say_what_the_study_has_of_pairs(code, results):
+    pairs, gap = code.page.ahead(results)
+    for page in ("README.md", "docs/choosing-a-family.md"):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        assert re.search(
+            rf"ahead (of independent linear policies )?in {pairs}[^.;]*, by {re.escape(gap)} of hyperv", text
+        )
 
 
 def test_a_sum_is_worth_half_for_its_number_and_half_for_being_shown(code):

@@ -51,6 +51,7 @@ def test_the_temperature_is_the_best_one():
     assert temperature([-1.0, -2.0, -1.5], [1, 1, 0]) == 0  # a head that is wrong is not turned round
     weighted = temperature([1, 1], [1, 0], weights=[3, 1])
     assert sigmoid(weighted) == pytest.approx(0.75)
+    assert temperature([], []) == temperature([0.0], [1]) == 0  # nothing is said
     # all foreseen: n right answers and half a one each way have the best share (n + 1/2) / (n + 1) at equal gaps
     for n in (1, 4, 40):
         assert sigmoid(2.0 * temperature([2.0] * n, [1] * n)) == pytest.approx((n + 0.5) / (n + 1), abs=1e-6)

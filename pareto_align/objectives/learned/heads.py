@@ -165,7 +165,7 @@ def temperature(gaps: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = 
     x = np.asarray(gaps, dtype=np.float64)
     counts = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
     s = np.asarray(labels, dtype=np.float64)
-    if np.all((x == 0) | (s == (x > 0))):
+    if np.any(x) and np.all((x == 0) | (s == (x > 0))):
         x, s, counts = np.append(x, np.abs(x).mean()), np.append(s, 0.5), np.append(counts, 1.0)
     return max(0.0, float(bradley_terry(x[:, None], s, weights=counts, penalty=1e-9)[0]))
 

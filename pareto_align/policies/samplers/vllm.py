@@ -22,8 +22,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -365,18 +365,13 @@ def _bad(what: str) -> TrainingError:
     return TrainingError(f"vLLM answered something that cannot be: {what}. The steps before it are not touched by it.")
 
 
-class _told:
+@contextmanager
+def _told(what: str) -> Iterator[None]:
     """Whatever vLLM raises is told as a `TrainingError` that names what was asked of it."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            raise TrainingError(f"vLLM: {self.what}: {type(error).__name__}: {error}") from error
+    try:
+        yield
+    except Exception as error:
+        raise TrainingError(f"vLLM: {what}: {type(error).__name__}: {error}") from error
 
 
 def _let_go_of_memory() -> None:

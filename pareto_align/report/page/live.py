@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.front.files import stamp_of
 from pareto_align.front.reading import read_front_json
 from pareto_align.report.page.content import page_content
 from pareto_align.report.page.document import live_html
@@ -63,10 +64,10 @@ class LiveRun:
         with self._lock:
             told = {**self._stands(), "every": self.every, "version": "", "measured": "", "front": None}
             journal, front = self.folder / "journal.jsonl", self.folder / "front" / "front.json"
-            if not (stamp := _stamp(front)):
+            if not (stamp := stamp_of(front)):
                 return told
             try:
-                count, measured, content = self._once("front", (stamp, _stamp(journal)), self._front)
+                count, measured, content = self._once("front", (stamp, stamp_of(journal)), self._front)
             except FrontFileError as error:
                 return {**told, "notes": [*told["notes"], str(error)]}
             version = f"{'-'.join(map(str, stamp))}:{count}"
@@ -91,12 +92,12 @@ class LiveRun:
             return measured, page_content(record, history, self.folder)
 
         # the front is on disk a moment before the journal tells of its measurement
-        return count, *self._once("content", (_stamp(self.folder / "front" / "front.json"), count), content)
+        return count, *self._once("content", (stamp_of(self.folder / "front" / "front.json"), count), content)
 
     def _stands(self) -> dict[str, Any]:
         if not self.folder.exists():
             return {"state": "waiting", "line": f"for a run in {self.folder.name}", "notes": []}
-        stamp = in_use(self.folder), *(_stamp(self.folder / name) for name in ("run.json", "journal.jsonl"))
+        stamp = in_use(self.folder), *(stamp_of(self.folder / name) for name in ("run.json", "journal.jsonl"))
         try:
             status: RunStatus = self._once("status", stamp, lambda: run_status(self.folder, self._journal))
         except FrontFileError as error:
@@ -191,12 +192,3 @@ class _Asked(BaseHTTPRequestHandler):
 def _host(header: str) -> str:
     """The name in a `Host` header."""
     return header.rpartition(":")[0] if ":" in header else header
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    """What changes when a file does; empty where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
