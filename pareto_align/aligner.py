@@ -28,10 +28,13 @@ from pareto_align.printable import one_line
 from pareto_align.runs.settings import Settings
 from pareto_align.runs.trackers import check_trackers, tracker_names
 from pareto_align.spelling import checks_keywords
+from pareto_align.start import Start
 from pareto_align.weighting import Weighting
 from pareto_align.weighting.evidence import FROM_GRADIENTS, FROM_REWARDS, steered_axes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pareto_align.data.prompts import Splits
     from pareto_align.discovery.loop import FrontDiscovery
     from pareto_align.discovery.plan import Plan
@@ -68,6 +71,10 @@ class ParetoAligner:
             was asked for needs that: one objective or one policy, learning from comparisons, an explorer that gives
             policies tasks of their own, a learner or a weighting that keeps or compares them.
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
+        start_from: What the policies begin as, in the place of the untrained model: a front (or the folder of it or of
+            its run), in which each finds what serves its preference there; or a PEFT LoRA folder, which all begin as.
+            It is measured before the first step, so nothing of it is lost to the front. Family and LoRA config are by
+            default its own. The price of KL is still of the distance to the untrained model.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
         chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`; a column of that
@@ -110,6 +117,7 @@ class ParetoAligner:
         family: str | Mapping[str, Any] | Family | None = None,
         population: int = 8,
         lora: Any = None,
+        start_from: Any = None,
         tokenizer: Any = None,
         steps: int = 100,
         prompts_per_step: int = 8,
@@ -221,6 +229,9 @@ class ParetoAligner:
         offline = self._learns_from_comparisons(wanted)
         self.objectives = ObjectiveSet(as_measured(wanted) if offline else wanted)
         self._labels = wanted  # which way their labels go
+        self.start = None if start_from is None else Start(start_from)
+        if family is None and self.start is not None:
+            family = self.start.family
         parts = chosen_parts(
             family, weighting, explorer, learner, m=self.objectives.m, population=population, offline=offline
         )
@@ -306,7 +317,7 @@ class ParetoAligner:
         usual["weighting"], usual["explorer"] = usual_parts(self.family)
         usual["family"] = FAMILY
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
-        shown |= {"explorer": self.explorer.name, **asdict(self.settings)}
+        shown |= {"explorer": self.explorer.name, "start_from": self.start, **asdict(self.settings)}
         shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
         return {name: value for name, value in shown.items() if value != usual[name]}
 
@@ -372,7 +383,8 @@ class ParetoAligner:
             with self._placed(callbacks) as (base, backend, _):
                 splits = self._split(plan, base, *given)
                 with open_population(plan, base, splits, trust_remote_code=self.trust_remote_code) as population:
-                    yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks)
+                    begins = self._begins(plan)
+                    yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks, start=begins)
 
     def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
         """What is learned from and what is held out, before anything is loaded: rows of prompts, or comparisons."""
@@ -502,6 +514,7 @@ class ParetoAligner:
 
     def _run(self, plan: Plan, base: Base, splits: Splits, folder: Path, callbacks: list[Any], **more: Any) -> None:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
+        more["start"] = self._begins(plan)
         from pareto_align.discovery.assembly import assemble, open_population
 
         opened = open_population(plan, base, splits, trust_remote_code=self.trust_remote_code)
@@ -646,8 +659,12 @@ class ParetoAligner:
         chosen = self.settings
         loss = PolicyLoss(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(PolicyLoss)})
         learner = make_learner(self.learner, loss, updates=chosen.updates_per_rollout)
-        family = make_family(self.family)
-        plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, self.lora, family)
+        family, lora = make_family(self.family), self.lora
+        if lora is None and self.start is not None:
+            lora = self.start.lora(family)
+        plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, lora, family)
+        if self.start is not None:
+            self.start.check(plan)
         self._check_backend(plan)
         self._check_sampler()
         return plan
@@ -703,11 +720,16 @@ class ParetoAligner:
                 "objective a reward, or use backend='local'."
             )
 
+    def _begins(self, plan: Plan) -> Callable[[np.ndarray], list[Path]] | None:
+        """Which adapters the policies for given preferences begin as; None: the untrained model."""
+        return None if self.start is None else partial(self.start.folders, plan)
+
     def _facts(self, plan: Plan) -> dict[str, Any]:
         from pareto_align.discovery.identity import plan_facts
 
         return plan_facts(
             plan,
+            start=None if self.start is None else self.start.facts(),
             quantization=self.quantization,
             gguf_file=self.gguf_file,
             chat_template_kwargs=self.chat_template_kwargs,

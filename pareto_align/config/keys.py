@@ -42,6 +42,8 @@ SECTIONS: dict[str, str] = {
     "family": "independent, blocks, gates, panacea, pblora, directions, weights, rewards, {name: blocks, shared: ..., "
     "each: ...}, or module:Class",
     "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
+    "start_from": "a run, a front or a PEFT adapter that the policies begin as, relative to the current folder; by "
+    "default the untrained model",
     "tokenizer": "hub id or folder, where it does not come with the model",
     "use_chat_template": "whether plain-text prompts become user turns; by default where there is a template",
     "chat_template_kwargs": "variables of the chat template, such as {enable_thinking: false}",
@@ -103,6 +105,7 @@ _VALUE_TYPES: dict[str, Any] = {
     "model": str, "tokenizer": str | None, "gguf_file": str | None, "quantization": str | None,
     "device": str, "dtype": str,
     "use_chat_template": bool | None, "trust_remote_code": bool, "output_dir": str | None,
+    "start_from": str | None,
 }  # fmt: skip
 
 _WRITTEN = {"None": "null", "True": "true", "False": "false"}

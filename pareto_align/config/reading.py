@@ -27,6 +27,7 @@ _PLACES = (("model",), ("tokenizer",))
 _CORE = "tag:yaml.org,2002:"
 _WORD = "tag:pareto-align,2026:word"
 _MOST_VALUES = 1_000_000
+_FOLDERS = (("output_dir",), ("start_from",))
 
 
 class _Refused(yaml.constructor.ConstructorError):
@@ -102,7 +103,7 @@ def _settle(node: Any, path: tuple[Any, ...], sizes: dict[int, int | None]) -> i
     if isinstance(node, yaml.ScalarNode):
         if node.tag == _WORD:
             node.tag = _meaning(node, path)
-        elif path == ("output_dir",) and node.tag != f"{_CORE}null":
+        elif path in _FOLDERS and node.tag != f"{_CORE}null":
             node.tag = f"{_CORE}str"  # 20261128 is a name here, whatever else it may be
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_settle(entry, (*path, number), sizes) for number, entry in enumerate(node.value))
@@ -124,7 +125,7 @@ def _settle(node: Any, path: tuple[Any, ...], sizes: dict[int, int | None]) -> i
 
 def _meaning(node: Any, path: tuple[Any, ...]) -> str:
     """The tag of a word such as no: text among prompts, a truth where one is wanted."""
-    if path == ("output_dir",) or (len(path) > 1 and path[0] in ("prompts", "eval_prompts")):
+    if path in _FOLDERS or (len(path) > 1 and path[0] in ("prompts", "eval_prompts")):
         return f"{_CORE}str"
     if path and path[-1] in TRUTH_KEYS:
         return f"{_CORE}bool"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pareto_align.backends import Backend, Local
 from pareto_align.data.prompts import Splits
@@ -134,6 +136,15 @@ def _judged_apart(plan: Plan, base: Base | None) -> tuple[int, ...]:
     return () if plan.settings.deterministic else apart
 
 
+def _begun(plan: Plan, population: PolicyPopulation, folders: Sequence[Path]) -> Tensor:
+    """The policies `[K, P]` of adapter folders, or the family `[1, D]` of its own."""
+    if plan.family is not None:
+        return torch.cat([plan.family.read(folder) for folder in folders])
+    seed = seed_for(plan.settings.seed, "adapters")
+    policies = [population.read_adapter(folder) for folder in folders]
+    return torch.stack([population.grown(policy, seed + slot) for slot, policy in enumerate(policies)])
+
+
 def assemble(
     plan: Plan,
     population: PolicyPopulation,
@@ -145,6 +156,7 @@ def assemble(
     facts: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
+    start: Callable[[np.ndarray], Sequence[Path]] | None = None,
 ) -> FrontDiscovery:
     """A run that is ready to begin, or to go on.
 
@@ -159,6 +171,8 @@ def assemble(
         facts: What else the record of a new run holds.
         record: Of the run that goes on; None begins a new one.
         checkpoint: Where it goes on; None: it was killed before its first step.
+        start: Says for preferences `[K, m]` which PEFT folder each policy begins as (of a family, the one that it was
+            saved to); None: as the untrained model.
 
     Raises:
         ConfigError: A reward that is to be judged aside reads with the model that is trained.
@@ -288,11 +302,14 @@ def assemble(
         journal=journal,
         family=plan.family,
         apart=apart,
+        measures_first=start is not None,
     )
     if checkpoint is not None:
         loop.load_state(checkpoint)
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
+    if start is not None:
+        loop.begin_as(_begun(plan, population, start(preferences)))
     if folder is not None and record is None:
         prompts, not_kept = write_splits(folder, splits)
         write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)

@@ -27,6 +27,7 @@ __all__ = [
 def plan_facts(
     plan: Plan,
     *,
+    start: Mapping[str, str] | None = None,
     quantization: Any = None,
     gguf_file: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -41,6 +42,7 @@ def plan_facts(
             "lora": _lora_facts(default_lora_config() if plan.lora is None else plan.lora),
             **({} if plan.family is None else {"family": arguments_of(plan.family)}),
         },
+        **({} if start is None else {"start": dict(start)}),
         # what draws the same again with the same seeds is told as before there was anything else
         **({} if plan.settings.engine is None else {"exact": False, "drawn_with": _engine_version(plan.settings)}),
         "loading": {
@@ -104,6 +106,9 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         then["objectives"] = [{"tolerance": 0.0} | _mapping(one) for one in then["objectives"]]
     if model is not None:
         now["model"], then["model"] = model, record["model"]
+    # what it began as, by what is in it: a folder may have been moved
+    for side, known in ((now, facts), (then, record)):
+        side["start_from"] = _mapping(known.get("start")).get("digest")
     told = _differences(then, now, sorted(now.keys() | then.keys()))
     groups = {**_mapping(record.get("arguments")), "": record.get("loading")}
     for group, known in {**facts["arguments"], "": facts["loading"]}.items():

@@ -57,6 +57,7 @@ class FrontDiscovery:
         journal: Records every event.
         family: What the slots serve, if they have no policies of their own; as it was last brought home.
         apart: Columns of the objectives that judge shard by shard, while other shards work.
+        measures_first: Measure before the first step: what the policies begin as may belong on the front.
 
     Attributes:
         step: Training steps made.
@@ -82,6 +83,7 @@ class FrontDiscovery:
         journal: Journal,
         family: Family | None = None,
         apart: tuple[int, ...] = (),
+        measures_first: bool = False,
     ) -> None:
         self.population = population
         self.shards = shards
@@ -114,6 +116,7 @@ class FrontDiscovery:
             apart=apart,
         )
         self.journal = journal
+        self.measures_first = measures_first
         self.step = 0
         self.trained = False
         self._asked, self._judged = time.monotonic(), 0.0
@@ -135,6 +138,9 @@ class FrontDiscovery:
                     if self.step == 0:
                         self.keeper.publish_selected(0)
                         checkpoints.write(self.state())
+                        if self.measures_first and self.slots.measured is None:
+                            self._measure()
+                            checkpoints.write(self.state())
                     while not self.trained:
                         if self.maker.apart:
                             self._make_many(stop)
@@ -344,6 +350,16 @@ class FrontDiscovery:
         )
 
     # -- what a run goes on from --------------------------------------------------------------------------------
+
+    def begin_as(self, parameters: torch.Tensor) -> None:
+        """Begin as policies `[K, P]`, or as a family `[1, D]`, in the place of the untrained model."""
+        for row, one in enumerate(parameters):
+            if self.family is None:
+                self.slots.adopt(row, one)
+            else:
+                self.shards.put_back(row, one)
+                self.slots.recovery.adopt(row, one)
+        self.shards.bring_home()
 
     def state(self) -> Checkpoint:
         """The run between two steps. Random numbers need no state: each is seeded by name."""

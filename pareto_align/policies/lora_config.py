@@ -31,6 +31,7 @@ __all__ = [
     "check_lora",
     "default_lora_config",
     "member_config",
+    "plain_lora_config",
     "read_lora_config",
 ]
 
@@ -184,6 +185,15 @@ def read_lora_config(folder: Path) -> LoraConfig:
             continue
         raise refusal(f"says {name}={value!r:.80}, which no member of a front does.")
     return LoraConfig(**{**known, "task_type": "CAUSAL_LM", "inference_mode": True})
+
+
+def plain_lora_config(config: Any) -> LoraConfig:
+    """What an adapter's config says of its shape, and nothing of how it was trained."""
+    from peft import LoraConfig
+
+    kept = ("r", "lora_alpha", "use_rslora", "alora_invocation_tokens", *SELECTING)
+    said = {name: getattr(config, name, None) for name in kept}
+    return LoraConfig(**{name: value for name, value in said.items() if value is not None}, task_type="CAUSAL_LM")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

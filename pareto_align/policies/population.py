@@ -219,6 +219,18 @@ class PolicyPopulation:
             a.copy_((torch.rand(a.shape, generator=generator) * 2 - 1) * bound)
         return row[0].to(self.parameters.device)
 
+    def grown(self, policy: Tensor, seed: int) -> Tensor:
+        """A policy `[P]` whose idle ranks, A and B both zero, can learn: they get the A of a fresh one.
+
+        It is the same policy still: their B is zero.
+        """
+        policy = policy.clone()
+        for block in self.blocks:
+            (a, b), (fresh, _) = block.split(policy), block.split(self.fresh(seed).to(policy))
+            idle = (a == 0).all(-1) & (b == 0).all(-2)
+            a[idle] = fresh[idle]
+        return policy
+
     def instructions(self, rows: Tensor) -> list[Instruction]:
         """What stands before every prompt of policies `[k, P]`, each; none where nothing does."""
         if self.tell is None:

@@ -198,6 +198,23 @@ class Family(KeepsArguments, ABC):
         named = {block.name: row.clone() for block, row in zip(self.population.blocks, extras, strict=True)}
         write_tensors(named, folder / EXTRAS_FILE)
 
+    def read(self, folder: Path) -> Tensor:
+        """The parameters `[1, D]` that `save` wrote for a family of this kind, settings and ranks.
+
+        Raises:
+            FrontFileError: The folder cannot be read, or holds another family.
+        """
+        policy = self.population.read_adapter(folder)
+        try:
+            named = read_tensors(folder / EXTRAS_FILE)
+            extras = torch.stack([named[block.name].float() for block in self.population.blocks])
+            found = torch.cat([policy, extras.flatten().to(policy.device)])[None]
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise FrontFileError(f"The family in {folder} cannot be read: {type(error).__name__}: {error}") from error
+        if found.shape != self.parameters.shape:
+            raise FrontFileError(f"The family in {folder} is not of the kind of the run's.")
+        return found
+
     def _on_device(self, preferences: Any) -> Tensor:
         return torch.as_tensor(preferences, dtype=torch.float32).to(self.parameters.device)
 

@@ -1,0 +1,212 @@
+"""Runs that begin as something: an adapter, what another front holds, a family that was trained before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from aligner_runs import PROBLEM, events, fit, lora, make
+from symbol_family import Symbols, passing_lines
+
+from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront
+from pareto_align.config import load_config
+from pareto_align.policies.population import PolicyPopulation
+
+SHORT = {"steps": 2, "eval_every": 1}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("family") / "run", family="gates", **SHORT)[0]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("alone") / "run", **SHORT)[0]
+
+
+def begun(start, **settings):
+    """The loop of a run before its first step, with its population and family."""
+    settings = {"family": None, "lora": None, **settings}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        return make(start_from=start, **settings).by_hand(list(PROBLEM.prompts))
+
+
+def test_a_slot_begins_as_the_member_that_serves_its_preference(alone):
+    with begun(alone) as loop:
+        assert loop.family is None
+        for slot, (a, b) in enumerate(loop.grid):
+            wanted = loop.population.read_adapter(alone.select({"r1": a, "r2": b}).adapter_path)
+            torch.testing.assert_close(loop.population.parameters[slot], wanted, rtol=0, atol=0)
+        assert loop.population.lora.r == 2  # the front's, of what nothing was said
+
+
+def test_independent_policies_begin_as_a_familys_rows(family):
+    with begun(family, family="independent") as loop:
+        assert loop.population.lora.r == 2 * (1 + len(loop.grid[0]))
+        for slot, preference in enumerate(loop.grid):
+            wanted = loop.population.read_adapter(family.at(preference).adapter_path)
+            torch.testing.assert_close(loop.population.parameters[slot], wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["gates", "pblora"])
+def test_a_family_goes_on_where_it_was(kind, family, tmp_path):
+    front = family if kind == "gates" else fit(tmp_path / "run", family=kind, **SHORT)[0]
+    with begun(front) as loop:
+        assert loop.family.name == kind
+        asked = [0.3, 0.7]
+        wanted = loop.population.read_adapter(front.at(asked).adapter_path)
+        torch.testing.assert_close(loop.family.rows([asked])[0], wanted, rtol=0, atol=1e-7)
+        torch.testing.assert_close(loop.population.parameters, loop.family.rows(loop.slots.preferences))
+        assert loop.slots.recovery.good.shape == loop.family.parameters.shape
+        torch.testing.assert_close(loop.slots.recovery.good, loop.family.parameters)
+
+
+def test_ranks_of_its_own_are_not_taken_for_those_of_a_block(tmp_path):
+    kind = {"name": "gates", "shared": 1, "each": 3}
+    front, _ = fit(tmp_path / "run", family=kind, lora=lora(r=4, lora_alpha=8), **SHORT)
+    with begun(front) as loop:
+        assert loop.family.ranks == (1, 3)
+        wanted = loop.population.read_adapter(front.at([1, 0]).adapter_path)
+        torch.testing.assert_close(loop.family.rows([[1.0, 0.0]])[0], wanted, rtol=0, atol=1e-7)
+
+
+def test_all_begin_as_one_adapter(alone):
+    with begun(str(alone[0].adapter_path)) as loop:
+        wanted = loop.population.read_adapter(alone[0].adapter_path)
+        for policy in loop.population.parameters:
+            torch.testing.assert_close(policy, wanted, rtol=0, atol=0)
+
+
+def test_further_ranks_say_nothing_yet_and_learn(alone):
+    """A of theirs is random and B zero, so the update of every layer is the adapter's own."""
+    with begun(alone[0].adapter_path, lora=lora(r=5, lora_alpha=10)) as loop:
+        population: PolicyPopulation = loop.population
+        wanted = population.read_adapter(alone[0].adapter_path)
+        for block in population.blocks:
+            (a, b), (a0, b0) = block.split(population.parameters[0]), block.split(wanted)
+            torch.testing.assert_close(b @ a, b0 @ a0)
+            assert (a[2:].abs().sum(-1) > 0).all()
+            assert not b[:, 2:].any()
+
+
+def test_what_a_run_began_as_is_measured_first_and_stays_on_the_front(family, tmp_path):
+    """One step at a rate that ruins every policy: what was there before is what the front has."""
+    warmed, _ = fit(tmp_path / "warm", family="gates", lora=lora(r=4, lora_alpha=8), steps=30, eval_every=10)
+    front, _ = fit(
+        tmp_path / "run", start_from=warmed, lora=None, family="independent", steps=1, eval_every=1, learning_rate=50.0,
+        max_grad_norm=None,
+    )  # fmt: skip
+    first, second = events(tmp_path / "run", "evaluation")
+    assert (first["step"], second["step"]) == (0, 1)
+    assert len(first["values"]) == 3
+    assert front.record.members
+    assert 0 in {member.provenance["step"] for member in front.record.members}
+    assert front.hypervolume() > 0.5 * warmed.hypervolume() > 0
+
+
+@pytest.mark.parametrize("place", [("start", None), ("evaluation", 0), ("step", 1)])
+@pytest.mark.parametrize("kind", ["independent", "gates"])
+def test_killed_before_its_first_step_or_after_it_resumes_to_the_same_front(kind, place, family, tmp_path):
+    settings = {"start_from": family.path, "family": kind, "lora": None, **SHORT}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+
+    def stop(event):
+        if (event["event"], event.get("step")) == place:
+            raise RuntimeError("enough")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(output_dir=whole, **settings).fit(list(PROBLEM.prompts))
+        with pytest.raises(RuntimeError, match="enough"):
+            make(output_dir=run, callbacks=[stop], **settings).fit(list(PROBLEM.prompts))
+        with pytest.raises(ConfigError, match=r"start_from was '[0-9a-f]{16}', is None"):
+            make(**{**settings, "start_from": None}).resume(run)
+        make(**settings).resume(run)
+    assert _files(run) == _files(whole)
+
+
+def _files(run):
+    front = run / "front"
+    return {
+        str(path.relative_to(front)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(front.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_front_that_was_moved_is_the_same_and_another_is_not(alone, family, tmp_path):
+    shutil.copytree(alone.folder, tmp_path / "moved")
+    run = tmp_path / "run"
+    fit(run, start_from=alone, lora=None, **SHORT)
+    make(start_from=tmp_path / "moved", lora=None, **SHORT).resume(run)
+    with pytest.raises(ConfigError, match="start_from was"):
+        make(start_from=family, lora=None, **SHORT).resume(run)
+    record = json.loads((run / "run.json").read_text())
+    assert record["start"]["folder"] == str(alone.folder.absolute())
+
+
+def test_a_config_names_it_relative_to_where_one_is(base_folder, adapter_folders, tmp_path, monkeypatch):
+    (tmp_path / "fit.yaml").write_text(
+        f"model: {base_folder}\nprompts: [hello]\nobjectives: [{{name: r1, reward: pareto_align.objectives.brevity}}]\n"
+        "start_from: adapters/a\n"
+    )
+    (tmp_path / "adapters").mkdir()
+    shutil.copytree(adapter_folders["a"], tmp_path / "adapters" / "a")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(tmp_path / "fit.yaml")
+    assert config.aligner.start.folder == tmp_path / "adapters" / "a"
+    assert config.aligner.origin["config"]["start_from"] == str(tmp_path / "adapters" / "a")
+    assert f"start_from='{tmp_path}/adapters/a'" in repr(config.aligner)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"start_from": "nowhere"}, "There is no .*nowhere"),
+        ({"start_from": 3}, "`start_from` must be a path"),
+        ({"family": "gates"}, "holds independent policies. Leave `family` out"),
+    ],
+)
+def test_what_cannot_be_begun_from_is_refused_before_anything_is_loaded(settings, told, alone, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=told):
+        make(**{"start_from": alone, "lora": None, **SHORT, **settings})._plan()
+
+
+def test_another_family_other_ranks_or_other_objectives_are_refused(family, alone):
+    for settings, told in (
+        ({"family": "blocks"}, "Found 'blocks'"),
+        ({"family": None, "lora": lora(r=3)}, r"Found 'gates' .* and \(3, 3\)"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            make(**{"start_from": family, "lora": None, **settings})._plan()
+    other = [Objective("kind", lambda completions: [0.0] * len(completions)), PROBLEM.objectives()[0]]
+    with pytest.raises(ConfigError, match="It trades r1, r2; the run, kind, r1"):
+        make(other, start_from=alone, lora=None)._plan()
+
+
+def test_an_empty_folder_or_front_is_no_beginning(alone, tmp_path):
+    with pytest.raises(FrontFileError):
+        make(start_from=tmp_path)
+    empty = ParetoFront.load(alone.folder)
+    empty.record.members.clear()
+    with pytest.raises(ConfigError, match="no member"):
+        make(start_from=ParetoFront(empty.record, alone.folder))
+
+
+def test_policies_that_are_told_their_preference_are_no_beginning_for_those_that_are_not(tmp_path):
+    tokenizer = passing_lines(PROBLEM.tokenizer())
+    front, _ = fit(tmp_path / "run", family=Symbols(), tokenizer=tokenizer, lora=lora(), **SHORT)
+    with pytest.raises(ConfigError, match="told their preference in the prompt"):
+        make(start_from=front, family="independent", lora=None)._plan()
+
+
+def test_a_larger_adapter_than_the_run_has_room_for_says_which_rank(alone):
+    with pytest.raises(FrontFileError, match=r"Take LoraConfig\(r=2\)"), begun(alone, lora=lora(r=1, lora_alpha=2)):
+        pass
