@@ -59,7 +59,8 @@ class ParetoAligner:
         objectives: `Objective`s, at least one with `role="optimize"`; those are traded. A reward function or the name
             of a reward model is one to optimize, without bounds; so is each entry of a mapping by name.
         weighting: Dynamic reward weighting: a registered name, `{"name": ..., settings}`, or an instance. By default
-            "steady-chebyshev" for a family and "chebyshev" for independent policies.
+            "steady-chebyshev" for a family and "chebyshev" for independent policies; where objectives have thresholds,
+            "lagrangian" with these to trade the others.
         learner: Credit assignment: "grpo", "centred", "rloo", "dr_grpo", "gdpo", "reinforce", "pama", "rvpo", "disco",
             "drpo", "rdpo", "best", `{"name": ..., settings}`, or an instance.
         explorer: What is trained, and what next: "discover", "grid", "cmorl", "bayesian", "soups", "adaptive",
@@ -232,8 +233,16 @@ class ParetoAligner:
         self.start = None if start_from is None else Start(start_from)
         if family is None and self.start is not None:
             family = self.start.family
+        self._steers = bool(self.objectives.constraints) and not offline
         parts = chosen_parts(
-            family, weighting, explorer, learner, m=self.objectives.m, population=population, offline=offline
+            family,
+            weighting,
+            explorer,
+            learner,
+            m=self.objectives.m,
+            population=population,
+            offline=offline,
+            constrained=self._steers,
         )
         self.family, self.weighting, self.explorer = parts.family, parts.weighting, parts.explorer
         self.lora = lora
@@ -314,7 +323,7 @@ class ParetoAligner:
     def _unusual(self) -> dict[str, Any]:
         """What is not as it is by default."""
         usual = {name: given.default for name, given in inspect.signature(type(self)).parameters.items()}
-        usual["weighting"], usual["explorer"] = usual_parts(self.family)
+        usual["weighting"], usual["explorer"] = usual_parts(self.family, constrained=self._steers)
         usual["family"] = FAMILY
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
         shown |= {"explorer": self.explorer.name, "start_from": self.start, **asdict(self.settings)}

@@ -21,6 +21,8 @@ __all__ = ["FAMILY", "INDEPENDENT", "LEARNER", "Parts", "chosen_parts", "usual_p
 FAMILY = "gates"
 LEARNER = "grpo"
 INDEPENDENT = "independent"
+CONSTRAINED = "lagrangian"
+"""Where objectives have thresholds; the usual weighting trades the others."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,22 @@ class Parts:
     explorer: Explorer
 
 
-def usual_parts(family: Any) -> tuple[str, str]:
-    """Names of the default weighting and explorer: of independent policies, or of a family."""
-    return ("chebyshev", "discover") if family == INDEPENDENT else ("steady-chebyshev", "everywhere")
+def usual_parts(family: Any, *, constrained: bool = False) -> tuple[str, str]:
+    """Names of the default weighting and explorer: of independent policies or of a family, with thresholds or not."""
+    weighs, explores = ("chebyshev", "discover") if family == INDEPENDENT else ("steady-chebyshev", "everywhere")
+    return (CONSTRAINED if constrained else weighs), explores
 
 
 def chosen_parts(
-    family: Any, weighting: Any, explorer: Any, learner: Any, *, m: int, population: int, offline: bool
+    family: Any,
+    weighting: Any,
+    explorer: Any,
+    learner: Any,
+    *,
+    m: int,
+    population: int,
+    offline: bool,
+    constrained: bool = False,
 ) -> Parts:
     """What was asked for, and what is usual where nothing was.
 
@@ -47,6 +58,7 @@ def chosen_parts(
         m: Objectives that are traded.
         population: Policies side by side.
         offline: The run learns from comparisons.
+        constrained: There are objectives with thresholds: multipliers push policies towards them.
 
     Raises:
         ConfigError: A name or a setting is unknown.
@@ -63,6 +75,8 @@ def chosen_parts(
     default: Any = weighs
     if offline and weighs == "chebyshev":  # the share of labels that is explained lies between 0 and 1
         default = {"name": weighs, "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
+    elif constrained and not offline:
+        default = {"name": CONSTRAINED, "objectives": weighs if m > 1 else "fixed"}
     return Parts(
         family,
         make_weighting(default) if asked_weighting is None else asked_weighting,

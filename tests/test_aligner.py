@@ -278,7 +278,7 @@ def test_within_its_tolerance_a_constraint_lets_policies_in(tmp_path):
 def test_constraints_come_with_a_word_on_what_they_do():
     cap = Objective("cap", lambda completions, **_: [0.0], role="constrain", at_most=0.5)
     with pytest.warns(ParetoAlignWarning, match="does not push policies towards thresholds"):
-        make([*PROBLEM.objectives(), cap])
+        make([*PROBLEM.objectives(), cap], weighting="chebyshev")
 
 
 def test_less_is_better_where_the_user_says_so(tmp_path):

@@ -103,7 +103,17 @@ def test_labels_lie_between_nought_and_one():
     assert (weighting.ideal.tolist(), weighting.nadir.tolist()) == ([1.0, 1.0], [0.0, 0.0])
 
 
+def test_thresholds_are_kept_by_multipliers_and_the_usual_weighting_trades_the_rest():
+    for family, m, inner in ((None, 2, "steady-chebyshev"), ("independent", 2, "chebyshev"), (None, 1, "fixed")):
+        weighting = chosen_parts(**{**PLAIN, "family": family, "m": m}, offline=False, constrained=True).weighting
+        assert (weighting.name, weighting.parts[0].name) == ("lagrangian", inner)
+    assert chosen(constrained=True, weighting="fixed") == ("gates", "fixed", "everywhere")
+    assert chosen(constrained=True, offline=True) == OWN
+    assert chosen(constrained=True, explorer="everywhere") == ("gates", "lagrangian", "everywhere")
+
+
 def test_names_are_those_that_are_made():
+    assert usual_parts("independent", constrained=True) == ("lagrangian", "discover")
     assert usual_parts("independent") == OWN[1:]
     assert usual_parts({"name": "blocks"}) == FAMILY[1:]
 

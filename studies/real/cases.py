@@ -54,8 +54,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "centred, chebyshev": {"family": CENTRED, "weighting": "chebyshev", "explorer": CORNERS},
     "discover": {"weighting": "chebyshev", "explorer": "discover", "rank": 24},
     "soups": {"weighting": "fixed", "explorer": "soups", "rank": 24},
+    "centred, steady, then alone": {
+        "family": CENTRED,
+        "weighting": "steady-chebyshev",
+        "explorer": CORNERS,
+        "alone": {"share": 1 / 3, **GRID},
+    },
 }
-"""Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said."""
+"""Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
+
+`alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,26 +123,38 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)  # another number of threads rounds otherwise
     method = dict(method)
     task = TASKS[task_name]()
-    if task.weighting is not None and method["weighting"] == "fixed":
-        method["weighting"] = task.weighting
-    rank = method.pop("rank", RANK)
+    if task.weighting is not None:
+        method["weighting"] = {"name": task.weighting, "objectives": method["weighting"]}
+    rank, alone = method.pop("rank", RANK), dict(method.pop("alone", {}))
     objectives = task.objectives()
     traded = sum(objective.role == "optimize" for objective in objectives)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ParetoAlignWarning)
-        aligner = ParetoAligner(
-            task.model,
-            objectives,
-            tokenizer=task.tokenizer,
-            lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **task.lora),
-            population=5 if traded == 2 else 8,
-            seed=seed,
-            output_dir=Path(folder) / "run",
-            progress=False,
-            **(method | task.options),
-        )
-        front = aligner.fit(task.prompts())
-        return found(front, method)
+
+        def fit(name: str, **parts: Any) -> Any:
+            aligner = ParetoAligner(
+                task.model,
+                objectives,
+                tokenizer=task.tokenizer,
+                population=5 if traded == 2 else 8,
+                seed=seed,
+                output_dir=Path(folder) / name,
+                progress=False,
+                **(method | task.options | parts),
+            )
+            return aligner.fit(task.prompts())
+
+        kept = round(method["max_tokens"] * alone.pop("share", 0))
+        method["max_tokens"] -= kept
+        front = fit("run", lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **task.lora))
+        first = found(front, method)
+        if not alone:
+            return first
+        second = found(fit("alone", **alone, start_from=front, max_tokens=kept), method)
+        trained = front.record.cost["train_tokens"]
+        curve = first["curve"] + [[trained + tokens, value] for tokens, value in second["curve"]]
+        both = {name: first[name] + second[name] for name in ("tokens", "rollouts", "seconds")}
+        return second | {"curve": curve} | both
 
 
 def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +163,7 @@ def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
     cost = front.record.cost
     estimates = [member.estimate for member in front.record.members]
     axes = [i for i, objective in enumerate(front.record.objectives) if objective.role == "optimize"]
-    values = np.array([estimate.mean for estimate in estimates]).reshape(len(estimates), -1)
+    values = np.array([estimate.mean for estimate in estimates]).reshape(len(estimates), len(front.names))
     return {
         "hypervolume": _rounded(report, "hypervolume"),
         "untrained": _rounded(report, "reference_hypervolume"),

@@ -53,7 +53,7 @@ class Task:
         prompts: To train on and to measure with; the aligner draws its splits of them.
         lora: Settings of the adapters but for rank and scale.
         options: For `ParetoAligner`, beside those of the study.
-        weighting: Instead of linear weights, where the task asks for it.
+        weighting: What the method's own stands in, where objectives have thresholds.
     """
 
     model: Any
