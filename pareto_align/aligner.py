@@ -128,7 +128,7 @@ class ParetoAligner:
         top_k: int | None = None,
         top_p: float | None = None,
         optimizer: str = "adamw",
-        learning_rate: float = 2e-3,
+        learning_rate: float | None = None,
         lr_schedule: str = "linear",
         weight_decay: float = 0.0,
         max_grad_norm: float | None = 1.0,

@@ -136,6 +136,14 @@ def _judged_apart(plan: Plan, base: Base | None) -> tuple[int, ...]:
     return () if plan.settings.deterministic else apart
 
 
+def _rate(plan: Plan, base: Base, record: Mapping[str, Any] | None) -> float:
+    """The learning rate: as set, as it was in the run that goes on, or the usual one for a model of this width."""
+    then = None if record is None else record["config"].get("learning_rate")
+    if plan.settings.learning_rate is None and then is not None:
+        return float(then)
+    return plan.settings.rate(base.model.get_input_embeddings().weight.shape[1])
+
+
 def _begun(plan: Plan, population: PolicyPopulation, folders: Sequence[Path]) -> Tensor:
     """The policies `[K, P]` of adapter folders, or the family `[1, D]` of its own."""
     if plan.family is not None:
@@ -179,7 +187,8 @@ def assemble(
         ObjectiveError: A reward function misbehaves.
         FrontFileError: The checkpoint is of another run, or the folder cannot be written.
     """
-    settings, objectives, base = plan.settings, plan.objectives, population.base
+    objectives, base = plan.objectives, population.base
+    settings = replace(plan.settings, learning_rate=_rate(plan, base, record))
     objectives.reset()  # an earlier fit is no cost of this one, and nothing to remember
     preferences = plan.preferences()
     local = None

@@ -99,8 +99,9 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
             side["sampler"] = side["sampler"].get("name")  # its settings are memory and speed
     if "bounded" not in (now["overlap"], then["overlap"]):
         now["overlap"] = then["overlap"]  # the others come to the same bytes
-    if plan.settings.micro_batch_tokens is None:
-        now["micro_batch_tokens"] = then.get("micro_batch_tokens")  # measured, and kept for the whole run
+    for name in ("micro_batch_tokens", "learning_rate"):  # found when the run began, and kept for the whole of it
+        if now[name] is None:
+            now[name] = then.get(name)
     now["objectives"], then["objectives"] = objective_records(plan.objectives), record["objectives"]
     if isinstance(then["objectives"], list):  # constraints had no tolerance at first
         then["objectives"] = [{"tolerance": 0.0} | _mapping(one) for one in then["objectives"]]

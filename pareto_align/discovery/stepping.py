@@ -145,7 +145,7 @@ class StepMaker:
         """The learning rate of a step that has been begun."""
         left = 1 - self.budget.progress(step, self._tokens[step])
         factor = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}
-        return self.settings.learning_rate * factor[self.settings.lr_schedule]
+        return self.settings.rate() * factor[self.settings.lr_schedule]
 
     def _signal(self, step: int, rows: slice, evidence: Evidence) -> Signal:
         """What the weighting may look at, of some slots in a row."""

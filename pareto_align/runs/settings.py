@@ -19,6 +19,10 @@ KL_ESTIMATORS = ("k1", "k3")
 OPTIMIZERS = ("adamw", "lion")
 AGGREGATIONS = ("constant", "token", "sequence")
 OVERLAPS = ("auto", "off", "exact", "bounded")
+RATES = {"adamw": 2e-3, "lion": 4e-4}
+"""Of LoRA on a model as wide as WIDTH or narrower, by optimizer; `studies/real` has the first."""
+WIDTH, SLOPE = 576, 0.8
+"""A wider model takes a lower rate: RATE (WIDTH / width)^SLOPE. See `docs/choosing-a-family.md`."""
 MOST = 2**63 - 1
 """The largest whole number that every file of a run holds."""
 
@@ -44,7 +48,9 @@ class Settings:
     top_k: int | None = _setting(None, "sample from this many likeliest tokens only")
     top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
     optimizer: str = _setting("adamw", "adamw, or lion: one moment less, at a learning rate 3 to 10 times lower")
-    learning_rate: float = _setting(2e-3, "of the optimizer, at the first step")
+    learning_rate: float | None = _setting(
+        None, "of the optimizer, at the first step; by default 2e-3 (lion 4e-4), and less for models wider than 576"
+    )
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
     weight_decay: float = _setting(0.0, "of the optimizer")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
@@ -149,11 +155,10 @@ class Settings:
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in (
-            "temperature", "learning_rate", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution",
-            "rollout_cap",
+            "temperature", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution", "rollout_cap",
         ):  # fmt: skip
             _require_number(name, getattr(self, name))
-        for name in ("top_p", "max_grad_norm", "max_seconds", "kl_limit"):
+        for name in ("learning_rate", "top_p", "max_grad_norm", "max_seconds", "kl_limit"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
         for name in ("remeasure_rounds", "samples_kept", "seed"):
@@ -166,7 +171,7 @@ class Settings:
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"`top_p` must lie in (0, 1]. Found {self.top_p!r}.")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ConfigError(f"`learning_rate` must be positive. Found {self.learning_rate!r}.")
         if not self.kl_limit_coef > 0:
             raise ConfigError(f"`kl_limit_coef` must be positive. Found {self.kl_limit_coef!r}.")
@@ -235,6 +240,12 @@ class Settings:
     def decoding(self) -> str:
         """How the population decodes what it draws itself."""
         return "auto" if isinstance(self.sampler, dict) or self.engine is not None else self.sampler
+
+    def rate(self, width: int = WIDTH) -> float:
+        """The learning rate at the first step: as set, or the usual one for a model of a width (its hidden size)."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return RATES[self.optimizer] * min(1.0, WIDTH / width) ** SLOPE
 
     @property
     def rows_a_step(self) -> int:

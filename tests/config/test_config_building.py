@@ -235,7 +235,7 @@ def test_a_folder_may_be_named_like_a_number_or_a_date(load):
         ({"steps": True}, "`steps` must be a whole number. Found True"),
         ({"steps": 0}, "`steps` must be a whole number of at least 1"),
         ({"population": 0}, "`population` must be a whole number of at least 1"),
-        ({"learning_rate": "fast"}, "`learning_rate` must be a number. Found 'fast'"),
+        ({"learning_rate": "fast"}, "`learning_rate` must be a number or null. Found 'fast'"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a number"),
         ({"top_k": 1.5}, "`top_k` must be a whole number or null"),
         ({"use_chat_template": "no"}, "`use_chat_template` must be true or false or null"),

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from aligner_runs import fit, make
 
 from pareto_align import ParetoAligner
 from pareto_align.discovery import Explorer, Grid, Settings, make_explorer
@@ -172,7 +173,7 @@ def test_counts_that_may_be_zero(name, value):
     assert getattr(Settings(**{name: 0}), name) == 0
 
 
-@pytest.mark.parametrize("name", ["temperature", "learning_rate", "weight_decay", "kl_coef", "clip", "resolution"])
+@pytest.mark.parametrize("name", ["temperature", "weight_decay", "kl_coef", "clip", "resolution"])
 @pytest.mark.parametrize("value", ["1e-3", None, True])
 def test_a_number_is_asked_for_by_name(name, value):
     with pytest.raises(ConfigError, match=f"`{name}` must be a number"):
@@ -224,3 +225,23 @@ def test_settings_and_loss_know_the_same_names():
 
 def test_numpy_numbers_are_numbers():
     assert Settings(learning_rate=np.float32(0.5)).learning_rate == 0.5
+
+
+def test_the_usual_rate_falls_with_the_width_and_never_rises():
+    """2e-3 at SmolLM2's 576 and below; of the order of LoRA Without Regret's 2.9e-4 to 4.7e-4 at 4096."""
+    rates = [Settings().rate(width) for width in (32, 576, 1152, 4096)]
+    assert rates[:2] == [2e-3, 2e-3]
+    assert rates[2] == pytest.approx(2e-3 * 2**-0.8)
+    assert 2.9e-4 < rates[3] < 4.7e-4
+    assert Settings(optimizer="lion").rate() == 4e-4
+    assert Settings(learning_rate=0.1).rate(4096) == 0.1
+
+
+def test_a_run_has_the_rate_of_its_models_width_and_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings_module, "WIDTH", 8)  # the problem's model is twice as wide
+    front, aligner = fit(tmp_path / "run", learning_rate=None, steps=2)
+    assert front.record.config["learning_rate"] == pytest.approx(2e-3 * 2**-0.8)
+    monkeypatch.setattr(settings_module, "WIDTH", 4)
+    assert len(aligner.resume(tmp_path / "run")) == len(front)
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.00114"):
+        make(learning_rate=1e-3, steps=2).resume(tmp_path / "run")
