@@ -293,7 +293,8 @@ class RowLayout:
         """What keeps the model from reading packed rows as separate ones (recurrent layers, say); None if it does."""
         prompts, tokens, mask, past = batch.part(Part(slice(None), [0], slice(None)))
         dense = batch.dense()
-        with self.population.serving():
+        # one policy will do, whatever the completions are of: where policies are measured, others may be at home here
+        with self.population.serving(self.population.parameters[:1]):
             try:
                 ours, theirs = (
                     completion_logprobs(

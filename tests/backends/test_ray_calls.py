@@ -71,6 +71,20 @@ def test_workers_that_are_lost_change_no_byte(kind, seed, model, expected, clust
     assert bytes_of(tmp_path / "run") == expected[kind]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_run_began_as_is_with_a_worker_that_comes_later(kind, model, cluster, tmp_path):
+    """A shard that is lost before its first checkpoint goes through what it began as again."""
+    fit(model, tmp_path / "before", **KINDS[kind])
+    settings = {**KINDS[kind], "start_from": tmp_path / "before"}
+    fit(model, tmp_path / "here", **settings)
+    cluster.fate = {14: "dies before", 22: "dies after"}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make(model, output_dir=tmp_path / "there", backend=on(2), **settings).fit(TEXTS)
+    assert sum("Lost worker" in str(one.message) for one in told) == 2
+    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
+
+
 def test_where_no_worker_can_be_started_its_shards_move(model, expected, cluster, tmp_path):
     cluster.fate, cluster.broken = {20: "dies before"}, {0}
     fit(model, tmp_path / "run", backend=on(2), **KINDS["independent"])
