@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pareto_align.policies.base import Base
 
-__all__ = ["moved_in"]
+__all__ = ["moved_in", "shape_of"]
 
 
 @contextmanager
@@ -34,14 +34,14 @@ def moved_in(base: Base, folders: Sequence[Path]) -> Iterator[tuple[PolicyPopula
         FrontFileError: A folder cannot be read, or is no adapter of this model's layers.
     """
     configs = [read_lora_config(folder) for folder in folders]
-    population = PolicyPopulation(base, 1, lora=_plain(max(configs, key=lambda config: int(config.r))))
+    population = PolicyPopulation(base, 1, lora=shape_of(max(configs, key=lambda config: int(config.r))))
     try:
         yield population, torch.stack([population.read_adapter(folder) for folder in folders])
     finally:
         population.close()
 
 
-def _plain(config: Any) -> LoraConfig:
+def shape_of(config: Any) -> LoraConfig:
     """What an adapter's config says of its shape, and nothing of how it was trained."""
     from peft import LoraConfig
 
