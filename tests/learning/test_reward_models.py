@@ -60,6 +60,13 @@ def rated(count=12):
     return Comparisons.from_ratings(prompts, said, {"late": ratings, "long": lengths})
 
 
+def changed(rewards):
+    """The same with adapters that change what is read, whether training has kept any or not."""
+    parameters = rewards.readers.population.parameters
+    parameters.copy_(0.2 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(2)))
+    return rewards
+
+
 # ---- what is learned -------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +129,7 @@ def peft_states(model, prompts, completions):
 
 def test_scores_are_those_of_stock_peft_with_a_linear_head(tmp_path):
     base = tiny_base()
-    rewards = fit_rewards(base, pairs(120), **SMALL)
+    rewards = changed(fit_rewards(base, pairs(120), **SMALL))
     found = rewards.judge(ASKED, SAID)
     rewards.save(tmp_path)
     stop = base.tokenizer.eos_token_id
@@ -165,7 +172,7 @@ def test_the_gradient_is_that_of_autograd_through_peft(kind, layout, tmp_path):
             states = (peft_states(model, [row.ids] * len(row.tokens), row.tokens) - center) / scale
             own = states @ head[:-1] + head[-1]
             if kind == "regression":
-                target = torch.from_numpy(row.comparison.scores[:, slot]).float()
+                target = torch.tensor(row.comparison.scores[:, slot]).float()
                 told = target.isfinite()
                 losses.append((own - target)[told].square().sum())
             else:
@@ -181,7 +188,7 @@ def test_the_gradient_is_that_of_autograd_through_peft(kind, layout, tmp_path):
         theirs = {name.replace(".default", ""): p.grad for name, p in model.named_parameters() if "lora_" in name}
         assert adapters.keys() == theirs.keys()
         for name, ours in adapters.items():
-            assert relative_error(ours, theirs[name]) < 1e-4, name
+            assert relative_error(ours, theirs[name]) < 1e-5, name
         assert relative_error(found[0][slot, -width:], head.grad) < 1e-5
 
 
@@ -204,7 +211,9 @@ def test_half_precision_gives_the_same_direction():
 def test_a_folder_gives_the_rewards_back_to_the_bit(tmp_path):
     base = tiny_base()
     rewards = fit_rewards(base, pairs(120), **SMALL)
-    found = rewards.judge(ASKED, SAID)
+    np.testing.assert_array_equal(fit_rewards(base, pairs(120), **SMALL).judge(ASKED, SAID), rewards.judge(ASKED, SAID))
+    rewards._known = None
+    found = changed(rewards).judge(ASKED, SAID)
     folder = rewards.save(tmp_path / "one")
     again = load_rewards(folder, base=base)
     np.testing.assert_array_equal(again.judge(ASKED, SAID), found)
@@ -215,7 +224,6 @@ def test_a_folder_gives_the_rewards_back_to_the_bit(tmp_path):
     assert len(files) == 6
     for file in files:
         assert (copied / file).read_bytes() == (folder / file).read_bytes(), file
-    np.testing.assert_array_equal(fit_rewards(base, pairs(120), **SMALL).judge(ASKED, SAID), found)
 
 
 def test_a_saved_model_is_loaded_when_it_is_needed(tmp_path):
@@ -247,7 +255,7 @@ def test_adapters_read_on_the_weights_of_the_base_and_leave_it_alone():
 def test_a_run_that_uses_them_is_resumed_to_the_same_bytes(tmp_path):
     """As rewards of the policies on the same model, in a run that is stopped and goes on with what the folder holds."""
     base = tiny_base()
-    folder = fit_rewards(base, pairs(120), **SMALL).save(tmp_path / "rewards")
+    folder = changed(fit_rewards(base, pairs(120), **SMALL)).save(tmp_path / "rewards")
 
     def aligner(run, callbacks=()):
         objectives = load_rewards(folder, base=base).objectives()
