@@ -404,11 +404,12 @@ class ParetoAligner:
             from pareto_align.data.comparisons import comparisons_of_run
             from pareto_align.data.ordering import warn_of_sparse
 
-            given = comparisons_of_run(data, self._labels, plan.learner.name)
+            name, rated = plan.learner.name, plan.learner.tells_rewards
+            given = comparisons_of_run(data, self._labels, name, rated=rated)
             warn_of_sparse(given, self.settings.prompts_per_step)
             if not plan.measures_labels:
                 self.objectives.check_columns(given[0].columns)
-            kept = None if held_out is None else comparisons_of_run(held_out, self._labels, plan.learner.name)
+            kept = None if held_out is None else comparisons_of_run(held_out, self._labels, name, rated=rated)
             return given, kept
         if isinstance(data, Comparisons) or isinstance(held_out, Comparisons):
             raise ConfigError(

@@ -65,14 +65,17 @@ def chosen_parts(
     """
     asked_weighting = None if weighting is None else make_weighting(weighting)
     asked_explorer = None if explorer is None else make_explorer(explorer)
-    if family is None:
+    told = offline and _tells_rewards(learner)
+    if family is None and told:
+        family = "rewards"
+    elif family is None:
         # which is better from comparisons has not been measured yet
         shared = min(m, population) > 1 and not offline and _can_be_shared(asked_weighting, asked_explorer, learner)
         family = FAMILY if shared else INDEPENDENT
     elif is_named(family, INDEPENDENT):
         family = INDEPENDENT
     weighs, explores = usual_parts(family)
-    default: Any = weighs
+    default: Any = "fixed" if told else weighs
     if offline and weighs == "chebyshev":  # the share of labels that is explained lies between 0 and 1
         default = {"name": weighs, "ideal": [1.0] * m, "nadir": [0.0] * m, "smoothing": 0.0}
     elif constrained and not offline:
@@ -82,6 +85,13 @@ def chosen_parts(
         make_weighting(default) if asked_weighting is None else asked_weighting,
         make_explorer(explores) if asked_explorer is None else asked_explorer,
     )
+
+
+def _tells_rewards(learner: Any) -> bool:
+    """Whether it teaches one adapter what rewards before a prompt mean."""
+    from pareto_align.learning.choice import check_learner
+
+    return getattr(check_learner(learner), "tells_rewards", False)
 
 
 def _can_be_shared(weighting: Weighting | None, explorer: Explorer | None, learner: Any) -> bool:

@@ -45,6 +45,7 @@ def rewards(arguments: argparse.Namespace) -> None:
         objective=arguments.objective,
         groups=arguments.groups,
         seed=arguments.seed,
+        **({"lora": True, "passes": arguments.passes} if arguments.lora else {}),
     )
     folder = found.save(arguments.out)
     if arguments.json:

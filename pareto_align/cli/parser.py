@@ -264,8 +264,9 @@ def build_parser() -> argparse.ArgumentParser:
     rewards = command(
         "rewards",
         "learn rewards from comparisons",
-        "Learn rewards from comparisons on the states of a frozen model, calibrated on held-out prompts, and write "
-        "them to a folder. A config names one of them as `reward: pareto_align:learned_reward`.",
+        "Learn rewards from comparisons on the states of a frozen model, or with adapters of their own, calibrated on "
+        "held-out prompts, and write them to a folder. A config names one of them as `reward: "
+        "pareto_align:learned_reward`.",
         "print one JSON object",
     )
     _add_comparisons(rewards)
@@ -274,6 +275,10 @@ def build_parser() -> argparse.ArgumentParser:
     rewards.add_argument("--kind", choices=REWARDS, default="bt", help="what is learned (default: bt)")
     rewards.add_argument("--objective", metavar="COLUMN", help="the one column to learn (default: all of them)")
     rewards.add_argument("--groups", type=int, metavar="N", help="with mixture or pal: how many")
+    rewards.add_argument(
+        "--lora", action="store_true", help="with bt or regression: train an adapter for each objective beside its head"
+    )
+    rewards.add_argument("--passes", type=int, default=3, metavar="N", help="with --lora: over the file (default 3)")
     rewards.add_argument("--seed", type=int, default=0, help="of what is held out (default 0)")
 
     front = command("front", "print the table of a front", "Print the table of a front.", "print one JSON object")

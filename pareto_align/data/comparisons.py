@@ -29,13 +29,14 @@ from pareto_align.spelling import hint
 __all__ = ["Comparison", "Comparisons", "Labels", "PairTable"]
 
 
-def comparisons_of_run(data: Any, objectives: Sequence[Objective], learner: str) -> Comparisons:
+def comparisons_of_run(data: Any, objectives: Sequence[Objective], learner: str, *, rated: bool = False) -> Comparisons:
     """Comparisons under the objectives of a run, from whatever they were given as.
 
     Args:
         data: `Comparisons`, or rows that they can be read from.
         objectives: All of them.
         learner: Who asks, for errors.
+        rated: See `Comparisons.for_objectives`.
 
     Raises:
         ComparisonError: They cannot be read, or have no labels for an objective.
@@ -51,7 +52,7 @@ def comparisons_of_run(data: Any, objectives: Sequence[Objective], learner: str)
             f"The learner {learner!r} learns from comparisons: rows with a prompt, answers and labels. Found "
             f"{type(data).__name__}: {error}"
         ) from error
-    return found.for_objectives(list(objectives))
+    return found.for_objectives(list(objectives), rated=rated)
 
 
 class Comparisons(Sequence[Comparison]):
@@ -318,11 +319,15 @@ class Comparisons(Sequence[Comparison]):
             raise ComparisonError(f"`keep` must have {len(self)} entries, one a comparison.")
         return self._with([row for row, kept in zip(self._rows, mask, strict=True) if kept])
 
-    def for_objectives(self, objectives: Sequence[Objective]) -> Comparisons:
+    def for_objectives(self, objectives: Sequence[Objective], *, rated: bool = False) -> Comparisons:
         """The same with one column of labels an objective, in their order and under their names.
 
         Each takes the column that its `prefers` names, turned round where less is better. One without `prefers` has no
         labels.
+
+        Args:
+            objectives: m of them.
+            rated: Ratings are what is learned from: each objective needs some, and no pair that it prefers.
 
         Raises:
             ComparisonError: There is no such column, it holds no labels, or none that prefers a response.
@@ -331,7 +336,8 @@ class Comparisons(Sequence[Comparison]):
         turned = [not objective.maximize for objective in objectives]
         rows = [row.of_columns(columns, turned) for row in self._rows]
         found = self._with(rows, [objective.name for objective in objectives])
-        found._check_decided(objectives)
+        check = found._check_rated if rated else found._check_decided
+        check(objectives)
         return found
 
     def _column(self, objective: Objective) -> int:
@@ -348,6 +354,16 @@ class Comparisons(Sequence[Comparison]):
         raise ComparisonError(
             f"Objective {objective.name!r}: no comparison has the column {wanted!r}.{hint(wanted, self._names)}"
         )
+
+    def _check_rated(self, objectives: Sequence[Objective]) -> None:
+        """Refuse an objective without ratings."""
+        for place, objective in enumerate(objectives):
+            known = any(row.scores is not None and np.isfinite(row.scores[:, place]).any() for row in self._rows)
+            if objective.prefers is not None and not known:
+                raise ComparisonError(
+                    f"Objective {objective.name!r} has no ratings in the column {objective.prefers!r}: give numbers of "
+                    "single answers, such as Comparisons.from_ratings(...), or learn from pairs with learner='dpo'."
+                )
 
     def _check_decided(self, objectives: Sequence[Objective]) -> None:
         """Refuse an objective whose labels prefer nothing."""

@@ -14,6 +14,7 @@ from pareto_align.learning.learner import Learner
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.objectives.composed import remembers
 from pareto_align.policies.families import Family, spoken
+from pareto_align.policies.families.prompted import Rewards
 from pareto_align.policies.lora_config import check_lora, default_lora_config
 from pareto_align.policies.samplers import TEMPERATURES, make_engine
 from pareto_align.runs.settings import Settings
@@ -122,9 +123,32 @@ class Plan:
             )
         if self.settings.kl_coef > 0:
             raise ConfigError(
-                f"`kl_coef` is the price of one nat in rewards, and the learner {name!r} has none: its beta holds on "
-                f"to the untrained model. Found kl_coef={self.settings.kl_coef}."
+                f"`kl_coef` is the price of one nat in rewards, and the learner {name!r} has none"
+                f"{'' if self.learner.tells_rewards else ': its beta holds on to the untrained model'}. "
+                f"Found kl_coef={self.settings.kl_coef}."
             )
+        if self.learner.tells_rewards:
+            self._check_telling(name)
+
+    def _check_telling(self, name: str) -> None:
+        """Whether the rest can work with a learner that teaches what rewards before a prompt mean."""
+        if not isinstance(self.family, Rewards):
+            found = "independent" if self.family is None else self.family.name
+            raise ConfigError(
+                f"The learner {name!r} imitates answers behind the rewards that they had, and the policies have to be "
+                f"asked in the same words: family='rewards'. Found {found!r}."
+            )
+        if self.weighting.name != "fixed":
+            raise ConfigError(
+                f"The learner {name!r} trains one adapter for all preferences, without weights: leave `weighting` out. "
+                f"Found {self.weighting.name!r}."
+            )
+        for objective in self.objectives:
+            if objective.reward is None:
+                raise ConfigError(
+                    f"Objective {objective.name!r} has ratings and no reward, and whether a policy does what it is "
+                    f"asked for is measured on answers. Give it one; `fit_rewards` learns one from ratings."
+                )
 
     def _check_shards(self) -> None:
         """Whether the policies can be in several shards, where they are to be."""
@@ -279,11 +303,11 @@ class Plan:
 
     def _check_instructions(self, name: str) -> None:
         """Whether the rest can work with policies that are told their preference in the prompts."""
-        if self.learner.needs == "comparisons":
+        if self.learner.needs == "comparisons" and not self.learner.tells_rewards:
             raise ConfigError(
                 f"The policies of the family {name!r} are asked in words of their own, and the learner "
                 f"{self.learner.name!r} lets all read the same comparisons. Choose a learner from rewards, such as "
-                "'centred' or 'online-dpo', or another family, such as 'gates'."
+                "'centred' or 'online-dpo', or 'ric', or another family, such as 'gates'."
             )
         if self.settings.activated or getattr(self.lora, "alora_invocation_tokens", None):
             raise ConfigError(

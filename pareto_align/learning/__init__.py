@@ -7,6 +7,7 @@ from pareto_align.learning.choice import available_learners, make_learner
 from pareto_align.learning.credit import Credit, available_credits, make_credit, register_credit
 from pareto_align.learning.decorrelated import Rdpo
 from pareto_align.learning.discriminative import Disco, Drpo
+from pareto_align.learning.in_context import RewardsInContext
 from pareto_align.learning.kto import KtoLearner
 from pareto_align.learning.learner import Context, Experience, Learner, StepReport, register_learner
 from pareto_align.learning.losses import PolicyLoss
@@ -34,6 +35,7 @@ __all__ = [
     "PolicyLoss",
     "PromptRow",
     "Rdpo",
+    "RewardsInContext",
     "Rollouts",
     "Sppo",
     "StepReport",

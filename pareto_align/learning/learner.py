@@ -175,6 +175,7 @@ class Learner(KeepsArguments, ABC):
         own_loss: Its loss is not a policy gradient: what is set for one (a price of KL, clipping) has no part in it.
         couples_policies: A policy's update depends on other policies, so all have to be on one device.
         corrects: Its loss can be weighed by how much likelier a token is to the trainer than to the sampler.
+        tells_rewards: It teaches what rewards before a prompt mean, to a family that says them; weights have no part.
     """
 
     kind = "Learner"
@@ -186,6 +187,7 @@ class Learner(KeepsArguments, ABC):
     own_loss: ClassVar[bool] = False
     couples_policies: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
+    tells_rewards: ClassVar[bool] = False
 
     @property
     def needs_own_policies(self) -> bool:

@@ -1,7 +1,8 @@
 """Objectives learned from comparisons: judges of new text, on the states of a frozen model.
 
 The model reads a prompt with its answer once, and its last state at the stop token is what a head sees. Fitting takes
-one pass over the answers and then seconds, whatever is fitted.
+one pass over the answers and then seconds, whatever is fitted. With `lora` every head reads with an adapter of its own
+(`reward_models`), which takes training.
 
 References:
     Chakraborty et al., arXiv 2402.08925 (kind "mixture"); Chen et al., arXiv 2406.08469 ("pal"); Zhang et al., arXiv
@@ -26,9 +27,12 @@ from pareto_align.data.comparison_rows import ComparisonRow, encode_comparisons,
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.pair_table import table_of
 from pareto_align.errors import ConfigError, FrontFileError
+from pareto_align.learning.reward_models import ADAPTED_KINDS, fit_adapters
 from pareto_align.objectives import Objective
 from pareto_align.objectives.learned import HeadReport, IdealPoints, Judged, Mixture, Scores, fit_scores, read_scores
 from pareto_align.policies.base import Base, load_base
+from pareto_align.policies.lora_config import read_lora_config
+from pareto_align.policies.readers import Readers
 from pareto_align.policies.serving import described, recorded_base
 from pareto_align.policies.states import end_states
 
@@ -51,6 +55,8 @@ class LearnedRewards:
     Args:
         scores: What was fitted.
         base: The model; None loads the recorded one when it is first needed.
+        readers: What the heads read with, where each has an adapter of its own; or the folder that holds these
+            adapters, which are read when they are first needed.
         load: Passed to `load_base` then.
 
     Attributes:
@@ -58,8 +64,10 @@ class LearnedRewards:
         report: How good each is on held-out prompts: accuracy, cross-entropy, temperature, calibration error.
     """
 
-    def __init__(self, scores: Scores, base: Base | None = None, **load: Any) -> None:
-        self.scores, self._base, self._load = scores, base, load
+    def __init__(
+        self, scores: Scores, base: Base | None = None, readers: Readers | Path | None = None, **load: Any
+    ) -> None:
+        self.scores, self._base, self._readers, self._load = scores, base, readers, load
         self._known: tuple[tuple[tuple[int, ...], ...], FloatArray] | None = None
 
     @property
@@ -96,6 +104,18 @@ class LearnedRewards:
             )
         return self._base
 
+    @property
+    def readers(self) -> Readers | None:
+        """What the heads read with, where each has an adapter of its own; read at the first use.
+
+        Raises:
+            FrontFileError: The adapters cannot be read, or are of another model.
+            ModelError: The model cannot be loaded, or carries adapters already.
+        """
+        if isinstance(self._readers, Path):
+            self._readers = Readers.read(self.base, _adapters(self._readers, len(self.names)))
+        return self._readers
+
     def objectives(self, **more: Any) -> list[Objective]:
         """One objective each, for a run; `more` is passed to `Objective`.
 
@@ -131,11 +151,17 @@ class LearnedRewards:
         known = self._known
         if known is None or known[0] != rows:  # all objectives ask about one batch in turn
             unique = dict.fromkeys(zip(asked, said, strict=True))
-            features = end_states(base, [one for one, _ in unique], [one for _, one in unique])
+            features = self._states([one for one, _ in unique], [one for _, one in unique])
             place = {one: n for n, one in enumerate(unique)}
             scores = self.scores.of(features)
             known = self._known = rows, scores[[place[one] for one in zip(asked, said, strict=True)]]
         return known[1]
+
+    def _states(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """`[n, d]`, or `[q, n, d]` where each head reads with an adapter of its own."""
+        if self.readers is None:
+            return end_states(self.base, prompts, completions)
+        return self.readers.states(prompts, completions)
 
     def preference_of(self, comparisons: Comparisons, *, seed: int = 0) -> FloatArray:
         """What a user wants who made these comparisons: weights `[Z]` of the prototypes of kind "pal".
@@ -163,8 +189,13 @@ class LearnedRewards:
         return self.scores.model.preference_of(first, second, labels[known], seed=seed)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the rewards to a folder, plain JSON and safetensors; `load_rewards` reads it."""
+        """Write the rewards to a folder, plain JSON and safetensors; `load_rewards` reads it.
+
+        Adapters are stock PEFT folders in it, `adapter-1` for the first name and so on.
+        """
         folder = path_of(path, "path")
+        if self.readers is not None:
+            self.readers.save(_adapters(folder, len(self.names)))
         self.scores.save(folder)
         return folder
 
@@ -207,10 +238,11 @@ def fit_rewards(
     objective: str | None = None,
     groups: int | None = None,
     penalty: float | None = None,
+    lora: Any = None,
     seed: int = 0,
     **more: Any,
 ) -> LearnedRewards:
-    """Learn rewards from comparisons, on the states of a frozen model.
+    """Learn rewards from comparisons, on the states of a frozen model or with adapters of their own.
 
     Args:
         base: The model: a `Base`, or whatever `load_base` takes.
@@ -219,13 +251,20 @@ def fit_rewards(
         objective: The one column to learn; by default all of them.
         groups: Groups of users, or prototypes.
         penalty: Of the heads; by default the best of a few on held-out prompts.
+        lora: Train an adapter beside the head of each objective, of kind "bt" or "regression": a `peft.LoraConfig`, or
+            True for `default_lora_config()`. None leaves the model as it is, and is much faster.
         seed: Of what is held out, and of the starts.
-        more: `dimension`, `planes` and `steps` of `fit_scores`; `max_length` and `overflow` of `encode_comparisons`.
+        more: `dimension`, `planes` and `steps` of `fit_scores`; with `lora` the `passes`, `learning_rate`,
+            `prompts_per_step`, `micro_batch_tokens` and `gradient_checkpointing` of `reward_models.fit_adapters`;
+            `max_length` and `overflow` of `encode_comparisons`.
 
     Raises:
         ConfigError: There is no such kind or objective, or the kind needs what is not there.
         ComparisonError: A comparison cannot be read by the model.
+        ModelError: With `lora`: a run has its policies on this model, or adapters are on it.
     """
+    if lora and kind not in ADAPTED_KINDS:
+        raise ConfigError(f"`lora` trains adapters beside heads, of kind {' or '.join(ADAPTED_KINDS)}. Found {kind!r}.")
     base = load_base(base)
     if objective is not None:
         if objective not in comparisons.names:
@@ -234,6 +273,10 @@ def fit_rewards(
     how = {name: more.pop(name) for name in ("max_length", "overflow") if name in more}
     rows, _ = encode_comparisons(comparisons, base, **how)
     judged = judged_rows(base, rows, comparisons.names)
+    if lora:
+        config = None if lora is True else lora
+        readers, scores = fit_adapters(base, rows, judged, kind, lora=config, penalty=penalty, seed=seed, **more)
+        return LearnedRewards(replace(scores, facts=described(base)), base, readers)
     scores = fit_scores(judged, kind, groups=groups, penalty=penalty, seed=seed, **more)
     return LearnedRewards(replace(scores, facts=described(base)), base)
 
@@ -247,18 +290,31 @@ def load_rewards(path: str | os.PathLike[str], *, base: Any = None, **load: Any)
         **load: Passed to `load_base`, such as `device` or `dtype`.
 
     Raises:
-        FrontFileError: The folder holds no such rewards, or the model's states are of another width.
+        FrontFileError: The folder holds no such rewards, or they or their adapters are of another model.
+        ModelError: They have adapters, and a run has its policies on this model, or adapters are on it.
     """
-    scores = read_scores(path_of(path, "path"))
+    folder = path_of(path, "path")
+    scores = read_scores(folder)
+    if scores.adapted:
+        for adapter in _adapters(folder, len(scores.names)):
+            read_lora_config(adapter)
+    kept = folder if scores.adapted else None
     if base is None:
-        return LearnedRewards(scores, **load)
+        return LearnedRewards(scores, None, kept, **load)
     given = load_base(base, **load)
     width = given.model.get_output_embeddings().weight.shape[1]
     if width != len(scores.center):
         raise FrontFileError(
             f"The rewards in {path} read states of {len(scores.center)} numbers, and this model's have {width}."
         )
-    return LearnedRewards(scores, given)
+    found = LearnedRewards(scores, given, kept)
+    _ = found.readers  # what does not belong together is refused now
+    return found
+
+
+def _adapters(folder: Path, count: int) -> list[Path]:
+    """Where the adapters of so many rewards stand in their folder."""
+    return [folder / f"adapter-{place + 1}" for place in range(count)]
 
 
 _loaded: WeakValueDictionary[Any, LearnedRewards] = WeakValueDictionary()

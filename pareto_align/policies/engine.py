@@ -19,6 +19,8 @@ from pareto_align.policies.correction import Correction
 from pareto_align.policies.logprobs import (
     TokenLoss,
     fused_loss,
+    half_scale,
+    last_states,
     lay_out,
     predicting_states,
     token_logprobs,
@@ -274,6 +276,36 @@ class Engine:
 
         self.rows.within_memory(passes)
         return before
+
+    def descend_states(self, batch: Batch, slopes: Callable[[Part, Tensor], Tensor]) -> None:
+        """Put the gradient of a loss of the states at the completions' last tokens into the population's buffer.
+
+        Args:
+            batch: The completions.
+            slopes: From the states `[k, n, g, d]` of a part, in float32 on the population's device, to the loss's
+                gradient in them, 0 in those of empty completions. It sees a prompt's completions together, and is
+                called anew for all parts where memory ran out.
+        """
+        population = self.population
+
+        def passes() -> None:
+            population.grad.zero_()
+            with population.serving(training=True):
+                for part in self.rows.micro_batches(batch, whole=True):
+                    prompts, tokens, mask, past = batch.part(part)
+                    rows = lay_out(population, prompts, tokens, mask, packed=batch.packed, past=past)
+                    with (
+                        population.narrowed(part.policies),
+                        checkpointing(population.base.model, self.gradient_checkpointing),
+                        last_states(population, rows, plain=batch.plain) as hidden,
+                    ):
+                        ends = rows.ending(hidden)
+                        slope = slopes(part, ends.detach().float().view(*mask.shape[:3], -1))
+                        scale = half_scale(slope) if ends.dtype == torch.float16 else 1.0
+                        population.served.gradient_scale = scale
+                        ends.backward((slope * scale).reshape(ends.shape).to(ends.dtype))  # type: ignore[no-untyped-call]
+
+        self.rows.within_memory(passes)
 
     def _read(self, batch: Batch, part: Part) -> Tensor:
         """Log-probabilities `[n]` of a part's tokens under what is served, on the device; no gradient."""

@@ -24,6 +24,8 @@ __all__ = [
     "TokenLoss",
     "completion_logprobs",
     "fused_loss",
+    "half_scale",
+    "last_states",
     "lay_out",
     "predicting_states",
     "token_logprobs",
@@ -67,10 +69,10 @@ def lay_out(
 
 
 @contextmanager
-def predicting_states(
+def last_states(
     population: PolicyPopulation, rows: PackedRows, *, spread: Tensor | None = None, plain: bool = False
 ) -> Iterator[Tensor]:
-    """Run rows through the model: hidden states `[n, d]` that predict their n completion tokens, in their order.
+    """Run rows through the model: the last layer's hidden states `[R, L, d]`.
 
     A context, because gradient checkpointing runs layers again on the way back: the backward pass belongs inside.
 
@@ -93,6 +95,15 @@ def predicting_states(
         hidden = population.head.decoder(
             input_ids=rows.ids, position_ids=rows.positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
+        yield hidden
+
+
+@contextmanager
+def predicting_states(
+    population: PolicyPopulation, rows: PackedRows, *, spread: Tensor | None = None, plain: bool = False
+) -> Iterator[Tensor]:
+    """The hidden states `[n, d]` that predict the n completion tokens of rows, in their order; see `last_states`."""
+    with last_states(population, rows, spread=spread, plain=plain) as hidden:
         yield rows.predicting(hidden, spread)
 
 
@@ -144,6 +155,12 @@ def completion_logprobs(
     return torch.zeros(mask.numel(), device=found.device).index_copy_(0, where, found).view(mask.shape)
 
 
+def half_scale(gradient: Tensor) -> float:
+    """What a gradient of hidden states is multiplied by in float16, so that its largest entry is near `HALF_PEAK`."""
+    peak = float(gradient.abs().max()) if gradient.numel() else 0.0
+    return 2.0 ** math.floor(math.log2(HALF_PEAK / peak)) if 0 < peak < math.inf else 1.0
+
+
 class _FusedLoss(torch.autograd.Function):
     """Head, log-softmax and token loss in chunks; the gradient of the hidden states is formed on the way forward.
 
@@ -177,9 +194,7 @@ class _FusedLoss(torch.autograd.Function):
                 grad_hidden[part] = softmax.backward(slope)
         ctx.scale = 1.0
         if half:
-            peak = float(grad_hidden.abs().max()) if grad_hidden.numel() else 0.0
-            if 0 < peak < math.inf:
-                ctx.scale = 2.0 ** math.floor(math.log2(HALF_PEAK / peak))
+            ctx.scale = half_scale(grad_hidden)
             grad_hidden = (grad_hidden * ctx.scale).to(hidden.dtype)
         ctx.served = head.served
         ctx.save_for_backward(grad_hidden)

@@ -49,7 +49,8 @@ class PolicyPopulation:
     Args:
         base: The frozen model.
         size: K, the number of slots.
-        notes: Numbers at the end of a policy's row that no layer reads: the preference that it is told in its prompts.
+        notes: Numbers at the end of a policy's row that no layer reads: the preference that it is told in its prompts,
+            or the head of what it reads.
         lora: A `peft.LoraConfig`; rank, alpha, rsLoRA, targets, exclusions and layer numbers are honoured, and what
             else it holds has to be at its default. Default: `default_lora_config()`. With `alora_invocation_tokens` the
             adapters are activated ones: they act from the last place in the prompt where these tokens stand, and what

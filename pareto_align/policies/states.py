@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pareto_align.policies.base import Base
 from pareto_align.policies.layers.head import Head
+from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["end_states", "read_answers"]
+__all__ = ["end_states", "read_answers", "slot_states"]
 
 
 @torch.no_grad()
@@ -25,27 +26,53 @@ def end_states(
 
     Args:
         base: The model.
+        prompts, completions, batch_tokens: See `slot_states`.
+    """
+    return _end_states(base, 1, prompts, completions, batch_tokens)[0]
+
+
+@torch.no_grad()
+def slot_states(
+    population: PolicyPopulation,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 4096,
+) -> NDArray[np.float32]:
+    """What `end_states` finds, as each of a population's K policies reads: `[K, n, d]`.
+
+    Args:
+        population: The policies.
         prompts: n prompts as token ids.
         completions: n completions as token ids, the stop token included; an empty one is read as the prompt alone.
         batch_tokens: Tokens that are read at a time, padding included. What is longer than the model's context loses
             its beginning.
     """
+    with population.serving():
+        return _end_states(population.base, population.size, prompts, completions, batch_tokens)
+
+
+def _end_states(
+    base: Base, count: int, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch_tokens: int
+) -> NDArray[np.float32]:
+    """`[count, n, d]` where the model reads every row as so many policies do, rows grouped by policy."""
     rows = [[*p, *c][-base.context_length :] for p, c in zip(prompts, completions, strict=True)]
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     decoder, pad = base.model.get_decoder(), int(base.tokenizer.pad_token_id)
-    found = np.zeros((len(rows), base.model.get_output_embeddings().weight.shape[1]), dtype=np.float32)
+    found = np.zeros((count, len(rows), base.model.get_output_embeddings().weight.shape[1]), dtype=np.float32)
     start = 0
     while start < len(order):
         end = start + 1
-        while end < len(order) and (end + 1 - start) * len(rows[order[end]]) <= batch_tokens:
+        while end < len(order) and count * (end + 1 - start) * len(rows[order[end]]) <= batch_tokens:
             end += 1
         places = order[start:end]
         longest = len(rows[places[-1]])
         ids = torch.tensor([[*rows[n], *[pad] * (longest - len(rows[n]))] for n in places], device=base.device)
         last = torch.tensor([len(rows[n]) - 1 for n in places], device=base.device)
         # padding stands at the end, where causal attention never looks
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-        found[places] = hidden[torch.arange(len(places), device=base.device), last].float().cpu().numpy()
+        hidden = decoder(input_ids=ids.repeat(count, 1), use_cache=False).last_hidden_state
+        ends = hidden[torch.arange(len(ids) * count, device=base.device), last.repeat(count)]
+        found[:, places] = ends.float().unflatten(0, (count, -1)).cpu().numpy()
         start = end
     return found
 

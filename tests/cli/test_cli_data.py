@@ -127,6 +127,14 @@ def test_rewards_are_learned_and_a_config_names_one(cli, file, tmp_path):
         learned_reward(out)
     with pytest.raises(FrontFileError):
         learned_reward(tmp_path / "nothing")
+    adapted = cli(
+        "rewards", file, "--labels", "warm", "--model", model, "--out", tmp_path / "c", "--lora", "--passes", "1"
+    )
+    assert adapted.code == 0, adapted.err
+    assert (tmp_path / "c" / "adapter-1" / "adapter_config.json").is_file()
+    assert np.isfinite(learned_reward(tmp_path / "c")(["<0>a"] * 2, ["ab", "c"])).all()
+    refused = cli("rewards", file, "--model", model, "--out", tmp_path / "d", "--lora", "--kind", "gpm")
+    assert "Found 'gpm'" in refused.err
     told = cli("rewards", file, "--labels", "warm", "--model", model, "--out", tmp_path / "b", "--json").json()
     assert told["names"] == ["warm"]
     assert 0 <= told["report"][0]["accuracy"] <= 1

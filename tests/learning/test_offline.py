@@ -20,12 +20,14 @@ from pareto_align.data.comparisons import Comparisons
 from pareto_align.data.prompts import PromptRow
 from pareto_align.errors import ComparisonError, ConfigError, ObjectiveError
 from pareto_align.evaluation.labels import LabelEvaluator
+from pareto_align.front.indicators import hypervolume
 from pareto_align.learning import Context, make_learner
 from pareto_align.objectives import RewardScale
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.policies.engine import Engine
 from pareto_align.policies.logprobs import completion_logprobs
 from pareto_align.policies.optimizer import PopulationAdamW
+from pareto_align.testing.exact import regularized_front
 
 NAN = math.nan
 BETA = 0.3
@@ -319,10 +321,32 @@ def test_dpo_ends_at_the_optimum_of_the_weighted_losses(tmp_path):
 
 
 def test_modpo_ends_at_the_optimum_of_the_weighted_rewards_in_one_run(tmp_path):
-    """Five policies; the two corners are the margins of the others."""
+    """Five policies; the two corners are the margins of the others. Weighing losses leads elsewhere."""
     _, said, before = fitted(tmp_path / "run", population=5, learner={"name": "modpo", "beta": TEMPERATURE})
-    for share, policy in zip(np.linspace(1, 0, 5), said, strict=True):
-        assert distance(policy, of_rewards(np.array([share, 1 - share]), before)) < 0.005
+    trades = np.column_stack([np.linspace(1, 0, 5), np.linspace(0, 1, 5)])
+    for weights, policy in zip(trades, said, strict=True):
+        optimum = of_rewards(weights, before)
+        assert distance(policy, optimum) < 0.005
+        if weights.all():
+            assert distance(of_losses(weights, before), optimum) > 3 * distance(policy, optimum)
+    ideal = regularized_front(before[None], TRUTH[None], trades, TEMPERATURE)
+    untrained = before @ TRUTH
+    assert hypervolume(said @ TRUTH, ref=untrained) > 0.99 * hypervolume(ideal, ref=untrained) > 0
+
+
+def test_maxmin_serves_the_worst_objective_as_well_as_one_policy_can(tmp_path):
+    """Objectives may be groups of users: what the better of the two explains more does not pay for the other."""
+    front, _, before = fitted(tmp_path / "run", weighting="maxmin")
+
+    def worst(policy):
+        x = TEMPERATURE * np.log(policy / before)
+        gaps = (x[FIRST] - x[SECOND])[:, None]
+        losses = CHANCES * np.logaddexp(0, -gaps) + (1 - CHANCES) * np.logaddexp(0, gaps)
+        return (1 - losses.mean(0) / np.log(2)).min()
+
+    attainable = [worst(of_losses(np.array([share, 1 - share]), before)) for share in np.linspace(0, 1, 41)]
+    assert front.values.min(1).max() > 0.9 * max(attainable)
+    assert max(attainable) > attainable[20] + 0.01  # equal weights leave one of them behind
 
 
 def test_chebyshev_stands_where_the_shortfalls_from_certainty_balance(tmp_path):

@@ -168,6 +168,29 @@ def test_modpo_leads_to_the_optimum_of_the_weighted_reward(table, margins):
         assert distance(policy, optimal_policy(reference, rewards, w, BETA)).max() < 0.005
 
 
+def test_modpo_stays_bounded_where_a_weight_is_small():
+    """Hard labels, weights of .02 and .98: a response's slope stays within beta m, where the published loss of one set
+    of labels, which divides by its weight, goes beyond ten times that."""
+    grid = np.array([[1.0, 0.0], [0.02, 0.98], [0.5, 0.5], [0.98, 0.02], [0.0, 1.0]])
+    labels = np.array([[[1.0, 0.0]], [[1.0, 1.0]], [[0.0, 1.0]]])  # of one pair of each of three prompts
+    loss, seen = make_losses("modpo", beta=BETA), []
+
+    class Watched:
+        def coefficients(self, view):
+            values, slopes = loss.coefficients(view)
+            seen.append(3 * slopes.detach()[:, :, 0])  # [K, prompts, m]; the batch's loss is the mean of the prompts'
+            assert torch.isfinite(values[1:4]).all()
+            return values, slopes
+
+    more = {"trade": torch.from_numpy(grid), "corners": torch.tensor([0, 4])}
+    found = train(Watched(), labels, steps=200, reference=np.full((3, 2), 0.5), **more)
+    assert np.isfinite(found).all()
+    slopes = torch.stack(seen)
+    assert slopes.sum(-1).abs().max() <= BETA * 2
+    published = slopes[:, 1:4] / torch.from_numpy(grid[1:4])[:, None]
+    assert published.abs().max() > 10 * BETA * 2
+
+
 def test_pooled_logits_lead_there_too(table):
     reference, rewards, labels = table
     found = train(make_losses("logit_pool", beta=BETA), labels, reference=reference, trade=torch.from_numpy(GRID))

@@ -84,6 +84,11 @@ class Heads:
         """Scores `[n, m]` of responses with features `[n, d]`."""
         return np.asarray(np.asarray(features, dtype=np.float64) @ self.weights.T + self.bias)
 
+    def own_scores(self, features: ArrayLike) -> FloatArray:
+        """Scores `[n, m]` of responses where each objective has features of its own, `[m, n, d]`."""
+        own = np.einsum("mnd,md->nm", np.asarray(features, dtype=np.float64), self.weights)
+        return np.asarray(own + self.bias)
+
 
 def ridge(features: ArrayLike, targets: ArrayLike, alpha: float) -> FloatArray:
     """Ridge regression without an intercept: `(H^T H + alpha I)^-1 H^T y`.

@@ -46,6 +46,7 @@ class Scores:
         report: How good it is on prompts that were held out; of "mixture" all users first, then those of each group.
         pool: `[p, 2k]` embeddings of the answers that "gpm" compares a new one with; None of other kinds.
         facts: More that is worth keeping, in JSON's own types: the model whose states the features are.
+        adapted: Each head reads with an adapter of its own, and has features of its own.
     """
 
     kind: str
@@ -56,18 +57,22 @@ class Scores:
     report: tuple[HeadReport, ...]
     pool: FloatArray | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    adapted: bool = False
 
     def standardised(self, features: ArrayLike) -> FloatArray:
         """Features `[n, d]` in the unit that the model was fitted to."""
         return np.asarray((np.asarray(features, dtype=np.float64) - self.center) / self.scale)
 
     def of(self, features: ArrayLike) -> FloatArray:
-        """Scores `[n, q]` of responses with features `[n, d]`.
+        """Scores `[n, q]` of responses with features `[n, d]`, `[q, n, d]` where each score reads with its own adapter.
 
         One unit is one unit of log odds; ratings have their own unit, and "gpm" gives the log odds of being preferred
         to an answer of the pool, in the mean over them.
         """
         h = self.standardised(features)
+        if self.adapted:
+            assert isinstance(self.model, Heads)
+            return self.model.own_scores(h)
         if isinstance(self.model, Embeddings):
             assert self.pool is not None
             score = skew(self.model.embed(with_one(h))[:, None], self.pool[None]) / self.model.tau
@@ -101,6 +106,7 @@ class Scores:
             "model": told,
             "report": [{k: _number(v) for k, v in asdict(one).items()} for one in self.report],
             "facts": dict(self.facts),
+            "adapted": self.adapted,
         }
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
@@ -140,6 +146,7 @@ def read_scores(folder: Path) -> Scores:
             report,
             arrays.get("pool"),
             dict(record["facts"]),
+            bool(record.get("adapted", False)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise FrontFileError(f"{folder} holds no learned rewards that can be read: {error!r:.200}.") from error

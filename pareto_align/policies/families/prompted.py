@@ -4,9 +4,9 @@ All policies share A and B. What differs is the text, which is the same in train
 member is a stock LoRA adapter and its text. Numbers are rounded before they are said: preferences that are said alike
 are one policy.
 
-The papers train by other means. DPA keeps the best of several answers and fine-tunes on them, which is the credit
-"best" here; RiC fine-tunes on answers that are tagged with the rewards they had. Here every learner from rewards trains
-the adapter, at the weights that the text says.
+Every learner from rewards trains the adapter, at the weights that the text says. The papers train by other means. DPA
+keeps the best of several answers and fine-tunes on them, which is the credit "best" here; RiC fine-tunes on answers
+that are tagged with the rewards they had, which is the learner "ric".
 
 References:
     Wang et al., "Arithmetic Control of LLMs for Diverse User Preferences: Directional Preference Alignment with
@@ -172,4 +172,12 @@ class Rewards(Prompted):
 
     def text(self, preference: NDArray[np.float64]) -> str:
         """See `Prompted.text`."""
-        return " ".join(f"<{n}> {x:.1f}" for n, x in zip(self.names, self.targets(preference), strict=True))
+        return self.words(self.targets(preference))
+
+    def said(self, rewards: Any) -> Instruction:
+        """What stands before a prompt whose answer had rewards `[m]`, as before one that asks for them."""
+        return Instruction(self.words(np.round(np.asarray(rewards, dtype=float), 1) + 0.0), self.place)
+
+    def words(self, rewards: NDArray[np.float64]) -> str:
+        """Rewards `[m]`, to one digit after the point, in words; nothing is said of one that is NaN."""
+        return " ".join(f"<{n}> {x:.1f}" for n, x in zip(self.names, rewards, strict=True) if np.isfinite(x))

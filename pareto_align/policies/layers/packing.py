@@ -74,6 +74,7 @@ class PackedRows:
         last: `[R, C]` flat positions of the prompts' last tokens.
         predictors: `[n]` where the state that predicts each real completion token stands, in the tokens' order: among
             the `R * G` states that predict first tokens, and all the flat positions behind them.
+        ends: `[R * G]` flat positions of the completions' last tokens; any of an empty one.
         taken: `[R*C*P + R*G*T]` flat positions of the rectangles' tokens; any on padding.
         put_back: `[R*L]` where in the rectangles the token of each flat position is; any on padding.
         absent: Flat positions of padding, in no rectangle.
@@ -93,6 +94,7 @@ class PackedRows:
     prompt_lengths: Tensor
     last: Tensor
     predictors: Tensor
+    ends: Tensor
     taken: Tensor
     put_back: Tensor
     absent: Tensor
@@ -133,6 +135,10 @@ class PackedRows:
         flat = hidden.reshape(-1, hidden.shape[-1])
         first = spread_copies(flat[self.last], self.group, spread).reshape(self.count * self.group, -1)
         return torch.cat([first, flat]).index_select(0, self.predictors)
+
+    def ending(self, hidden: Tensor) -> Tensor:
+        """Hidden states `[R * G, d]` at the completions' last tokens, of the last layer's `[R, L, d]`."""
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.ends)
 
     def stream_factors(self, factors: Tensor) -> Tensor:
         """Factors `[R, L, S]` of every token in each of S sums, from those of the completions `[R, G, S]`.
@@ -232,6 +238,7 @@ def pack(
         prompt_lengths=own,
         last=prompt_start[..., 0] + own[:, None] - 1,
         predictors=torch.cat([first, rows * group + completion_index[..., :-1]], 2)[real],
+        ends=completion_index.gather(2, (lengths - 1).clamp(min=0)[..., None]).flatten(),
         taken=taken,
         put_back=put_back,
         absent=(branch == -2).flatten().nonzero()[:, 0],
