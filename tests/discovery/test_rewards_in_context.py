@@ -180,6 +180,24 @@ def test_answers_surprise_less_and_nothing_else_has_to_be_said(tmp_path):
     assert made.explorer.name == "everywhere"
 
 
+def test_the_adapter_goes_on_with_rewards_and_better_answers_get_likelier(tmp_path):
+    """Rated answers first, then its own with rewards: both preferences are served better."""
+    first = fit(aligner(tmp_path / "rated", steps=40, eval_every=40, prompts_per_step=32, lora=symbol_lora()))
+    model, tokenizer = parts()
+    second = make(
+        CONTEXTS.objectives(), model=model, tokenizer=tokenizer, output_dir=tmp_path / "own", start_from=first,
+        family=None, lora=None, weighting="fixed", population=2, steps=30, eval_every=30, prompts_per_step=8,
+        group_size=16, max_new_tokens=2,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        front = second.fit(list(CONTEXTS.prompts))
+    assert front.record.family.name == "letters"
+    preferences = np.array([[0.75, 0.25], [0.25, 0.75]])
+    before, after = (worth(f, [f.at(w).instruction for w in preferences]) for f in (first, front))
+    assert ((preferences * after).sum(1) > (preferences * before).sum(1) + 0.02).all()
+
+
 def test_single_rated_answers_are_enough(tmp_path):
     rows = [
         {"prompt": prompt, "response": STRINGS[7 * n], **{name: CONTEXTS.rewards[n, 7 * n, i]
