@@ -172,6 +172,11 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
     """Sentences, messages and the command, for minimised objectives and members outside of limits too."""
     made = front_record(9, 2, constraint=True)
     assert made.reference_policy is not None
+    third, seventh = made.members[2], made.members[6]  # each learnt what the other was trained for
+    made.members[2], made.members[6] = (
+        replace(third, preference=seventh.preference),
+        replace(seventh, preference=third.preference),
+    )
     # untrained it is brief, and harmless enough for the run's limit
     brief = made.reference_policy.mean * [1, 0, 0, 1] - [0, 1.0, 0.25, 0]
     front = on_disk(replace(made, reference_policy=estimate(brief, 0.01)), tmp_path / "run")
@@ -179,6 +184,8 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
     rng, outcomes = np.random.default_rng(1), set()
     for number in range(24):
         weights = [int(w) for w in rng.integers(1, 100, 2)]
+        if number % 6 == 0:  # just what a member was trained for
+            weights = [number // 3, 8 - number // 3]
         rule = RULES[number % 3]
         bounds = {}
         for name, column in (("tone", 0), ("length", 1), ("harm", 2), ("variety", 3)):
@@ -215,8 +222,9 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
             if any(row[i] < lower.get(n, -np.inf) or row[i] > upper.get(n, np.inf) for i, n in enumerate(front.names))
         } - {choice.member.id}
         assert len(page.query_selector_all("#front .point.outside")) == len(outside)
+        outcomes |= {"trained"} if "was trained for this very preference" in choice.reason else set()
         outcomes |= {"untrained"} if "The untrained model serves it better" in choice.reason else set()
-    assert outcomes == {"refused", "limits", "untrained"}
+    assert outcomes == {"refused", "limits", "trained", "untrained"}
 
 
 def command_chooses(command: str, front: ParetoFront) -> str:

@@ -65,11 +65,13 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
     front_name = run_name if (run / "front.json").is_file() else f"{run_name}/front"
     prompts, answers = _answers(record)
     fallen, reasons = fallen_of(shown)
+    places = preferences_of(record)
     place = place_of(record, spanning) if record.members else {}
     told = [
         {
             "id": table.ids[k],
             **_numbers(table, k),
+            "preference": None if np.isnan(places[k]).any() else [round(float(w), 6) for w in places[k]],
             "against": _against(record, k),
             "adapter": ascii(f"{front_name}/{member.adapter}"),
             "answers": answers[k],
