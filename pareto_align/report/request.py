@@ -280,8 +280,10 @@ def answer(
 
 
 def _trained_for(record: FrontRecord, rows: Sequence[int], preference: Preference) -> list[int]:
-    """Which of the rows were trained for a preference, as far as a table shows it; everybody for the only objective."""
+    """Which of the rows were trained for a preference, as far as a table shows it; where one is all, none is said."""
     places = preferences_of(record)
+    if places.shape[1] < 2:
+        return []
     return [k for k in rows if np.abs(places[k] - preference.weights).max() <= SHOWN_ALIKE]
 
 

@@ -305,11 +305,27 @@ def test_axe_finds_nothing(kind, open_page, axe, shaped):
         assert opened.messages == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "forty, two"])
-def test_nothing_scrolls_sideways_at_360_pixels_nor_at_twice_the_size(kind, open_page, shaped):
+TOUCHING = """() => [...document.querySelectorAll("svg")].filter(svg => svg.getClientRects().length).flatMap(svg => {
+    const frame = svg.getBoundingClientRect(), found = [];
+    const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    texts.forEach(([name, a], at) => {
+        if (a.left < frame.left - 1 || a.right > frame.right + 1 || a.top < frame.top - 1 || a.bottom > frame.bottom + 1)
+            found.push(`${name} leaves the picture`);
+        for (const [other, b] of texts.slice(at + 1)) {  // a line's box is higher than its letters
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > 1 && high > 3) found.push(`${name} touches ${other}`);
+        }
+    });
+    return found;
+})"""
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_nothing_scrolls_sideways_nor_do_texts_touch_at_360_pixels_or_at_twice_the_size(kind, open_page, shaped):
     front = shaped(kind)
     for width, scale in ((360, 1), (640, 2), (1100, 1)):
-        page = open_page(front, "#limit.0=0.5", width=width, height=700, device_scale_factor=scale).page
+        page = open_page(front, "#limit.0=0.5&pin=1", width=width, height=700, device_scale_factor=scale).page
         page.wait_for_timeout(120)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
         smallest = page.evaluate(
@@ -318,6 +334,7 @@ def test_nothing_scrolls_sideways_at_360_pixels_nor_at_twice_the_size(kind, open
                 .map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width * 12))"""
         )
         assert smallest > 10.5  # text in pictures is not shrunk with them
+        assert page.evaluate(TOUCHING) == []
 
 
 @pytest.mark.parametrize("kind", ["m=2, constraint", "m=3", "forty"])

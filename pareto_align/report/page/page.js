@@ -301,6 +301,7 @@ function settle() {
   $("title").textContent = DATA.title;
   $("subtitle").textContent = DATA.subtitle;
   $("ask").hidden = !MEMBERS.length;
+  $("want-section").hidden = AXES.length < 2; // one objective is all there is to want
   $("map-section").hidden = AXES.length < 2 || !MEMBERS.length;
   $("parallel-section").hidden = OBJECTIVES.length < 2 || !MEMBERS.length;
   $("samples-section").hidden = !DATA.prompts.length;

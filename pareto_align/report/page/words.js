@@ -81,7 +81,7 @@ function reason(found, sure, instead) {
   }
   if (excluded) text += `; ${excluded} member${excluded === 1 ? "" : "s"} did not keep the limits`;
   if (unsure.length) text += `. It keeps ${unsure.map(limitText).join(" and ")} in the mean, but not with 95 % confidence`;
-  const meant = rule === DATA.rule ? trainedFor(weights, found.rows) : [];
+  const meant = rule === DATA.rule && AXES.length > 1 ? trainedFor(weights, found.rows) : [];
   if (meant.length && !meant.includes(row))
     text += `. ${listed(meant.map(k => MEMBERS[k].id))} ${meant.length === 1 ? "was" : "were"} trained for this very preference; by what was measured ${MEMBERS[row].id} serves it better`;
   if (rule in READINGS && DATA.untrained) {
