@@ -177,9 +177,9 @@ def _against(record: FrontRecord, row: int) -> list[int | None] | None:
 def _mixture(record: FrontRecord) -> dict[str, Any] | None:
     """What a preference between those that were trained for is read off: a family's own, else the members'.
 
-    None where fewer than two were trained for, or one objective is optimized. "anchors" have the "member" there, or else
-    a "preference" [m] and the "mean" [M] in the user's units, and the mean's "stderr" [M]; "error" [M] is what reading
-    off misses, "reach" how many standard errors an interval has on either side.
+    None where fewer than two were trained for, or one objective is optimized. "anchors" have the "member" there, or
+    else a "preference" [m] and the "mean" [M] in the user's units, and the mean's "stderr" [M]; "error" [M] is what
+    reading off misses, "reach" how many standard errors an interval has on either side.
     """
     family, table = record.family, measured(record)
     owners: list[int | None]

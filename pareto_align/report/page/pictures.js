@@ -23,7 +23,7 @@ function ticks(low, high, count) {
   const raw = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map(factor => factor * unit).find(size => size >= raw), found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(6)));
-  return found;
+  return found.length < 2 && count < 8 ? ticks(low, high, count + 1) : found; // one alone says nothing of the scale
 }
 
 /** What a member is to the choice: its class, and how it is told. */
@@ -75,7 +75,7 @@ function frontPicture(width, found, state, act) {
   const X = linear(x0, x1, left, width - right), Y = linear(y0, y1, height - bottom, top);
   const up = (member, k) => alone ? (k === undefined ? -.5 : place.get(k)) : member.mean[j];
   const image = picture(width, height, alone ? `${OBJECTIVES[i].name} of ${MEMBERS.length} members` : `${OBJECTIVES[i].name} against ${OBJECTIVES[j].name}, ${MEMBERS.length} members`, "group");
-  for (const t of ticks(x0, x1, Math.max(width / 110, 4))) image.append(line(X(t), top, X(t), height - bottom, "grid"), label(X(t), height - bottom + 16, String(t), "middle"));
+  for (const t of ticks(x0, x1, Math.max(width / 110, 3))) image.append(line(X(t), top, X(t), height - bottom, "grid"), label(X(t), height - bottom + 16, String(t), "middle"));
   if (!alone) for (const t of ticks(y0, y1, 5)) image.append(line(left, Y(t), width - right, Y(t), "grid"), label(left - 6, Y(t) + 4, String(t), "end"));
   const room = Math.floor(width / 8);
   image.append(label((left + width - right) / 2, height - 8, `${short(OBJECTIVES[i].name, room - 18)} (${better(i)})`, "middle title"));
