@@ -119,7 +119,7 @@ def _answers(run: Path) -> list[str]:
 
 
 def _plain(status: RunStatus) -> list[str]:
-    """The headline without what changes at every step, so that a log gets a line a measurement; and why a run stopped."""
+    """The headline without what changes at every step, so that a log gets a line a measurement, and why it stopped."""
     step = status.last.get("step", 0) if status.last is not None and status.state == "running" else status.step
     line = replace(status, step=int(step), left=math.nan).headline()
     return [line, *(status.notes[-1:] if status.state == "stopped" else ())]

@@ -49,6 +49,9 @@ def test_each_state_is_told_apart(tmp_path):
     assert run_status(stopped).state == "stopped"
     assert "It broke." in run_status(stopped).lines()
     assert _plain(run_status(stopped))[1:] == ["It broke."]  # in a log as well
+    ctrl_c = {"event": "stopped", "step": 3, "error": "KeyboardInterrupt: "}
+    assert run_status(run_folder(tmp_path / "by hand", START, *STEPS, ctrl_c)).notes == ("interrupted",)
+    shutil.rmtree(tmp_path / "by hand")
     with FileLock(killed / ".lock"):
         assert run_status(killed).state == "running"
     (tmp_path / "new").mkdir()
