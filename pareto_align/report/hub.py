@@ -117,11 +117,12 @@ def _told(what: str, repo: str) -> Iterator[None]:
 
     # a name that is not found, a line that is down: not the library's own error, but of the HTTP client that it uses
     client = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    refused: tuple[type[BaseException], ...] = (HfHubHTTPError, LocalEntryNotFoundError, OSError, *client)
     try:
         yield
     except (HFValidationError, LocalTokenNotFoundError) as error:
         raise ConfigError(f"Cannot {what} {repo!r}: {error}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, *client) as error:
+    except refused as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FrontFileError(f"Cannot {what} {repo!r}: {lines[0]}") from error
 
