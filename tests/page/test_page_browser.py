@@ -52,6 +52,13 @@ def test_it_runs_without_a_journal_and_on_a_front_of_any_release(folder, open_pa
     assert opened.messages == []
 
 
+def test_steps_are_whole_however_few(open_page, tmp_path):
+    history = [{**event, "step": event["step"] // 10} for event in journal(3)]
+    page = open_page(on_disk(front_record(3, 2), tmp_path / "run", history)).page
+    told = [node.text_content() for node in page.query_selector_all("#history text.middle")]
+    assert told == ["0", "1", "2", "training step"]
+
+
 def test_what_the_labels_allow_is_a_dashed_line_on_the_axes_that_are_shown(open_page, tmp_path):
     curve = [[0.1, 0.9], [0.7, 0.7], [0.95, 0.1]]
     found = record([objective("kind"), objective("short")], [estimate([0.5, 0.4]), estimate([0.4, 0.5])])

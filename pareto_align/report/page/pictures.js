@@ -249,7 +249,7 @@ function historyPicture(width) {
   const X = linear(Math.min(...steps, 0), Math.max(...steps), 38, width - 8), Y = linear(0, top, height - 34, 6), image = picture(width, height, "Hypervolume over the training steps; the sentence below says what it means");
   const drawn = steps.map((_, at) => at).filter(at => isNumber(value[at])), banded = drawn.filter(at => isNumber(low[at]) && isNumber(high[at]));
   for (const t of ticks(0, top, 3)) image.append(line(38, Y(t), width - 8, Y(t), "grid"), label(33, Y(t) + 4, String(t), "end"));
-  for (const t of ticks(Math.min(...steps, 0), Math.max(...steps), 4)) image.append(label(X(t), height - 20, String(t), "middle"));
+  for (const t of ticks(Math.min(...steps, 0), Math.max(...steps), 4).filter(Number.isInteger)) image.append(label(X(t), height - 20, String(t), "middle"));
   if (banded.length) image.append(svg("path", { d: `M${banded.map(at => `${X(steps[at])} ${Y(high[at])}`).join("L")}L${[...banded].reverse().map(at => `${X(steps[at])} ${Y(low[at])}`).join("L")}z`, class: "band" }));
   if (drawn.length) image.append(svg("path", { d: `M${drawn.map(at => `${X(steps[at])} ${Y(value[at])}`).join("L")}`, class: "curve" }));
   for (const at of banded) image.append(svg("line", { x1: X(steps[at]), x2: X(steps[at]), y1: Y(low[at]), y2: Y(high[at]), class: "tick" }));
