@@ -168,7 +168,7 @@ function toneOf(k) {
   return `rgb(${[0, 1, 2].map(c => Math.round(sum(w.map((x, j) => x / total * TONES[j][c])))).join(" ")})`;
 }
 
-/** Which member each preference gets; returns the picture and how often each member was chosen. */
+/** Which member each preference gets; returns the picture's nodes and how often each member was chosen. */
 function mapPicture(width, state, pick, prefer) {
   const seen = new Map(), w = shares(state.weights), m = AXES.length;
   const chosen = weights => { const k = pick(weights); if (k !== null) seen.set(k, (seen.get(k) ?? 0) + 1); return k; };
@@ -180,7 +180,7 @@ function mapPicture(width, state, pick, prefer) {
   };
   const name = j => OBJECTIVES[AXES[j]].name;
   if (m === 2) {
-    const steps = 400, runs = [], image = picture(width, 82, "Which member each preference gets, from all the second objective to all the first");
+    const steps = 400, runs = [], image = picture(width, 66, "Which member each preference gets, from all the second objective to all the first");
     for (let q = 0; q <= steps; q++) { const k = chosen([q / steps, 1 - q / steps]); if (runs.at(-1)?.k === k) runs.at(-1).to = q; else runs.push({ k, from: q, to: q }); }
     const X = q => q / (steps + 1) * width;
     let free = 0;
@@ -189,10 +189,10 @@ function mapPicture(width, state, pick, prefer) {
       const middle = (X(from) + X(to + 1)) / 2, room = 8 * MEMBERS[k].id.length / 2;
       if (middle - room >= free && middle + room <= width) { image.append(label(middle, 26, MEMBERS[k].id, "middle")); free = middle + room + 10; }
     }
-    const at = w[0] * width, room = Math.floor(width / 15);
-    image.append(svg("path", { d: `M${at} 54l-7 11h14z`, class: "mark" }), label(0, 79, `all ${short(name(1), room)}`), label(width, 79, `all ${short(name(0), room)}`, "end"));
+    const at = w[0] * width;
+    image.append(svg("path", { d: `M${at} 54l-7 11h14z`, class: "mark" }));
     picked(image, x => [x / width, 1 - x / width]);
-    return { image, seen, tried: null };
+    return { image: [image, el("div", { class: "ends" }, ...[1, 0].map(j => el("div", {}, `all ${name(j)}`)))], seen, tried: null };
   }
   if (m === 3) {
     const N = 26, height = Math.round(width * .92), corners = [[width / 2, 22], [14, height - 24], [width - 14, height - 24]];
@@ -220,7 +220,7 @@ function mapPicture(width, state, pick, prefer) {
       const first = (corners[1][1] - py) / (corners[1][1] - corners[0][1]), across = (px - corners[1][0]) / (corners[2][0] - corners[1][0]), third = across - first / 2;
       return [first, 1 - first - third, third].map(v => Math.min(Math.max(v, 0), 1));
     });
-    return { image, seen, tried: null };
+    return { image: [image], seen, tried: null };
   }
   const steps = 40, image = el("div");
   AXES.forEach((_, j) => { // a bar an objective: who is chosen as its weight goes from 0 to all, the others in proportion
@@ -240,7 +240,7 @@ function mapPicture(width, state, pick, prefer) {
     for (let part = 0; part <= left; part++) spread(left - part, [...given, part]);
   };
   spread(6, []);
-  return { image, seen, tried };
+  return { image: [image], seen, tried };
 }
 
 /** Hypervolume over the run with its interval. */
