@@ -330,7 +330,9 @@ class ParetoAligner:
         shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
         return {name: value for name, value in shown.items() if value != usual[name]}
 
-    def fit(self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None) -> ParetoFront:
+    def fit(
+        self, prompts: Any, *, eval_prompts: Any = None, output_dir: Any = None, prompt_column: str = "prompt"
+    ) -> ParetoFront:
         """Train the population, keep the archive, measure the members on untouched prompts.
 
         Args:
@@ -339,6 +341,7 @@ class ParetoAligner:
             eval_prompts: Held-out prompts (or comparisons) of the same form and columns, cut in halves to select and to
                 report on; by default taken from `prompts`.
             output_dir: The run folder; overrides the constructor's.
+            prompt_column: The key or column that holds the prompt, where it is called otherwise.
 
         Returns:
             The front, as measured on the report split.
@@ -360,7 +363,7 @@ class ParetoAligner:
 
             plan = self._plan()  # what cannot work says so before anything is loaded
             check_trackers(self.report_to)
-            given = self._read(plan, prompts, eval_prompts)
+            given = self._read(plan, prompts, eval_prompts, prompt_column)
             with begun(where) as folder, self._placed(callbacks) as (base, backend, host):
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
@@ -370,14 +373,16 @@ class ParetoAligner:
         return self._finished(folder, base)
 
     @contextmanager
-    def by_hand(self, prompts: Any, *, eval_prompts: Any = None) -> Iterator[FrontDiscovery]:
+    def by_hand(
+        self, prompts: Any, *, eval_prompts: Any = None, prompt_column: str = "prompt"
+    ) -> Iterator[FrontDiscovery]:
         """The same as `fit`, driven from outside, step by step; nothing is written.
 
         The loop's `ask` returns what a step learns from, its `tell` makes the step and what follows it. Trackers
         (`report_to`) are told nothing, since they belong to a run folder; `callbacks` are.
 
         Args:
-            prompts, eval_prompts: As `fit` takes them.
+            prompts, eval_prompts, prompt_column: As `fit` takes them.
 
         Raises:
             PromptError: There are no usable prompts.
@@ -388,19 +393,26 @@ class ParetoAligner:
 
         with self._followed() as callbacks:
             plan = self._plan()
-            given = self._read(plan, prompts, eval_prompts)
+            given = self._read(plan, prompts, eval_prompts, prompt_column)
             with self._placed(callbacks) as (base, backend, _):
                 splits = self._split(plan, base, *given)
                 with open_population(plan, base, splits, trust_remote_code=self.trust_remote_code) as population:
                     begins = self._begins(plan)
                     yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks, start=begins)
 
-    def _read(self, plan: Plan, data: Any, held_out: Any) -> tuple[Any, Any]:
+    def _read(self, plan: Plan, data: Any, held_out: Any, column: str = "prompt") -> tuple[Any, Any]:
         """What is learned from and what is held out, before anything is loaded: rows of prompts, or comparisons."""
         from pareto_align.data.prompts import check_groups
         from pareto_align.data.rows import read_rows
 
+        if not isinstance(column, str) or not column:
+            raise ConfigError(f"`prompt_column` must be the name of a column. Found {column!r:.40}.")
         if plan.learner.needs == "comparisons":
+            if column != "prompt":
+                raise ConfigError(
+                    f"`prompt_column` is for prompts, and the learner {plan.learner.name!r} learns from comparisons, "
+                    "whose prompts are called 'prompt'. Rename the column."
+                )
             from pareto_align.data.comparisons import comparisons_of_run
             from pareto_align.data.ordering import warn_of_sparse
 
@@ -416,8 +428,8 @@ class ParetoAligner:
                 f"The learner {plan.learner.name!r} learns from answers to prompts, and these are comparisons. Use "
                 "learner='dpo', or give prompts."
             )
-        rows = read_rows(data)
-        kept_back = None if held_out is None else read_rows(held_out, "eval_prompts", like=rows)
+        rows = read_rows(data, column=column)
+        kept_back = None if held_out is None else read_rows(held_out, "eval_prompts", like=rows, column=column)
         check_groups(rows if kept_back is None else kept_back, self.settings.eval_group)
         self.objectives.check_columns(rows[0].columns)
         return rows, kept_back

@@ -674,9 +674,11 @@ class ParetoFront:
 
         fronts = (self, other)
         prompts = [kept_prompts(exporting.journal_path(f.path).parent, f.record.split) for f in fronts]
-        names = [f.path.name if f.path.name not in ("", "front") else f.path.resolve().parent.name for f in fronts]
-        if names[0] == names[1]:
-            names = [str(f.path) for f in fronts]
+        where = [f.path.resolve() for f in fronts]
+        parts = [(path.parent if path.name == "front" else path).parts for path in where]
+        # as much of the paths as tells them apart
+        shared = next((k for k in range(1, min(map(len, parts))) if parts[0][-k] != parts[1][-k]), 1)
+        names = ["/".join(part[-shared:]) for part in parts]
         return compare_fronts(self.record, other.record, (names[0], names[1]), (prompts[0], prompts[1]))
 
     def plot_comparison(self, other: ParetoFront, *, style: Literal["light", "dark"] = "light") -> Figure:

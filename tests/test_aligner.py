@@ -14,7 +14,15 @@ from aligner_runs import PROBLEM, STEP_CALL, events, fit, lora, make
 from filelock import FileLock
 from peft import PeftModel
 
-from pareto_align import FrontFileError, Objective, ObjectiveError, ParetoAlignWarning, ParetoFront, PromptError
+from pareto_align import (
+    ConfigError,
+    FrontFileError,
+    Objective,
+    ObjectiveError,
+    ParetoAlignWarning,
+    ParetoFront,
+    PromptError,
+)
 from pareto_align.front import grid
 from pareto_align.objectives import ObjectiveSet, StatefulReward, shared
 from pareto_align.policies import PolicyPopulation, load_base
@@ -334,6 +342,22 @@ def test_prompts_are_looked_at_before_a_folder_is_made_or_a_model_loaded(tmp_pat
         with pytest.raises(PromptError):
             make(output_dir=tmp_path / "run").fit(given, eval_prompts=held_out)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_may_be_called_otherwise(tmp_path):
+    rows = [{"prompt": text, "answer": number} for number, text in enumerate(PROBLEM.prompts)]
+    asked = [{"question": row["prompt"], "answer": row["answer"], "prompt": "left out"} for row in rows]
+    fronts = [
+        make(output_dir=tmp_path / name).fit(given, eval_prompts=given * 2, **more)
+        for name, given, more in (("plain", rows, {}), ("named", asked, {"prompt_column": "question"}))
+    ]
+    assert (fronts[0].values == fronts[1].values).all()
+    assert fronts[0][0].samples == fronts[1][0].samples
+    with pytest.raises(ConfigError, match="`prompt_column` must be the name of a column"):
+        make().fit(rows, prompt_column=3)
+    goals = [Objective("a", prefers="a"), Objective("b", prefers="b")]
+    with pytest.raises(ConfigError, match="'dpo' learns from comparisons, whose prompts are called 'prompt'"):
+        make(goals, learner="dpo", weighting="fixed", explorer="grid").fit([], prompt_column="question")
 
 
 def test_given_evaluation_prompts_are_used(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pareto_align.cli.output import print_json, say
@@ -60,7 +62,7 @@ def watch(arguments: argparse.Namespace) -> None:
             screen = sys.stdout.isatty() or arguments.once
             if screen and measured != (now := stamp_of(arguments.run / "front" / "front.json")):
                 measured, said = now, _answers(arguments.run)
-            shown = [*status.lines(), *said] if screen else [_plain(status)]
+            shown = [*status.lines(), *said] if screen else _plain(status)
         if arguments.json and status is not None and shown != before:
             print_json(status.to_dict(), indent=None)
         elif not arguments.json and shown != before:
@@ -116,9 +118,8 @@ def _answers(run: Path) -> list[str]:
     return [line if len(line) <= wide else f"{line[: wide - 1]}…" for line in lines]
 
 
-def _plain(status: RunStatus) -> str:
-    """The headline without what changes at every step, so that a log gets a line a measurement."""
+def _plain(status: RunStatus) -> list[str]:
+    """The headline without what changes at every step, so that a log gets a line a measurement, and why it stopped."""
     step = status.last.get("step", 0) if status.last is not None and status.state == "running" else status.step
-    return RunStatus(
-        status.folder, status.state, step=int(step), steps=status.steps, evaluations=status.evaluations
-    ).headline()
+    line = replace(status, step=int(step), left=math.nan).headline()
+    return [line, *(status.notes[-1:] if status.state == "stopped" else ())]

@@ -16,6 +16,8 @@ from pareto_align.printable import kind_of
 
 __all__ = ["Row", "list_prompts", "read_row", "read_rows"]
 
+NAME_IT = "Rename the one that holds the prompt, or name it: `prompt_column` of `fit`, `column` in a config file."
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -30,7 +32,9 @@ class Row:
     columns: Mapping[str, Any]
 
 
-def read_rows(prompts: Any, argument: str = "prompts", *, like: Sequence[Row] | None = None) -> list[Row]:
+def read_rows(
+    prompts: Any, argument: str = "prompts", *, like: Sequence[Row] | None = None, column: str = "prompt"
+) -> list[Row]:
     """The rows of a list, a dataset or a table, all of one form.
 
     Args:
@@ -38,15 +42,16 @@ def read_rows(prompts: Any, argument: str = "prompts", *, like: Sequence[Row] | 
             DataFrame of pandas or polars or a pyarrow Table with a column `prompt`.
         argument: What the prompts were given as.
         like: Rows that these must be like, in form and columns.
+        column: The key or column that holds the prompt.
 
     Raises:
         PromptError: There are no prompts, one is of the wrong form, or rows differ in form or columns.
     """
     rows: list[Row] = []
     named = "Prompt" if argument == "prompts" else f"`{argument}`, prompt"
-    for number, item in enumerate(list_prompts(prompts, argument)):
+    for number, item in enumerate(list_prompts(prompts, argument, column)):
         where = f"{named} {number}"
-        row = read_row(item, where)
+        row = read_row(item, where, column)
         if rows or like:
             first = (rows or like or [row])[0]
             told = "the first one" if rows else "`prompts`"
@@ -67,27 +72,29 @@ def read_rows(prompts: Any, argument: str = "prompts", *, like: Sequence[Row] | 
     return rows
 
 
-def read_row(item: Any, where: str) -> Row:
+def read_row(item: Any, where: str, column: str = "prompt") -> Row:
     """One row, checked.
 
     Args:
         item: A prompt, or a mapping with a `prompt` and further columns.
         where: How the message of an error begins.
+        column: The key that holds the prompt. Where it is another one, what is called `prompt` is left out.
 
     Raises:
         PromptError: It is none, or has a column that rewards cannot be given.
     """
     columns: dict[str, Any] = {}
-    if isinstance(item, Mapping) and not ("prompt" not in item and "role" in item):
-        if "prompt" not in item:
+    if column != "prompt" and not isinstance(item, Mapping):
+        raise PromptError(f"{where} has no column {column!r}: it is {kind_of(item)}.")
+    if isinstance(item, Mapping) and not (column not in item and "role" in item):
+        if column not in item:
             raise PromptError(
-                f"{where} is a mapping without a 'prompt'. Its keys: {', '.join(map(str, item)) or 'none'}. Rename the "
-                "one that holds the prompt."
+                f"{where} is a mapping without a {column!r}. Its keys: {', '.join(map(str, item)) or 'none'}. {NAME_IT}"
             )
         if strange := [key for key in item if not isinstance(key, str)]:
             raise PromptError(f"{where} has the column {strange[0]!r}; names of columns must be text.")
-        columns = {key: value for key, value in item.items() if key != "prompt"}
-        item = item["prompt"]
+        columns = {key: value for key, value in item.items() if key not in (column, "prompt")}
+        item = item[column]
     if bad := [name for name in (*ROLLOUT_NAMES, *TRAINER_NAMES) if name in columns]:
         raise PromptError(f"{where} has a column {bad[0]!r}, a name that reward functions already use.")
     try:
@@ -103,7 +110,7 @@ def _plain(conversation: Any) -> Any:
     return list(conversation) if isinstance(conversation, list) else [dict(turn) for turn in conversation]
 
 
-def list_prompts(prompts: Any, argument: str = "prompts") -> list[Any]:
+def list_prompts(prompts: Any, argument: str = "prompts", column: str = "prompt") -> list[Any]:
     """Prompts as they were given, in a list; the rows of a table as mappings, for iterating over it gives columns.
 
     Raises:
@@ -128,7 +135,7 @@ def list_prompts(prompts: Any, argument: str = "prompts") -> list[Any]:
             f"`{argument}` must have an order, or no run could be repeated. {found}: give `sorted({argument})`."
         )
     if _is_table(prompts):
-        return _records(prompts, argument)
+        return _records(prompts, argument, column)
     if hasattr(prompts, "to_pylist"):  # an array of pyarrow, whose entries are no Python values
         return list(prompts.to_pylist())
     try:
@@ -144,7 +151,7 @@ def _is_table(value: Any) -> bool:
     return hasattr(kind, "columns") or (hasattr(kind, "to_pylist") and hasattr(kind, "schema"))
 
 
-def _records(table: Any, argument: str) -> list[Any]:
+def _records(table: Any, argument: str, column: str) -> list[Any]:
     kind = f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__}"
     if hasattr(table, "to_pylist"):  # pyarrow
         names, read = table.schema.names, table.to_pylist
@@ -162,9 +169,9 @@ def _records(table: Any, argument: str) -> list[Any]:
         raise PromptError(f"`{argument}` has the column {strange[0]!r}; names of columns must be text. Found {kind}.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise PromptError(f"`{argument}` has the column {twice[0]!r} twice. Found {kind}.")
-    if "prompt" not in names:
+    if column not in names:
         raise PromptError(
-            f"`{argument}` has no column 'prompt'. Found {kind} with the columns {', '.join(names) or 'none'}: rename "
-            "the one that holds the prompts."
+            f"`{argument}` has no column {column!r}. Found {kind} with the columns {', '.join(names) or 'none'}. "
+            f"{NAME_IT}"
         )
     return list(read())

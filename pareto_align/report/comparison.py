@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FrontComparison", "compare_fronts", "draw_comparison"]
 
+NAME = 28
+"""Characters of a front's name that a figure has room for."""
+
 
 @dataclass(frozen=True, eq=False)
 class FrontComparison:
@@ -250,7 +253,9 @@ def draw_comparison(found: FrontComparison) -> Figure:
     panels = np.atleast_1d(figure.subplots(1, len(pairs)))
     told = f"hypervolume {found.hypervolumes[0].value:.3f} and {found.hypervolumes[1].value:.3f}"
     how = f"paired on {found.paired} prompts" if found.paired else "not paired"
-    names = [style.short(name, 28) for name in found.names]
+    names = [style.short(name, NAME) for name in found.names]
+    if names[0] == names[1] and found.names[0] != found.names[1]:  # runs of one series differ at their ends
+        names = [name if len(name) <= NAME else f"…{name[1 - NAME :]}" for name in found.names]
     style.header(figure, f"{names[0]} and {names[1]}", (told, how, found.verdict))
     colors = style.distinct_colors(2)
     for ax, (i, j) in zip(panels, pairs, strict=True):

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pareto_align.printable import one_line
-from pareto_align.report.units import axes_of, decimals, measured, number, reference_measured
+from pareto_align.report.units import axes_of, decimals, listed, measured, number, reference_measured
 
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord
@@ -31,7 +31,7 @@ def explanation(record: FrontRecord, answered: Answer) -> str:
     for i, axis in enumerate(axes):
         before = "" if untrained is None else _against(chosen[i], untrained.values[0, i], axis.sign, digits[i])
         reached.append(f"{axis.name} {shown(chosen[i], i)}{before}")
-    first = f"{table.ids[answered.row]} has {_listed(reached)}."
+    first = f"{table.ids[answered.row]} has {listed(reached)}."
     if answered.runner_up is None:
         return one_line(f"{first} No other member comes into question.")
     changes = []
@@ -41,7 +41,7 @@ def explanation(record: FrontRecord, answered: Answer) -> str:
         if math.isfinite(change) and float(text) != 0:
             side = "better" if change * axis.sign > 0 else "worse"
             changes.append(f"{text} {'more' if change > 0 else 'less'} {axis.name} ({side})")
-    other = f"{table.ids[answered.runner_up]}, the runner-up, would have {_listed(changes) or 'the same values'}"
+    other = f"{table.ids[answered.runner_up]}, the runner-up, would have {listed(changes) or 'the same values'}"
     return one_line(f"{first} {other}; {_sureness(answered.probability_best)}.")
 
 
@@ -60,7 +60,3 @@ def _sureness(probability: float) -> str:
         return "which of them is better is not known, as too little was measured"
     told = "the choice is sure" if probability >= SURE else "a close call" if probability < CLOSE else "likely the best"
     return f"{told}, with probability {probability:.2f}"
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -46,7 +46,10 @@ def journal_path(path: Path) -> Path:
     """Where the journal of a front's run is: in the folder itself, or beside a folder called `front`."""
     folder = front_folder(path)
     inside = folder / "journal.jsonl"
-    return inside if inside.is_file() or folder.resolve().name != "front" else folder.resolve().parent / "journal.jsonl"
+    if inside.is_file() or folder.resolve().name != "front":
+        return inside
+    plain = folder.name == "front" and not folder.is_symlink()  # a relative path is told as it was given
+    return (folder if plain else folder.resolve()).parent / "journal.jsonl"
 
 
 def folder_names(adapters: Mapping[str, Path]) -> dict[str, str]:

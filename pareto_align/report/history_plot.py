@@ -197,7 +197,7 @@ def draw_history(info: HistoryInfo) -> Figure:
         ax.set_visible(False)
     for ax in grid[max(0, panels - columns) : panels]:
         ax.set_xlabel("training step")
-    if not info.crowded:
+    if not info.crowded and info.second is not None:  # a color is the preference for one of two
         style.preference_bar(figure, grid[:panels], info.first, info.second)
     return figure
 

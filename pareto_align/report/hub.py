@@ -108,7 +108,6 @@ def check_repo(repo: object) -> str:
 @contextmanager
 def _told(what: str, repo: str) -> Iterator[None]:
     """What the Hub, or the way there, refuses is said in one sentence."""
-    # both are what the library's own errors derive from, whichever HTTP client it uses
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -116,11 +115,14 @@ def _told(what: str, repo: str) -> Iterator[None]:
         LocalTokenNotFoundError,
     )
 
+    # a name that is not found, a line that is down: not the library's own error, but of the HTTP client that it uses
+    client = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    refused: tuple[type[BaseException], ...] = (HfHubHTTPError, LocalEntryNotFoundError, OSError, *client)
     try:
         yield
     except (HFValidationError, LocalTokenNotFoundError) as error:
         raise ConfigError(f"Cannot {what} {repo!r}: {error}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except refused as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FrontFileError(f"Cannot {what} {repo!r}: {lines[0]}") from error
 

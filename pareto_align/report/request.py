@@ -21,7 +21,18 @@ from pareto_align.front.preferences import Preference
 from pareto_align.front.selection import MANY, keeping, select
 from pareto_align.front.utility import ROUNDING, Rule, check_rule, rule_name, utility_of
 from pareto_align.printable import one_line
-from pareto_align.report.units import INTERVAL, Axis, Measured, axes_of, bound_of, bounds_of, measured, optimized
+from pareto_align.report.units import (
+    INTERVAL,
+    Axis,
+    Measured,
+    axes_of,
+    bound_of,
+    bounds_of,
+    listed,
+    measured,
+    optimized,
+    preferences_of,
+)
 from pareto_align.weighting.base import reading_of
 
 if TYPE_CHECKING:
@@ -36,6 +47,8 @@ CRITERIA = ("ser", "esr")
 """What a utility is of: of the means (scalarised expected returns), or of each answer (expected scalarised returns)."""
 RULE_OF = {"place": "chebyshev", "rate": "linear"}
 """The rule that chooses under each reading of a preference."""
+SHOWN_ALIKE = 0.006
+"""Weights no further apart than this are the same where a preference is shown by two decimals."""
 
 _WORDS = {"chebyshev": "a place on the front", "linear": "an exchange rate"}
 
@@ -245,6 +258,11 @@ def answer(
         reason += f"; {excluded} member{'' if excluded == 1 else 's'} did not keep the limits"
     if unsure:
         reason += f". It keeps {' and '.join(map(str, unsure))} in the mean, but not with 95 % confidence"
+    known_rows = [k for k, mean in zip(rows, means, strict=True) if not np.isnan(mean).any()]
+    meant = _trained_for(record, known_rows, weights) if asked == recorded_rule(record) and criterion == "ser" else []
+    if meant and row not in meant:
+        told = f"{listed([table.ids[k] for k in meant])} {'was' if len(meant) == 1 else 'were'} trained for this very"
+        reason += f". {told} preference; by what was measured {table.ids[row]} serves it better"
     if criterion == "ser" and _untrained_is_better(record, limits, means, asked, weights, known):
         reason += ". The untrained model serves it better than any of them, as far as it was measured"
     for other in set(_WORDS) - {asked} if asked in _WORDS and criterion == "ser" else ():
@@ -259,6 +277,14 @@ def answer(
         rule=rule_name(asked),
         reason=one_line(f"{reason}."),
     )
+
+
+def _trained_for(record: FrontRecord, rows: Sequence[int], preference: Preference) -> list[int]:
+    """Which of the rows were trained for a preference, as far as a table shows it; where one is all, none is said."""
+    places = preferences_of(record)
+    if places.shape[1] < 2:
+        return []
+    return [k for k in rows if np.abs(places[k] - preference.weights).max() <= SHOWN_ALIKE]
 
 
 def serves_better(record: FrontRecord, row: int, values: np.ndarray, preference: Preference) -> bool:
@@ -348,7 +374,7 @@ def _wish(preference: Preference, objectives: Sequence[ObjectiveRecord], rule: R
         order = [i for i in np.argsort(-preference.weights, kind="stable") if preference.weights[i] > 0]
         return " before ".join(objectives[i].name for i in order)
     named = [f"{o.name} {w:.2f}" for o, w in zip(objectives, preference.weights, strict=True) if w > 0]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return listed(named)
 
 
 def place_of(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:

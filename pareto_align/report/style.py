@@ -230,8 +230,13 @@ def plain_axes(ax: Axes, *, grid: str = "both") -> None:
 
 
 def preference_colors(preferences: np.ndarray) -> list[Any]:
-    """A color a row of `preferences` [n, m]: its weight on the first objective along viridis, grey without one."""
+    """A color a row of `preferences` [n, m]: its weight on the first objective along viridis, grey without one.
+
+    Where there is one objective, all are alike.
+    """
     colors = _palette.get()
+    if preferences.ndim == 2 and preferences.shape[1] == 1:
+        return [colors.accent] * len(preferences)
     first = preferences[:, 0] if preferences.size else np.full(len(preferences), np.nan)
     return [colors.none if np.isnan(w) else colors.preference(float(w)) for w in first]
 
@@ -248,14 +253,14 @@ def distinct_colors(count: int) -> list[str]:
     return list(_palette.get().distinct[:count])
 
 
-def preference_bar(figure: Figure, axes: Axes | Sequence[Axes], first: str, second: str | None = None) -> None:
-    """The key to the colors, beside the panels.
+def preference_bar(figure: Figure, axes: Axes | Sequence[Axes], first: str, second: str) -> None:
+    """The key to the colors of two objectives, beside the panels.
 
     Args:
         figure: Where it goes.
         axes: The panels it belongs to.
         first: The objective that is named at the upper end.
-        second: The objective at the lower end; with more than two objectives there is none to name.
+        second: The objective at the lower end.
     """
     colors = _palette.get()
     scale = ScalarMappable(norm=Normalize(0.0, 1.0), cmap=colors.preference)
@@ -264,9 +269,7 @@ def preference_bar(figure: Figure, axes: Axes | Sequence[Axes], first: str, seco
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_ticks([0.0, 0.5, 1.0], labels=["0", "0.5", "1"])
     bar.ax.tick_params(labelsize=SMALL, colors=colors.ink, length=0, pad=4)
-    label = f"preference for {short(first)}" if second is None else (
-        f"preference: 1 = only {short(first)},\n0 = only {short(second)}"
-    )  # fmt: skip
+    label = f"preference: 1 = only {short(first)},\n0 = only {short(second)}"
     bar.set_label(label, fontsize=SMALL, color=colors.ink, labelpad=6, parse_math=False)
 
 

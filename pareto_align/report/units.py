@@ -33,6 +33,7 @@ __all__ = [
     "floats_of",
     "interval_text",
     "interval_texts",
+    "listed",
     "measured",
     "number",
     "optimized",
@@ -216,6 +217,11 @@ def floats_of(values: Any, count: int) -> list[float]:
     """JSON has no NaN: null, or a list of the wrong length, becomes NaN here."""
     found = [math.nan if v is None else float(v) for v in (values or [])]
     return found if len(found) == count else [math.nan] * count
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence as one writes them: "a, b and c"; nothing of none."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
 def preferences_of(record: FrontRecord) -> np.ndarray:

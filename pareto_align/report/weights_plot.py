@@ -140,8 +140,8 @@ def draw_weights(info: WeightsInfo) -> Figure:
         ax.set_visible(False)
     for ax in grid[max(0, panels - columns) : panels]:
         ax.set_xlabel("training step")
-    if not each:
-        style.preference_bar(figure, grid[:panels], info.names[0], info.names[1] if m == 2 else None)
+    if m == 2:
+        style.preference_bar(figure, grid[:panels], *info.names)
     return figure
 
 

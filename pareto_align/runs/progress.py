@@ -61,8 +61,9 @@ class PlainLines:
         elif kind == "resumed" and event.get("step"):
             self._say(f"going on from step {event['step']} of {self.pace.steps}")
         elif kind in ("evaluation", "further"):
+            further = ", further preferences" if kind == "further" else ""
             self._say(
-                f"step {event['step']} of {self.pace.steps}: {hypervolume_text(event)}, "
+                f"step {event['step']} of {self.pace.steps}{further}: {hypervolume_text(event)}, "
                 f"{members_text(event['members'])}, {self.pace.told()}"
             )
         elif kind == "stalled":

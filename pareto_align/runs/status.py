@@ -131,7 +131,7 @@ def run_status(folder: Path, journal: JournalReader | None = None) -> RunStatus:
         elif event["event"] == "rolled back":
             told.append(f"policy {event.get('policy')} went back at step {event.get('step')}: {event.get('reason')}")
         elif event["event"] in ("report", "stopped") and (said := event.get("warning", event.get("error"))):
-            told.append(str(said))
+            told.append("interrupted" if str(said).startswith("KeyboardInterrupt") else str(said))
     return RunStatus(
         folder,
         state,

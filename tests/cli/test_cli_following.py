@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from pareto_align.cli import main
+from pareto_align.cli.following import _plain
 from pareto_align.errors import FrontFileError
 from pareto_align.runs.pace import sparkline
 from pareto_align.runs.status import run_status, runs_in
@@ -47,6 +48,10 @@ def test_each_state_is_told_apart(tmp_path):
     stopped = run_folder(tmp_path / "stopped", START, *STEPS, {"event": "stopped", "step": 3, "error": "It broke."})
     assert run_status(stopped).state == "stopped"
     assert "It broke." in run_status(stopped).lines()
+    assert _plain(run_status(stopped))[1:] == ["It broke."]  # in a log as well
+    ctrl_c = {"event": "stopped", "step": 3, "error": "KeyboardInterrupt: "}
+    assert run_status(run_folder(tmp_path / "by hand", START, *STEPS, ctrl_c)).notes == ("interrupted",)
+    shutil.rmtree(tmp_path / "by hand")
     with FileLock(killed / ".lock"):
         assert run_status(killed).state == "running"
     (tmp_path / "new").mkdir()
@@ -115,6 +120,7 @@ def test_what_is_no_run_is_said_with_2(tmp_path, cli):
     assert cli("watch", tmp_path / "none", "--every", "0").code == 2
     ended = cli("watch", run_folder(tmp_path / "run") / "front")
     assert (ended.code, ended.out.count("\n")) == (0, 1)
+    assert ended.out == cli("runs", tmp_path).out.splitlines(keepends=True)[-1]  # both tell of the report
     assert cli("watch", tmp_path / "run", "--json").json()["state"] == "ended"
 
 

@@ -61,6 +61,19 @@ def test_tables_are_read_row_by_row():
         assert list_prompts(table) == ROWS, name
 
 
+def test_a_prompt_may_be_called_otherwise():
+    pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
+    asked = [{"prompt": "left out", "question": row["prompt"], "answer": row["answer"]} for row in ROWS]
+    for rows in (asked, pandas.DataFrame(asked), datasets.Dataset.from_list(asked)):
+        assert plain(read_rows(rows, column="question")) == ROWS
+    with pytest.raises(PromptError, match=r"Its keys: prompt, answer. Rename .* or name it: `prompt_column` of `fit`"):
+        read_rows(ROWS, column="question")
+    with pytest.raises(PromptError, match=r"Found pandas's DataFrame .* the columns prompt, answer. Rename"):
+        read_rows(pandas.DataFrame(ROWS), column="question")
+    with pytest.raises(PromptError, match="Prompt 0 has no column 'question': it is a str"):
+        read_rows(["What is rain?"], column="question")
+
+
 def test_the_numbers_of_a_frame_are_those_of_python():
     pandas = pytest.importorskip("pandas")
     assert type(read_rows(pandas.DataFrame(ROWS))[0].columns["answer"]) is int

@@ -124,6 +124,16 @@ def test_a_hub_that_refuses_is_one_line(run, hub, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_hub_that_nobody_finds_is_one_line(run, hub, tmp_path):
+    hub.close()
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_secret"}
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(run), REPO], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"error: Cannot push to '{REPO}': ")
+
+
 @pytest.mark.parametrize("repo", ["", "a/b/c", "../x", 7, "a b"])
 def test_names_that_no_repository_has(front, repo):
     with pytest.raises(ConfigError, match="owner/name"):

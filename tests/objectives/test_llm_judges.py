@@ -271,7 +271,7 @@ def test_a_server_that_dies_stops_the_run_within_its_time_and_the_next_run_asks_
     started = time.monotonic()
     with pytest.raises(ObjectiveError, match="got no answer"):
         score(judge(server, **settings), said)
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 4.0  # the two seconds, and what a busy machine adds
     answered = len(server.asked)
     server.dies_after = None
     again = judge(server, **settings)  # as a resumed run makes it

@@ -52,6 +52,13 @@ def test_it_runs_without_a_journal_and_on_a_front_of_any_release(folder, open_pa
     assert opened.messages == []
 
 
+def test_steps_are_whole_however_few(open_page, tmp_path):
+    history = [{**event, "step": event["step"] // 10} for event in journal(3)]
+    page = open_page(on_disk(front_record(3, 2), tmp_path / "run", history)).page
+    told = [node.text_content() for node in page.query_selector_all("#history text.middle")]
+    assert told == ["0", "1", "2", "training step"]
+
+
 def test_what_the_labels_allow_is_a_dashed_line_on_the_axes_that_are_shown(open_page, tmp_path):
     curve = [[0.1, 0.9], [0.7, 0.7], [0.95, 0.1]]
     found = record([objective("kind"), objective("short")], [estimate([0.5, 0.4]), estimate([0.4, 0.5])])
@@ -172,6 +179,11 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
     """Sentences, messages and the command, for minimised objectives and members outside of limits too."""
     made = front_record(9, 2, constraint=True)
     assert made.reference_policy is not None
+    third, seventh = made.members[2], made.members[6]  # each learnt what the other was trained for
+    made.members[2], made.members[6] = (
+        replace(third, preference=seventh.preference),
+        replace(seventh, preference=third.preference),
+    )
     # untrained it is brief, and harmless enough for the run's limit
     brief = made.reference_policy.mean * [1, 0, 0, 1] - [0, 1.0, 0.25, 0]
     front = on_disk(replace(made, reference_policy=estimate(brief, 0.01)), tmp_path / "run")
@@ -179,6 +191,8 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
     rng, outcomes = np.random.default_rng(1), set()
     for number in range(24):
         weights = [int(w) for w in rng.integers(1, 100, 2)]
+        if number % 6 == 0:  # just what a member was trained for
+            weights = [number // 3, 8 - number // 3]
         rule = RULES[number % 3]
         bounds = {}
         for name, column in (("tone", 0), ("length", 1), ("harm", 2), ("variety", 3)):
@@ -215,8 +229,9 @@ def test_what_it_says_is_what_python_says(open_page, tmp_path):
             if any(row[i] < lower.get(n, -np.inf) or row[i] > upper.get(n, np.inf) for i, n in enumerate(front.names))
         } - {choice.member.id}
         assert len(page.query_selector_all("#front .point.outside")) == len(outside)
+        outcomes |= {"trained"} if "was trained for this very preference" in choice.reason else set()
         outcomes |= {"untrained"} if "The untrained model serves it better" in choice.reason else set()
-    assert outcomes == {"refused", "limits", "untrained"}
+    assert outcomes == {"refused", "limits", "trained", "untrained"}
 
 
 def command_chooses(command: str, front: ParetoFront) -> str:
@@ -297,11 +312,28 @@ def test_axe_finds_nothing(kind, open_page, axe, shaped):
         assert opened.messages == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "forty, two"])
-def test_nothing_scrolls_sideways_at_360_pixels_nor_at_twice_the_size(kind, open_page, shaped):
+TOUCHING = """() => [...document.querySelectorAll("svg")].filter(svg => svg.getClientRects().length).flatMap(svg => {
+    const frame = svg.getBoundingClientRect(), found = [];
+    const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    texts.forEach(([name, a], at) => {
+        const beside = Math.max(frame.left - a.left, a.right - frame.right);
+        const above = Math.max(frame.top - a.top, a.bottom - frame.bottom);
+        if (beside > 1 || above > 1) found.push(`${name} leaves the picture`);
+        for (const [other, b] of texts.slice(at + 1)) {  // a line's box is higher than its letters
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > 1 && high > 3) found.push(`${name} touches ${other}`);
+        }
+    });
+    return found;
+})"""
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_nothing_scrolls_sideways_nor_do_texts_touch_at_360_pixels_or_at_twice_the_size(kind, open_page, shaped):
     front = shaped(kind)
     for width, scale in ((360, 1), (640, 2), (1100, 1)):
-        page = open_page(front, "#limit.0=0.5", width=width, height=700, device_scale_factor=scale).page
+        page = open_page(front, "#limit.0=0.5&pin=1", width=width, height=700, device_scale_factor=scale).page
         page.wait_for_timeout(120)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
         smallest = page.evaluate(
@@ -310,6 +342,8 @@ def test_nothing_scrolls_sideways_at_360_pixels_nor_at_twice_the_size(kind, open
                 .map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width * 12))"""
         )
         assert smallest > 10.5  # text in pictures is not shrunk with them
+        assert page.evaluate(TOUCHING) == []
+        assert len(page.query_selector_all("#front svg > text.middle:not(.title)")) >= 2  # a scale needs two numbers
 
 
 @pytest.mark.parametrize("kind", ["m=2, constraint", "m=3", "forty"])

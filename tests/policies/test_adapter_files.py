@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
@@ -194,6 +195,18 @@ def test_stock_peft_loads_a_member_where_this_package_cannot_be_imported(populat
 
 
 # --------------------------------------------------------------------------------------------------- serving
+
+
+def test_putting_on_adapters_warns_of_nothing(population, tmp_path):
+    """PEFT asks transformers by a name that it is about to drop, and nobody who loads a member can help it."""
+    for k in range(2):
+        population.save_adapter(population.parameters[k], tmp_path / str(k))
+    population.close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = load_adapter({}, tmp_path / "0", "first", tiny_model())
+        load_adapter({}, tmp_path / "1", "second", model)
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_load_adapter_adds_members_to_one_peft_model(population, tmp_path):

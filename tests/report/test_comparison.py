@@ -150,6 +150,11 @@ def test_the_picture_has_both_fronts():
     figure = draw_comparison(compare_fronts(front(0.05), front(seed=1), ("tall run", "other"), (PROMPTS, PROMPTS)))
     (ax,) = figure.axes
     assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")] == ["tall run", "other"]
+    series = [f"smollm2-135m-tone-vs-brevity-seed{k}" for k in range(2)]  # alike as far as there is room
+    figure = draw_comparison(compare_fronts(front(0.05), front(seed=1), (series[0], series[1]), (PROMPTS, PROMPTS)))
+    told = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+    assert [name[-6:] for name in told] == ["-seed0", "-seed1"]
+    assert {len(name) for name in told} == {28}
     four = [objective(name) for name in "abcd"]
     many = record(four, [estimate([0.5] * 4)])
     with pytest.raises(ConfigError, match="two or three objectives"):
@@ -181,6 +186,11 @@ def test_run_folders_know_their_prompts(runs):
     assert found.paired == 60
     assert found.names == ("one", "two")
     assert one.compare(ParetoFront.load(two.save(runs / "saved"))).paired == 0
+    for place in ("morning", "evening"):  # runs of one name lie in folders of others
+        one.save(runs / place / "run" / "front")
+    again = [ParetoFront.load(runs / place / "run" / "front") for place in ("morning", "evening")]
+    assert again[0].compare(again[1]).names == ("morning/run", "evening/run")
+    assert again[0].compare(again[0]).names == ("run", "run")
     (runs / "two" / "prompts.jsonl").write_text("damaged\n")
     assert one.compare(two).paired == 0
     assert len(one.plot_comparison(two, style="dark").axes) == 1

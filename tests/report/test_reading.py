@@ -54,6 +54,26 @@ def test_every_member_is_found_by_the_rate_it_was_trained_for(rate: dict[str, st
     assert chosen(made, rule="chebyshev") != list(range(9))
 
 
+def test_where_another_member_was_measured_better_it_is_said_who_was_trained_for_it() -> None:
+    crossed = places(ROUND)[[0, 1, 2, 4, 3, 5, 6, 7, 8]]  # two members that learnt each other's task
+    made = front(ROUND, crossed, reading="place")
+    found = answer(made, crossed[3])
+    assert found.row == 4
+    assert ". m3 was trained for this very preference; by what was measured m4 serves it better." in found.reason
+    rounded = [round(float(weight), 2) for weight in crossed[3]]  # as the table shows it
+    assert "m3 was trained for this very preference" in answer(made, rounded).reason
+    twice = front(ROUND, places(ROUND)[[0, 1, 2, 4, 3, 4, 6, 7, 8]], reading="place")
+    assert "m3 and m5 were trained for this very preference" in answer(twice, crossed[3]).reason
+
+
+@pytest.mark.parametrize("other", [{"rule": "linear"}, {"rule": "knee"}, {"at_least": {"calm": float(ROUND[4, 1])}}])
+def test_who_was_trained_for_it_is_not_said_of_another_reading_nor_of_who_misses_a_limit(other: dict) -> None:
+    crossed = places(ROUND)[[0, 1, 2, 4, 3, 5, 6, 7, 8]]
+    made = front(ROUND, crossed, reading="place")
+    assert "was trained for" not in answer(made, crossed[3], **other).reason
+    assert "was trained for" not in answer(made, crossed[0]).reason  # who was is chosen
+
+
 @pytest.mark.parametrize(("scale", "shift"), [((0.2, 0.9), (0.5, 0.05)), ((0.02, 0.9), (0.1, 0.1))])
 def test_a_place_is_a_share_of_what_the_front_spans(scale: tuple[float, float], shift: tuple[float, float]) -> None:
     # as in training, where the frame moves with the population; the frozen frame is far wider on one axis

@@ -67,6 +67,8 @@ def figures(found: ParetoFront) -> dict[str, Figure]:
         drawn["tradeoff"] = found.plot_tradeoff()
     if m > 2:
         drawn["prices"] = found.plot_prices()
+    if 1 < m < 4:
+        drawn["comparison"] = found.plot_comparison(ParetoFront(found.record, Path(f"/{'another-place-' * 5}")))
     return drawn
 
 
@@ -114,6 +116,17 @@ def test_names_of_sixty_characters_find_room(m):
 def test_short_names_and_many_members_and_policies(m):
     told = {kind: faults(figure) for kind, figure in figures(front(24, m, SHORT, policies=14)).items()}
     assert {kind: found for kind, found in told.items() if found} == {}
+
+
+def test_one_objective_has_no_scale_of_preferences():
+    """Everybody has the same one, so a scale would say nothing, and its far end is hard to see."""
+    from pareto_align.report.style import STYLES, preference_colors
+
+    found = front(4, 1, SHORT)
+    for figure in (found.plot_history(), found.plot_weights()):
+        assert "<colorbar>" not in {ax.get_label() for ax in figure.axes}
+    assert "<colorbar>" in {ax.get_label() for ax in front(4, 2, SHORT).plot_weights().axes}
+    assert preference_colors(np.ones((3, 1))) == [STYLES["light"].accent] * 3
 
 
 # ---- limits ----------------------------------------------------------------------------------------------------------

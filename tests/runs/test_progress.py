@@ -77,7 +77,8 @@ def test_what_a_family_is_measured_at_afterwards_is_shown_as_well(capsys):
     for event in [*STORY[:-1], {**EVALUATION, "event": "further", "hypervolume": 0.7, "members": 9}]:
         lines(event)
         view(event)
-    assert "hypervolume 0.700 (0.400 to 0.600), 9 members" in capsys.readouterr().err.splitlines()[-1]
+    told = "step 10 of 10, further preferences: hypervolume 0.700 (0.400 to 0.600), 9 members"
+    assert told in capsys.readouterr().err.splitlines()[-1]
     assert "hypervolume 0.700 (0.400 to 0.600), 9 members" in view.page()
 
 

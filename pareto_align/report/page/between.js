@@ -38,7 +38,7 @@ function cellOf(anchors, point) {
  * the user's units, NaN for what is not known. Null where the preference lies outside of those that were trained for.
  */
 function between(weights) {
-  const { error, reach } = DATA.mixture, anchors = DATA.mixture.anchors.map(anchor => ({ mean: MEMBERS[anchor.member]?.mean, ...anchor })), best = new Map();
+  const { error, reach } = DATA.mixture, anchors = DATA.mixture.anchors.map(anchor => ({ mean: MEMBERS[anchor.member]?.mean, preference: MEMBERS[anchor.member]?.preference, ...anchor })), best = new Map();
   const worth = anchor => sum(AXES.map((i, j) => weights[j] * (sign(i) * known(anchor.mean[i]) - LOWER[j]) / (UPPER[j] - LOWER[j])));
   for (const anchor of anchors) { // of two that were trained for the same the better one counts
     const place = anchor.preference.map(w => w.toFixed(9)).join();

@@ -65,11 +65,13 @@ def page_content(record: FrontRecord, history: Sequence[Event], folder: Path) ->
     front_name = run_name if (run / "front.json").is_file() else f"{run_name}/front"
     prompts, answers = _answers(record)
     fallen, reasons = fallen_of(shown)
+    places = preferences_of(record)
     place = place_of(record, spanning) if record.members else {}
     told = [
         {
             "id": table.ids[k],
             **_numbers(table, k),
+            "preference": None if np.isnan(places[k]).any() else _preference(places[k]),
             "against": _against(record, k),
             "adapter": ascii(f"{front_name}/{member.adapter}"),
             "answers": answers[k],
@@ -175,9 +177,9 @@ def _against(record: FrontRecord, row: int) -> list[int | None] | None:
 def _mixture(record: FrontRecord) -> dict[str, Any] | None:
     """What a preference between those that were trained for is read off: a family's own, else the members'.
 
-    None where fewer than two were trained for, or one objective is optimized. "anchors" have a "preference" [m], the
-    "member" there or else the "mean" [M] in the user's units, and its "stderr" [M]; "error" [M] is what reading off
-    misses, "reach" how many standard errors an interval has on either side.
+    None where fewer than two were trained for, or one objective is optimized. "anchors" have the "member" there, or
+    else a "preference" [m] and the "mean" [M] in the user's units, and the mean's "stderr" [M]; "error" [M] is what
+    reading off misses, "reach" how many standard errors an interval has on either side.
     """
     family, table = record.family, measured(record)
     owners: list[int | None]
@@ -197,8 +199,7 @@ def _mixture(record: FrontRecord) -> dict[str, Any] | None:
         "kl": bool(record.config.get("kl_coef")),
         "anchors": [
             {
-                **({"mean": mean} if member is None else {"member": member}),
-                "preference": [round(float(w), 12) for w in place],
+                **({"mean": mean, "preference": _preference(place)} if member is None else {"member": member}),
                 "stderr": [float(f"{v:.4g}") for v in error],
             }
             for place, mean, error, member in zip(places, means, noise, owners, strict=True)
@@ -206,6 +207,10 @@ def _mixture(record: FrontRecord) -> dict[str, Any] | None:
         "error": left_out_error(places, means),
         "reach": student_quantile(0.025, n) if n > 1 else math.nan,
     }
+
+
+def _preference(weights: np.ndarray) -> list[float]:
+    return [round(float(w), 12) for w in weights]
 
 
 def _threshold(objective: ObjectiveRecord) -> float | None:

@@ -259,7 +259,7 @@ function showMap() {
   const pick = weights => choose(weights, state.rule, state.limits).row ?? null;
   const prefer = weights => { state.weights = weights.map(w => Math.round(100 * w)); draw(); };
   const { image, seen, tried } = mapPicture(widths.map, state, pick, prefer);
-  $("map").replaceChildren(image);
+  $("map").replaceChildren(...image);
   const never = MEMBERS.filter((_, k) => !seen.has(k)).map(member => member.id);
   $("map-text").textContent = `${seen.size} of ${MEMBERS.length} members serve ${tried ? `one of ${tried} evenly spread preferences` : "some preference"}.`
     + (never.length ? ` Never chosen so: ${never.slice(0, 8).join(", ")}${never.length > 8 ? " and others" : ""}.` : "");
@@ -301,6 +301,7 @@ function settle() {
   $("title").textContent = DATA.title;
   $("subtitle").textContent = DATA.subtitle;
   $("ask").hidden = !MEMBERS.length;
+  $("want-section").hidden = AXES.length < 2; // one objective is all there is to want
   $("map-section").hidden = AXES.length < 2 || !MEMBERS.length;
   $("parallel-section").hidden = OBJECTIVES.length < 2 || !MEMBERS.length;
   $("samples-section").hidden = !DATA.prompts.length;

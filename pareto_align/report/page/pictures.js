@@ -23,7 +23,7 @@ function ticks(low, high, count) {
   const raw = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map(factor => factor * unit).find(size => size >= raw), found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(6)));
-  return found;
+  return found.length < 2 && count < 8 ? ticks(low, high, count + 1) : found; // one alone says nothing of the scale
 }
 
 /** What a member is to the choice: its class, and how it is told. */
@@ -39,6 +39,23 @@ const along = i => MEMBERS.map((_, k) => k).sort((a, b) => (MEMBERS[a].mean[i] ?
 function sentence(k, found, pinned) {
   const values = OBJECTIVES.map((objective, i) => `${objective.name} ${intervalText(MEMBERS[k], i).replace("±", "plus or minus")}`);
   return [MEMBERS[k].id, values.join(", "), standing(k, found)[1], pinned === k ? "pinned" : "", fresh.has(MEMBERS[k].id) ? "new" : ""].filter(Boolean).join(". ") + ".";
+}
+
+/** Names beside their marks, each where it hides least: marks, names that are placed already, and the edges. */
+function placeNames(named, marks, width, height) {
+  const taken = [];
+  return named.map(({ x, y, text, kind, gap }) => {
+    const wide = 8 * text.length, over = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+    const places = [[gap, -9, 0], [-gap, -9, 1], [gap, 17, 0], [-gap, 17, 1], [0, -gap - 3, .5], [0, gap + 12, .5], [gap + 3, 4, 0], [-gap - 3, 4, 1]].map(([dx, dy, back], rank) => {
+      const left = x + dx - back * wide, box = [left, y + dy - 11, left + wide, y + dy + 3];
+      const hidden = sum(marks.map(mark => over(box, [mark[0] - 7, mark[1] - 7, mark[0] + 7, mark[1] + 7]))) + 4 * sum(taken.map(other => over(box, other)));
+      const outside = Math.max(0, -box[0]) + Math.max(0, box[2] - width) + Math.max(0, -box[1]) + Math.max(0, box[3] - height);
+      return { box, dx, dy, anchor: ["", "middle", "end"][2 * back], cost: hidden + 1000 * outside + rank };
+    });
+    const best = places.reduce((a, b) => b.cost < a.cost ? b : a);
+    taken.push(best.box);
+    return svg("g", { class: kind, "pointer-events": "none" }, label(x + best.dx, y + best.dy, text, `name ${best.anchor}`));
+  });
 }
 
 /** Members on two objectives; where there is just one, each on a line of its own. */
@@ -58,11 +75,11 @@ function frontPicture(width, found, state, act) {
   const X = linear(x0, x1, left, width - right), Y = linear(y0, y1, height - bottom, top);
   const up = (member, k) => alone ? (k === undefined ? -.5 : place.get(k)) : member.mean[j];
   const image = picture(width, height, alone ? `${OBJECTIVES[i].name} of ${MEMBERS.length} members` : `${OBJECTIVES[i].name} against ${OBJECTIVES[j].name}, ${MEMBERS.length} members`, "group");
-  for (const t of ticks(x0, x1, width / 110)) image.append(line(X(t), top, X(t), height - bottom, "grid"), label(X(t), height - bottom + 16, String(t), "middle"));
+  for (const t of ticks(x0, x1, Math.max(width / 110, 3))) image.append(line(X(t), top, X(t), height - bottom, "grid"), label(X(t), height - bottom + 16, String(t), "middle"));
   if (!alone) for (const t of ticks(y0, y1, 5)) image.append(line(left, Y(t), width - right, Y(t), "grid"), label(left - 6, Y(t) + 4, String(t), "end"));
   const room = Math.floor(width / 8);
   image.append(label((left + width - right) / 2, height - 8, `${short(OBJECTIVES[i].name, room - 18)} (${better(i)})`, "middle title"));
-  if (!alone) image.append(svg("text", { transform: `translate(13 ${(top + height - bottom) / 2}) rotate(-90)`, class: "middle title" }, `${short(OBJECTIVES[j].name, Math.floor(height / 7) - 18)} (${better(j)})`));
+  if (!alone) image.append(svg("text", { transform: `translate(13 ${(top + height - bottom) / 2}) rotate(-90)`, class: "middle title" }, `${short(OBJECTIVES[j].name, Math.floor((height - top - bottom) / 6.9) - 17)} (${better(j)})`));
   const limit = (q, at) => { const bound = state.limits[q] ?? OBJECTIVES[q].threshold; if (isNumber(bound)) image.append(at(bound)); };
   limit(i, bound => line(X(bound), top, X(bound), height - bottom, "limit"));
   if (!alone) limit(j, bound => line(left, Y(bound), width - right, Y(bound), "limit"));
@@ -77,10 +94,12 @@ function frontPicture(width, found, state, act) {
     image.append(svg("path", { d: `M${curve.map(([a, b]) => `${X(a)} ${Y(b)}`).join("L")}`, class: "allowed" }, svg("title", {}, "The most that the labels allow")));
     image.append(label(X(x) - 8, Y(y) - 8, "the labels allow", X(x) > left + 110 ? "faint end" : "faint"));
   }
-  const { untrained } = DATA;
+  const { untrained } = DATA, named = [], marks = [];
   if (untrained && isNumber(untrained.mean[i]) && isNumber(up(untrained))) {
     const x = X(untrained.mean[i]), y = Y(up(untrained));
-    image.append(svg("g", { class: "untrained" }, ...bars(untrained, y), svg("path", { d: `M${x - 7} ${y}l7 -7 7 7 -7 7z`, class: "dot" }), label(x + 11, y + 16, "untrained", "faint")));
+    image.append(svg("g", { class: "untrained" }, ...bars(untrained, y), svg("path", { d: `M${x - 7} ${y}l7 -7 7 7 -7 7z`, class: "dot" })));
+    marks.push([x, y]);
+    named.push({ x, y, text: "untrained", kind: "untrained", gap: 11 });
   }
   const walk = order.filter(k => isNumber(MEMBERS[k].mean[i]) && isNumber(up(MEMBERS[k], k)));
   const entrance = walk.includes(found.row) ? found.row : walk[0];
@@ -105,10 +124,14 @@ function frontPicture(width, found, state, act) {
     if (state.pinned === k) node.append(svg("rect", { x: x - 14, y: y - 14, width: 28, height: 28, class: "pinned" }));
     node.append(svg("circle", { cx: x, cy: y, r: 6.5, class: "dot" }));
     if (kind === "outside") node.append(svg("path", { d: `M${x - 4} ${y - 4}l8 8m-8 0l8 -8`, class: "cross" }));
-    const isNew = fresh.has(member.id), named = isNew ? `${member.id} new` : member.id;
-    if (kind === "pick" || kind === "second" || state.pinned === k || isNew) node.append(x > width - 90 ? label(x - 15, y - 9, named, "name end") : label(x + 15, y - 9, named, "name"));
+    const isNew = fresh.has(member.id);
+    marks.push([x, y]);
+    if (kind === "pick" || kind === "second" || state.pinned === k || isNew) named.push({ x, y, text: isNew ? `${member.id} new` : member.id, kind, gap: 15 });
     image.append(node);
   });
+  const first = ["pick", "second"]; // what was asked for is named first
+  named.sort((a, b) => (first.indexOf(b.kind) >= 0) - (first.indexOf(a.kind) >= 0));
+  image.append(...placeNames(named, marks, width, height));
   return image;
 }
 
@@ -145,7 +168,7 @@ function toneOf(k) {
   return `rgb(${[0, 1, 2].map(c => Math.round(sum(w.map((x, j) => x / total * TONES[j][c])))).join(" ")})`;
 }
 
-/** Which member each preference gets; returns the picture and how often each member was chosen. */
+/** Which member each preference gets; returns the picture's nodes and how often each member was chosen. */
 function mapPicture(width, state, pick, prefer) {
   const seen = new Map(), w = shares(state.weights), m = AXES.length;
   const chosen = weights => { const k = pick(weights); if (k !== null) seen.set(k, (seen.get(k) ?? 0) + 1); return k; };
@@ -157,7 +180,7 @@ function mapPicture(width, state, pick, prefer) {
   };
   const name = j => OBJECTIVES[AXES[j]].name;
   if (m === 2) {
-    const steps = 400, runs = [], image = picture(width, 82, "Which member each preference gets, from all the second objective to all the first");
+    const steps = 400, runs = [], image = picture(width, 66, "Which member each preference gets, from all the second objective to all the first");
     for (let q = 0; q <= steps; q++) { const k = chosen([q / steps, 1 - q / steps]); if (runs.at(-1)?.k === k) runs.at(-1).to = q; else runs.push({ k, from: q, to: q }); }
     const X = q => q / (steps + 1) * width;
     let free = 0;
@@ -166,10 +189,10 @@ function mapPicture(width, state, pick, prefer) {
       const middle = (X(from) + X(to + 1)) / 2, room = 8 * MEMBERS[k].id.length / 2;
       if (middle - room >= free && middle + room <= width) { image.append(label(middle, 26, MEMBERS[k].id, "middle")); free = middle + room + 10; }
     }
-    const at = w[0] * width, room = Math.floor(width / 15);
-    image.append(svg("path", { d: `M${at} 54l-7 11h14z`, class: "mark" }), label(0, 79, `all ${short(name(1), room)}`), label(width, 79, `all ${short(name(0), room)}`, "end"));
+    const at = w[0] * width;
+    image.append(svg("path", { d: `M${at} 54l-7 11h14z`, class: "mark" }));
     picked(image, x => [x / width, 1 - x / width]);
-    return { image, seen, tried: null };
+    return { image: [image, el("div", { class: "ends" }, ...[1, 0].map(j => el("div", {}, `all ${name(j)}`)))], seen, tried: null };
   }
   if (m === 3) {
     const N = 26, height = Math.round(width * .92), corners = [[width / 2, 22], [14, height - 24], [width - 14, height - 24]];
@@ -184,7 +207,7 @@ function mapPicture(width, state, pick, prefer) {
     for (let a = 0; a < N; a++) for (let b = 0; a + b < N; b++) { cell(p(a, b), p(a + 1, b), p(a, b + 1)); if (a + b < N - 1) cell(p(a + 1, b), p(a, b + 1), p(a + 1, b + 1)); }
     const taken = [];
     for (const [k, cells] of [...where].sort((a, b) => b[1].length - a[1].length)) { // the largest regions have their names
-      const [x, y] = at([0, 1, 2].map(q => sum(cells.map(c => c[q])) / cells.length)), room = 8 * MEMBERS[k].id.length;
+      const [x, y] = at([0, 1, 2].map(q => sum(cells.map(c => c[q])) / cells.length)), room = 9 * MEMBERS[k].id.length;
       if (taken.some(([left, top]) => Math.abs(left - x) < room && Math.abs(top - y) < 15)) continue;
       taken.push([x, y]);
       image.append(label(Math.min(Math.max(x, room / 2), width - room / 2), y + 4, MEMBERS[k].id, "middle name"));
@@ -197,7 +220,7 @@ function mapPicture(width, state, pick, prefer) {
       const first = (corners[1][1] - py) / (corners[1][1] - corners[0][1]), across = (px - corners[1][0]) / (corners[2][0] - corners[1][0]), third = across - first / 2;
       return [first, 1 - first - third, third].map(v => Math.min(Math.max(v, 0), 1));
     });
-    return { image, seen, tried: null };
+    return { image: [image], seen, tried: null };
   }
   const steps = 40, image = el("div");
   AXES.forEach((_, j) => { // a bar an objective: who is chosen as its weight goes from 0 to all, the others in proportion
@@ -217,7 +240,7 @@ function mapPicture(width, state, pick, prefer) {
     for (let part = 0; part <= left; part++) spread(left - part, [...given, part]);
   };
   spread(6, []);
-  return { image, seen, tried };
+  return { image: [image], seen, tried };
 }
 
 /** Hypervolume over the run with its interval. */
@@ -226,7 +249,7 @@ function historyPicture(width) {
   const X = linear(Math.min(...steps, 0), Math.max(...steps), 38, width - 8), Y = linear(0, top, height - 34, 6), image = picture(width, height, "Hypervolume over the training steps; the sentence below says what it means");
   const drawn = steps.map((_, at) => at).filter(at => isNumber(value[at])), banded = drawn.filter(at => isNumber(low[at]) && isNumber(high[at]));
   for (const t of ticks(0, top, 3)) image.append(line(38, Y(t), width - 8, Y(t), "grid"), label(33, Y(t) + 4, String(t), "end"));
-  for (const t of ticks(Math.min(...steps, 0), Math.max(...steps), 4)) image.append(label(X(t), height - 20, String(t), "middle"));
+  for (const t of ticks(Math.min(...steps, 0), Math.max(...steps), 4).filter(Number.isInteger)) image.append(label(X(t), height - 20, String(t), "middle"));
   if (banded.length) image.append(svg("path", { d: `M${banded.map(at => `${X(steps[at])} ${Y(high[at])}`).join("L")}L${[...banded].reverse().map(at => `${X(steps[at])} ${Y(low[at])}`).join("L")}z`, class: "band" }));
   if (drawn.length) image.append(svg("path", { d: `M${drawn.map(at => `${X(steps[at])} ${Y(value[at])}`).join("L")}`, class: "curve" }));
   for (const at of banded) image.append(svg("line", { x1: X(steps[at]), x2: X(steps[at]), y1: Y(low[at]), y2: Y(high[at]), class: "tick" }));

@@ -1,7 +1,7 @@
 // What is said about a choice: the sentences of report/explanation.py and report/request.py, and the command to get it.
 
 const READINGS = { chebyshev: "a place on the front", linear: "an exchange rate" };
-const SURE = 0.9, CLOSE = 0.6;
+const SURE = 0.9, CLOSE = 0.6, SHOWN_ALIKE = 0.006;
 
 /** A number with a fixed count of decimals as Python writes it: a tie goes to the even digit, and no zero is negative. */
 function fixed(value, digits) {
@@ -81,6 +81,9 @@ function reason(found, sure, instead) {
   }
   if (excluded) text += `; ${excluded} member${excluded === 1 ? "" : "s"} did not keep the limits`;
   if (unsure.length) text += `. It keeps ${unsure.map(limitText).join(" and ")} in the mean, but not with 95 % confidence`;
+  const meant = rule === DATA.rule && AXES.length > 1 ? trainedFor(weights, found.rows) : [];
+  if (meant.length && !meant.includes(row))
+    text += `. ${listed(meant.map(k => MEMBERS[k].id))} ${meant.length === 1 ? "was" : "were"} trained for this very preference; by what was measured ${MEMBERS[row].id} serves it better`;
   if (rule in READINGS && DATA.untrained) {
     const { mean } = DATA.untrained, before = AXES.map(i => sign(i) * known(mean[i]));
     const held = [...found.limits, ...OBJECTIVES.flatMap(({ threshold }, column) => threshold === null ? [] : [{ column, bound: threshold }])];
@@ -91,6 +94,9 @@ function reason(found, sure, instead) {
     text += `. Read as ${READINGS[other]} (rule '${other}') the preference would choose ${MEMBERS[k].id}`;
   return `${text}.`;
 }
+
+/** Which rows were trained for a preference, as far as a table shows it. */
+const trainedFor = (weights, rows) => rows.filter(k => MEMBERS[k].preference?.every((w, j) => Math.abs(w - weights[j]) <= SHOWN_ALIKE));
 
 /** Why there is no choice: the message of `front.select`. */
 function refusal({ problem, limits, nearest }) {
