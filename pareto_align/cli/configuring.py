@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
+from pareto_align.cli.kinds import is_path
 from pareto_align.cli.output import print_json, say
-from pareto_align.cli.parser import build_parser, is_path
+from pareto_align.cli.parser import build_parser
 from pareto_align.errors import ConfigError
 
 __all__ = ["completion", "config"]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pareto_align.cli.kinds import IMAGES, KINDS
 from pareto_align.cli.output import front_json, print_front, print_json, say
-from pareto_align.cli.parser import IMAGES, KINDS
 from pareto_align.errors import ConfigError
 from pareto_align.report.export import folder_names
 from pareto_align.report.fallen import fallen_lines

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pareto_align.cli import entry, main
-from pareto_align.cli.parser import _FORMATS, _RULES, KINDS, LABEL_KINDS, PAIRS, REWARDS, SOURCES, build_parser
+from pareto_align.cli import entry, kinds, main
+from pareto_align.cli.parser import build_parser
 from pareto_align.config import OBJECTIVE_KEYS, SECTIONS, settings_rows
 from pareto_align.data import comparison_formats, labels, ratings
 from pareto_align.errors import ConfigError, ParetoAlignWarning
@@ -113,13 +113,13 @@ def test_the_help_of_fit_lists_every_key(cli, monkeypatch):
 
 
 def test_choices_are_those_of_the_library():
-    assert _RULES == RULES
-    assert _FORMATS == FORMATS
-    assert tuple(comparison_formats.FORMATS) == SOURCES[1:]
-    assert scores.KINDS == REWARDS
-    assert PAIRS == ratings.PAIR_RULES
-    assert LABEL_KINDS == labels.KINDS
-    assert all(hasattr(ParetoFront, f"plot_{kind}" if kind != "front" else "plot") for kind in KINDS)
+    assert kinds.RULES == RULES
+    assert kinds.FORMATS == FORMATS
+    assert tuple(comparison_formats.FORMATS) == kinds.SOURCES[1:]
+    assert scores.KINDS == kinds.REWARDS
+    assert kinds.PAIRS == ratings.PAIR_RULES
+    assert kinds.LABEL_KINDS == labels.KINDS
+    assert all(hasattr(ParetoFront, f"plot_{kind}" if kind != "front" else "plot") for kind in kinds.KINDS)
 
 
 def test_version(cli):
