@@ -25,9 +25,12 @@ SPREAD = 4  # how much further than one draw of roundings another one may lead
 
 
 def parity_of(population: PolicyPopulation, row: Tensor, prompt: Sequence[int]) -> dict[str, Any]:
-    """`compare_with_peft` of a policy `[P]` and a folder that it is written to for the moment."""
+    """`compare_with_peft` of a policy `[P]` and a folder that it is written to for the moment.
+
+    Where ranks share the layers, each puts its parts of the adapter on its parts of the model.
+    """
     with tempfile.TemporaryDirectory(prefix="pareto-align-") as folder:
-        population.save_adapter(row, Path(folder))
+        population.save_adapter(row, Path(folder), own=True)
         return compare_with_peft(population, row, Path(folder), prompt)
 
 
