@@ -556,7 +556,7 @@ class ParetoAligner:
                 base = self._load_base(callbacks)
                 yield base, backend, Host(base).facts()
                 return
-            announce(callbacks, "starting the workers, which load the model")
+            announce(callbacks, f"starting the {self._elsewhere}, which load the model")
             backend.open(partial(load_host, self._loading, backend.sharding), len(self.settings.shards))
             hosts = backend.everywhere("facts")
             check_alike(hosts, versions())
@@ -564,6 +564,11 @@ class ParetoAligner:
             yield base, backend, hosts[0]
         finally:
             backend.close()
+
+    @property
+    def _elsewhere(self) -> str:
+        """Who has the model, where this process has not."""
+        return "workers" if self.backend.sharding is None else "ranks"
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -697,8 +702,7 @@ class ParetoAligner:
                     "their own, or leave `overlap` out."
                 )
             return
-        there = "workers" if self.backend.sharding is None else "ranks"
-        told = f"The backend {self.backend.name!r} has the model on its {there}"
+        told = f"The backend {self.backend.name!r} has the model on its {self._elsewhere}"
         if not isinstance(self.model, str | os.PathLike):
             raise ConfigError(
                 f"{told}, which load it by name. Save the one in memory where all of them find it, "
@@ -707,7 +711,8 @@ class ParetoAligner:
         if plan.measures_labels:
             raise ConfigError(
                 f"{told}, and objectives that are measured on comparisons are measured where the run is. Give every "
-                "objective a reward, or use backend='local'" + (" without `ranks`." if there == "ranks" else ".")
+                "objective a reward, or use backend='local'"
+                + ("." if self.backend.sharding is None else " without `ranks`.")
             )
         if self.backend.sharding is not None:
             self._check_ranks()
