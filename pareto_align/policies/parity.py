@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ class _Loaded:
 
     def __init__(self, population: PolicyPopulation, folder: Path) -> None:
         self.population = population
-        self.model: Any = put_on(population.base.model, folder, "checked")
+        base = population.base
+        with nullcontext() if base.sharding is None else base.sharding.unnoticed(base.model):
+            self.model: Any = put_on(base.model, folder, "checked")
 
     def logits(self, prompt: Sequence[int], said: Sequence[int]) -> Tensor:
         """`[T, V]` at the places that predict the T tokens `said`."""

@@ -11,6 +11,8 @@ Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel",
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -83,6 +85,18 @@ class FullySharded(Sharding):
         decoder.register_forward_hook(self._arrived)
         embedding.register_forward_hook(_followed_down)
 
+    @contextmanager
+    def unnoticed(self, model: Any) -> Iterator[None]:
+        """See `Sharding.unnoticed`. PEFT before 0.21 makes adapters for the piece of a layer that is here, so layers of
+        the whole shape that have no memory stand there meanwhile."""
+        stand_ins = {linear: _without_memory(linear, self.device) for linear in model.modules() if _in_pieces(linear)}
+        _exchange(model, stand_ins)
+        try:
+            with super().unnoticed(model):
+                yield
+        finally:
+            _exchange(model, {stand_in: linear for linear, stand_in in stand_ins.items()})
+
     def total(self, gradients: Tensor) -> None:
         """See `Sharding.total`. Each rank has policies of its own, and finds all of their gradients."""
 
@@ -120,6 +134,28 @@ def _layers(model: Any) -> list[Any]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _in_pieces(module: nn.Module) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(module, nn.Linear) and isinstance(module.weight, DTensor)
+
+
+def _without_memory(linear: nn.Linear, device: torch.device) -> nn.Linear:
+    weight = torch.zeros((), dtype=linear.weight.dtype, device=device).expand(linear.weight.shape)
+    found = nn.Linear(1, 1, bias=False, device="meta")
+    found.in_features, found.out_features = linear.in_features, linear.out_features
+    found.weight = nn.Parameter(weight, requires_grad=False)
+    return found
+
+
+def _exchange(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in the places of some, wherever those are by now."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if child in others:
+                setattr(module, name, others[child])
 
 
 def _followed_down(embedding: nn.Module, given: Any, states: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +58,20 @@ class Sharding(ABC):
         Raises:
             ModelError: Together they do not run it as it is.
         """
+
+    @contextmanager
+    def unnoticed(self, model: Any) -> Iterator[None]:
+        """Within this context, in which nothing is run, the model looks like one of this process alone.
+
+        PEFT looks for transformers' own ways to share a model wherever there is a process group, and some of its
+        releases fail with some of transformers.
+        """
+        before = dist.is_initialized
+        dist.is_initialized = lambda: False
+        try:
+            yield
+        finally:
+            dist.is_initialized = before
 
     @abstractmethod
     def total(self, gradients: Tensor) -> None:
