@@ -1,8 +1,9 @@
 """A host that is several processes on one machine, its ranks, which share one model.
 
 They are started by a command of their own, and not as copies of this process or by importing its script once more: a
-script that fits without `if __name__ == "__main__"` may have ranks too. What is sent is pickled. They end with this
-process, or as soon as one of them fails: nobody is left to wait for the others within a sum over all of them.
+script that fits without `if __name__ == "__main__"` may have ranks too. What is sent is pickled, and goes through pipes
+that nobody else has; no file is ever unpickled. They end with this process, or as soon as one of them fails: nobody is
+left to wait for the others within a sum over all of them.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ class Ranks:
 
     def _answer(self, rank: int, line: Connection) -> list[Any]:
         try:
-            done, answer = pickle.loads(line.recv_bytes())
+            done, answer = _received(line)
         except (EOFError, OSError):
             raise self._lost(rank) from None
         if done:
@@ -225,12 +226,13 @@ def serve(fileno: int, rank: int, count: int, store: str, threads: int) -> None:
     host: Any = None
     try:
         while True:
-            message = line.recv_bytes()
+            told = _received(line)
             answer: tuple[bool, Any]
             try:
+                if isinstance(told, ConfigError):
+                    raise told
                 if host is None:
                     _meet(rank, count, store, threads)
-                told = _loaded(message)
                 if callable(told):
                     host, told = told(), ([], False)
                 jobs, asked = told
@@ -257,14 +259,16 @@ def _meet(rank: int, count: int, store: str, threads: int) -> None:
     )
 
 
-def _loaded(message: bytes) -> Any:
+def _received(line: Connection) -> Any:
+    """What the process at the other end has sent; a `ConfigError` where it is of something that is not known here."""
+    message = line.recv_bytes()
     try:
         return pickle.loads(message)
-    except AttributeError as error:
-        raise ConfigError(
+    except (AttributeError, ImportError) as error:
+        return ConfigError(
             f"A rank cannot find what the run was given: {error}. A class or function of one's own has to be in a "
             "module that can be imported, and not in the script or notebook itself."
-        ) from error
+        )
 
 
 def _sendable(error: Exception) -> Exception:

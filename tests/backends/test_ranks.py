@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import warnings
+from multiprocessing.connection import Pipe
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from pareto_align import ConfigError, ModelError, ParetoAlignWarning, TrainingEr
 from pareto_align.backends import Local, make_backend
 from pareto_align.backends import local as local_backend
 from pareto_align.backends import ray as ray_backend
-from pareto_align.backends.ranks import Job, _loaded, check_system
+from pareto_align.backends.ranks import Job, _received, check_system
 from pareto_align.discovery import hosting
 from pareto_align.policies.layers.linear import SWITCH
 from pareto_align.policies.sharding.fsdp import FullySharded
@@ -194,8 +196,11 @@ def test_a_call_that_fails_on_one_rank_leaves_nobody_waiting():
 
 
 def test_what_a_rank_cannot_import_is_said():
-    with pytest.raises(ConfigError, match=r"cannot find what the run was given.*'Mine'.*has to be in a module"):
-        _loaded(b"cpareto_align.errors\nMine\n.")
+    ours, theirs = Pipe()
+    ours.send_bytes(b"cpareto_align.errors\nMine\n.")
+    told = _received(theirs)
+    assert isinstance(told, ConfigError)
+    assert re.search(r"cannot find what the run was given.*'Mine'.*has to be in a module", str(told))
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------
