@@ -87,8 +87,9 @@ class ParetoAligner:
             keeps its own.
         trust_remote_code: Off unless asked for.
         backend: Where the policies are sampled and trained: "local" (this process), or workers of a Ray cluster, such
-            as `{"name": "ray", "workers": 4, "gpus_per_worker": 1}` with `shard_size`; see `pareto_align.backends`. It
-            changes no byte of what is found.
+            as `{"name": "ray", "workers": 4, "gpus_per_worker": 1}` with `shard_size`, or several processes that share
+            one model, `{"name": "local", "ranks": 2}`; see `pareto_align.backends`. It changes no byte of what is
+            found, but where ranks share layers by tensor parallelism.
         output_dir: The run folder; by default a new one under `pareto_runs/`.
         callbacks: Callables, each handed every event of the run as a mapping. `Live()` is one for notebooks.
         report_to: A tracker, or several, that is told what the journal is told: "tensorboard", "mlflow", "trackio",
@@ -590,14 +591,19 @@ class ParetoAligner:
                 base = self._load_base(callbacks)
                 yield base, backend, Host(base).facts()
                 return
-            announce(callbacks, "starting the workers, which load the model")
-            backend.open(partial(load_host, self._loading), len(self.settings.shards))
+            announce(callbacks, f"starting the {self._elsewhere}, which load the model")
+            backend.open(partial(load_host, self._loading, backend.sharding), len(self.settings.shards))
             hosts = backend.everywhere("facts")
             check_alike(hosts, versions())
             base = self._load_base(weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
             yield base, backend, hosts[0]
         finally:
             backend.close()
+
+    @property
+    def _elsewhere(self) -> str:
+        """Who has the model, where this process has not."""
+        return "workers" if self.backend.sharding is None else "ranks"
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -709,6 +715,11 @@ class ParetoAligner:
                 f"{told}, and quantised there it would be another model than here. Leave `quantization` out, or "
                 "choose another sampler."
             )
+        if self.backend.sharding is not None:
+            raise ConfigError(
+                f"{told}, on the GPU that trains, and has no part in ranks that share one. Leave `ranks` out, or "
+                "choose another sampler."
+            )
         if self.backend.remote:
             raise ConfigError(
                 f"A worker of the backend {self.backend.name!r} that is lost goes through its steps again, and the "
@@ -730,7 +741,7 @@ class ParetoAligner:
                     "their own, or leave `overlap` out."
                 )
             return
-        told = f"The backend {self.backend.name!r} has the model on its workers"
+        told = f"The backend {self.backend.name!r} has the model on its {self._elsewhere}"
         if not isinstance(self.model, str | os.PathLike):
             raise ConfigError(
                 f"{told}, which load it by name. Save the one in memory where all of them find it, "
@@ -739,7 +750,28 @@ class ParetoAligner:
         if plan.measures_labels:
             raise ConfigError(
                 f"{told}, and objectives that are measured on comparisons are measured where the run is. Give every "
-                "objective a reward, or use backend='local'."
+                "objective a reward, or use backend='local'"
+                + ("." if self.backend.sharding is None else " without `ranks`.")
+            )
+        if self.backend.sharding is not None:
+            self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        """Whether ranks can share the model in the way that it is to be loaded and run."""
+        if self.quantization is not None:
+            raise ConfigError(
+                f"A quantised model cannot be shared by ranks. Found quantization={self.quantization!r}. Leave it out, "
+                "or `ranks`: in 4 bits a model takes about a quarter of its memory."
+            )
+        if self.settings.decoding == "graphs":
+            raise ConfigError(
+                "What ranks send each other while they decode is in no CUDA graph. Leave `sampler` out, or `ranks`. "
+                "Found sampler='graphs'."
+            )
+        if str(self.device) not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                "Ranks compute on GPUs with CUDA, one each, or on the CPU: use device='auto', 'cuda' or 'cpu', and "
+                f"CUDA_VISIBLE_DEVICES to say which GPUs. Found device={str(self.device)!r}."
             )
 
     def _begins(self, plan: Plan) -> Callable[[np.ndarray], list[Path]] | None:

@@ -12,6 +12,7 @@ LONGEST_FIRST = (
     "test_known_fronts.py",
     "test_explorers_contract.py",
     "test_ray.py",
+    "test_ranks.py",
     "test_page_browser.py",
     "test_family_fits.py",
     "test_selfplay.py",

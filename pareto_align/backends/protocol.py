@@ -50,6 +50,9 @@ class Host(Protocol):
     def call(self, shard: int, method: str, arguments: Sequence[Any]) -> Any:
         """Call a method of a shard that is on it."""
 
+    def attend(self) -> None:
+        """One of several ranks that share a model: help the others until none has a call to make any more."""
+
 
 class Backend(KeepsArguments, ABC):
     """Keeps hosts and carries calls to them; for one run at a time.
@@ -57,11 +60,14 @@ class Backend(KeepsArguments, ABC):
     Attributes:
         name: What it is chosen by.
         remote: Whether the hosts are other processes, so that what is sent is copied, and the model is not here.
+        sharding: How the ranks of a host share its model, one of `policies.sharding.loading.SHARDINGS`; None where a
+            host is one process.
     """
 
     kind = "Backend"
     name: ClassVar[str] = ""
-    remote: ClassVar[bool] = False
+    remote: bool = False
+    sharding: str | None = None
 
     def check(self, shards: int) -> None:
         """See, before anything is loaded, whether it can hold so many shards.

@@ -15,17 +15,19 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from pareto_align.arguments import Count, NotNegative, Positive
 from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Backend, Calls, Host, register_backend
+from pareto_align.backends.ranks import RankLost, Ranks, check_system
 from pareto_align.errors import ConfigError, ParetoAlignError, ParetoAlignWarning, TrainingError
 
 __all__ = ["Ray"]
@@ -39,23 +41,30 @@ PATIENCE_S = 5.0
 
 
 class _Worker:
-    """What runs in a worker's process: one host."""
+    """What runs in a worker's process: one host, or the ranks that are one."""
 
-    def start(self, make: Callable[[], Host], threads: int) -> str:
+    def start(self, make: Callable[[], Host], threads: int, ranks: int = 1) -> str:
         """Make the host; where this is, for messages."""
         import torch
 
+        threads = max(1, threads // ranks)
         torch.set_num_threads(threads)
-        self.host = make()
+        self.host = make() if ranks == 1 else Ranks(make, ranks, apart=False, threads=threads)
         return f"{socket.gethostname()}, process {os.getpid()}"
 
     def do(self, shard: int | None, method: str, *arguments: Any) -> Any:
         """Call a method of the host, or of a shard on it."""
         # Ray's arrays lie in its store and cannot be written to, which torch warns of
         arguments = tuple(x.copy() if isinstance(x, np.ndarray) else x for x in arguments)
-        if shard is None:
+        try:
+            if shard is not None:
+                return self.host.call(shard, method, arguments)
+            if isinstance(self.host, Ranks):
+                return self.host.everywhere(method, arguments)
             return getattr(self.host, method)(*arguments)
-        return self.host.call(shard, method, arguments)
+        except RankLost as lost:
+            print(lost, file=sys.stderr, flush=True)
+            os._exit(1)  # without its ranks it is no worker: so that Ray counts it as lost
 
 
 class _Lost(Exception):
@@ -119,6 +128,8 @@ class Ray(Backend):
         workers: How many; at most as many as there are shards (`shard_size`).
         gpus_per_worker: Of each; a share lets several use one.
         cpus_per_worker: Of each, and the threads that it computes with. Bytes depend on that number.
+        ranks: Processes of each worker that share one model by tensor parallelism, on a GPU each: `gpus_per_worker` is
+            at least as many. They share its CPUs too. A rank that is lost counts as the worker.
         address: Of a cluster, "host:port", or "auto" for the one that this machine is part of. By default one is
             started on this machine and ends with the run, unless the process is connected to one.
         timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
@@ -130,7 +141,7 @@ class Ray(Backend):
         ConfigError: A setting is out of range.
     """
 
-    remote: ClassVar[bool] = True
+    remote = True
 
     def __init__(
         self,
@@ -138,13 +149,19 @@ class Ray(Backend):
         workers: Count = 1,
         gpus_per_worker: NotNegative = 0,
         cpus_per_worker: Count = 1,
+        ranks: Count = 1,
         address: str | None = None,
         timeout_s: Positive = 1800,
         start_timeout_s: Positive = 600,
     ) -> None:
         if not isinstance(address, str | None):
             raise ConfigError(f"Backend 'ray': `address` must be text or None. Found {address!r}.")
-        self.workers, self.address = workers, address
+        if ranks > 1 and 0 < gpus_per_worker < ranks:
+            raise ConfigError(
+                f"Backend 'ray': {ranks} ranks need a GPU each. Set gpus_per_worker={ranks}. Found {gpus_per_worker:g}."
+            )
+        self.workers, self.address, self.ranks = workers, address, ranks
+        self.sharding = "tensor" if ranks > 1 else None
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
         self.gpus_per_worker, self.cpus_per_worker = gpus_per_worker, cpus_per_worker
         self._forget()
@@ -167,6 +184,7 @@ class Ray(Backend):
         """See `Backend.check`."""
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("backend='ray' needs Ray. Install it with `pip install 'pareto-align[ray]'`.")
+        check_system(self.name, self.ranks)
         if self.workers > shards:
             raise ConfigError(
                 f"Backend 'ray': {self.workers} workers for {shards} shard{'s' if shards > 1 else ''}; a worker has at "
@@ -185,7 +203,7 @@ class Ray(Backend):
             for place in self._places:
                 self._employ(place)
             # all of them load the model at the same time
-            begun = [place.actor.start.remote(make, self.cpus_per_worker) for place in self._places]
+            begun = [place.actor.start.remote(make, self.cpus_per_worker, self.ranks) for place in self._places]
             for place, reference in zip(self._places, begun, strict=True):
                 place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
         except _Lost as lost:
@@ -451,7 +469,7 @@ class Ray(Backend):
         Raises:
             _Lost: It was lost again.
         """
-        reference = place.actor.start.remote(self._make, self.cpus_per_worker)
+        reference = place.actor.start.remote(self._make, self.cpus_per_worker, self.ranks)
         place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
         for method, arguments in self._said:
             self._now(place, None, method, *arguments)

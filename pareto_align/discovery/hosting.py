@@ -37,6 +37,7 @@ from pareto_align.policies.parity import parity_of
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.records import processor
 from pareto_align.policies.sampling import SamplingParams
+from pareto_align.policies.sharding.loading import load_share
 from pareto_align.runs.folder import versions
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
@@ -101,7 +102,12 @@ class Host:
         accelerator = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else None
         return {
             "base": {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type},
-            "machine": {"processor": processor(), "accelerator": accelerator, "threads": torch.get_num_threads()},
+            "machine": {
+                "processor": processor(),
+                "accelerator": accelerator,
+                "threads": torch.get_num_threads(),
+                "ranks": 1 if base.sharding is None else base.sharding.summands,
+            },
             "versions": versions(),
             "device": str(base.device),
             "name": platform.node(),
@@ -115,6 +121,8 @@ class Host:
         """
         self._population = PolicyPopulation(self.base, 1, lora=lora, notes=notes)
         self._population.sampler, self._population.deterministic = settings.decoding, settings.deterministic
+        if self.base.sharding is not None:
+            self._population.sampler = "eager"  # what ranks send each other is in no graph that was tried
 
     def micro_batch_tokens(self, settings: Settings) -> int:
         """Tokens of one forward and backward pass: as set, as recorded for this model and machine, or the default."""
@@ -163,6 +171,11 @@ class Host:
     def call(self, shard: int, method: str, arguments: Sequence[Any]) -> Any:
         """Call a method of a shard that is on it."""
         return getattr(self.shards[shard], method)(*arguments)
+
+    def attend(self) -> None:
+        """Where ranks share the model: help the others until none of them has anything to do."""
+        if self.base.sharding is not None:
+            self.base.sharding.attend()
 
     # -- what leaves no trace --------------------------------------------------------------------------------------
 
@@ -351,18 +364,21 @@ def correction_of(settings: Settings, learner: Learner) -> Correction:
     return Correction(kind, settings.rollout_cap)
 
 
-def load_host(loading: Mapping[str, Any]) -> Host:
+def load_host(loading: Mapping[str, Any], sharding: str | None = None) -> Host:
     """A host where it is to be, with a model that is loaded there.
 
     Args:
         loading: Arguments of `load_base`.
+        sharding: How ranks share the model, of which this process is one; None: it has all of it.
 
     Raises:
         ConfigError: The model cannot be loaded there.
     """
     try:
-        return Host(load_base(**loading))
+        return Host(load_base(**loading) if sharding is None else load_share(loading, sharding))
     except ModelError as error:
+        if sharding is not None:
+            raise ConfigError(f"The ranks on {platform.node()} cannot share the model: {error}") from error
         raise ConfigError(
             f"A worker on {platform.node()} cannot load the model: {error} Every machine has to find it under the same "
             "name: put the folder where all of them see it, or give a name of the Hugging Face Hub."

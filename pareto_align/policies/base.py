@@ -23,6 +23,7 @@ from pareto_align.messages import Prompt, messages_in_parts, read_prompt, templa
 from pareto_align.policies.encoding import Marks, encode_messages, encode_text, marks_of, unknown_variables
 from pareto_align.policies.gguf import convert_gguf
 from pareto_align.policies.records import processor, read_record, write_record
+from pareto_align.policies.sharding.protocol import Sharding
 from pareto_align.policies.tenancy import check_free
 from pareto_align.printable import kind_of
 
@@ -45,6 +46,7 @@ class Base:
         quantization: `"4bit"` or `"8bit"`, where `load_base` quantised the model; None where it did not.
         chat_template_kwargs: Variables of the chat template, such as `enable_thinking`.
         shapes_only: Whether the model has shapes and no weights, as where others run it.
+        sharding: How its weights are spread over several ranks; None where all of them are here.
     """
 
     model: Any
@@ -57,6 +59,7 @@ class Base:
     quantization: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     shapes_only: bool = False
+    sharding: Sharding | None = None
 
     @property
     def context_length(self) -> int:
@@ -320,7 +323,8 @@ def _check_one_device(model: Any) -> None:
     if len(devices) > 1:
         raise ModelError(
             f"This {type(model).__name__} is spread over several devices ({', '.join(sorted(devices))}), and a "
-            "population runs on one. Load it without `device_map`; with quantization='4bit' more fits on one."
+            "population runs on one. Load it without `device_map`; with quantization='4bit' more fits on one. Or give "
+            "its name, and let several processes share it: backend={'name': 'local', 'ranks': 2}."
         )
 
 

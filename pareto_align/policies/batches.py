@@ -236,9 +236,16 @@ class RowLayout:
         The gradient is a sum over completions, so the result is the same up to rounding. The smaller budget is kept.
 
         Raises:
-            TrainingError: One completion of one policy at a time is too much already.
+            TrainingError: One completion of one policy at a time is too much already; or ranks share the model, and the
+                others wait where this one stopped.
         """
         while not self._fits(passes):
+            if self.population.base.sharding is not None:
+                raise TrainingError(
+                    f"Memory ran out on a rank with micro_batch_tokens={self.micro_batch_tokens}. Ranks do not try "
+                    "again with fewer by themselves: begin a run with `micro_batch_tokens` at half of it, or with "
+                    "`gradient_checkpointing`."
+                )
             # here, and not where the error was caught: its traceback held on to the pass's tensors
             if self._together == 1 and not self._divisible:
                 raise TrainingError(

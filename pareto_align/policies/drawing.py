@@ -77,6 +77,7 @@ class Drawn:
         length = params.max_new_tokens
         self.params = params
         self.uniforms = to_device(uniforms, base.device)
+        self.sharding = base.sharding
         self.pad = int(base.tokenizer.pad_token_id)
         self.stop = torch.tensor(base.stop_ids, dtype=torch.long, device=base.device)
         self.tokens = torch.full((rows, length), self.pad, dtype=torch.long, device=base.device)
@@ -87,6 +88,8 @@ class Drawn:
     def draw(self, logits: Tensor, slots: Tensor, step: int) -> Tensor:
         """Draw token number `step` `[n]` of the completions `slots` `[n]` from `logits` `[n, V]` and record it."""
         token, logprob = draw_tokens(logits, self.uniforms[slots, step], self.params)
+        if self.sharding is not None:
+            self.sharding.agree(token)
         self.tokens[slots, step], self.logprobs[slots, step] = token, logprob
         self.kept[slots, step] = ~self.ended[slots]
         self.ended[slots] |= self.ends(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ SPREAD = 4  # how much further than one draw of roundings another one may lead
 
 
 def parity_of(population: PolicyPopulation, row: Tensor, prompt: Sequence[int]) -> dict[str, Any]:
-    """`compare_with_peft` of a policy `[P]` and a folder that it is written to for the moment."""
+    """`compare_with_peft` of a policy `[P]` and a folder that it is written to for the moment.
+
+    Where ranks share the layers, each puts its parts of the adapter on its parts of the model.
+    """
     with tempfile.TemporaryDirectory(prefix="pareto-align-") as folder:
-        population.save_adapter(row, Path(folder))
+        population.save_adapter(row, Path(folder), own=True)
         return compare_with_peft(population, row, Path(folder), prompt)
 
 
@@ -100,7 +103,9 @@ class _Loaded:
 
     def __init__(self, population: PolicyPopulation, folder: Path) -> None:
         self.population = population
-        self.model: Any = put_on(population.base.model, folder, "checked")
+        base = population.base
+        with nullcontext() if base.sharding is None else base.sharding.unnoticed(base.model):
+            self.model: Any = put_on(base.model, folder, "checked")
 
     def logits(self, prompt: Sequence[int], said: Sequence[int]) -> Tensor:
         """`[T, V]` at the places that predict the T tokens `said`."""

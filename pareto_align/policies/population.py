@@ -132,7 +132,9 @@ class PolicyPopulation:
         self.attention = PopulationAttention(base.model)
         if onednn is None:
             onednn = base.device.type == "cpu" and onednn_works(base.dtype) and room_for_packed(base.model)
-        onednn = onednn and not shapes_only
+        # a layer whose weight is gathered for each pass lends it to nobody
+        gathers = base.sharding is not None and base.sharding.gathers
+        onednn = onednn and not shapes_only and not gathers
         offset, r = 0, int(self.lora.r)
         scaling = self.lora.lora_alpha / (math.sqrt(r) if self.lora.use_rslora else r)
         for name, linear in targets:
@@ -151,7 +153,7 @@ class PolicyPopulation:
         for slot in range(size):
             self.parameters[slot] = self.fresh(seed + slot)
         self._gradients = self.grad
-        if base.device.type != "cpu" if siblings is None else siblings:
+        if not gathers and (base.device.type != "cpu" if siblings is None else siblings):
             self._group(scaling)
         self.compute = ComputeBlocks(self.blocks, base.dtype)
         self._head: Head | ModelError
@@ -271,7 +273,8 @@ class PolicyPopulation:
 
         Args:
             rows: Any policies; by default all slots of the population.
-            training: Let backward passes add to the gradients; only for the whole population.
+            training: Let backward passes add to the gradients; only for the whole population. Where ranks share the
+                model, the gradients are summed over them in the end, so they begin with zeros.
             gradients: Where they are added: `[K, P]`, by default `grad`, or `[K, S, P]` for S weighted sums of tokens
                 (`ServedAdapters.streams`).
         """
@@ -279,9 +282,12 @@ class PolicyPopulation:
         if training and rows is not self.parameters:
             raise ValueError("Only the population's own slots can be trained.")
         before = self._served_now()
-        self._serve(rows, training, self.grad if gradients is None else gradients)
+        gradients = self.grad if gradients is None else gradients
+        self._serve(rows, training, gradients)
         try:
             yield
+            if training and self.base.sharding is not None:
+                self.base.sharding.total(gradients)
         finally:
             self._serve(*before)
 
@@ -332,26 +338,40 @@ class PolicyPopulation:
             if filled != self.compute.fills:  # written over only where it must be: a backward pass may need them yet
                 self.compute.fill(rows)
             for block in self.blocks:
-                grads = block.split(gradients) if rows is self.parameters else (None, None)
+                grads = block.own(gradients) if rows is self.parameters else (None, None)
                 block.layer.grad_a, block.layer.grad_b = grads
         self._rows, self._gradients = rows, gradients
         self.served.count, self.served.training = 0 if rows is None else rows.shape[0], training
         self.served.gradient_scale = 1.0
 
-    def adapter_tensors(self, row: Tensor) -> dict[str, Tensor]:
-        """One policy `[P]` under PEFT's key names, float32 and contiguous."""
+    def adapter_tensors(self, row: Tensor, *, own: bool = False) -> dict[str, Tensor]:
+        """One policy `[P]` under PEFT's key names, float32 and contiguous.
+
+        Args:
+            row: The policy.
+            own: Of layers that ranks share, only what belongs to the parts that are here.
+        """
         tensors: dict[str, Tensor] = {}
         for block in self.blocks:
-            a, b = block.split(row.detach().to("cpu", torch.float32).unsqueeze(0))
+            a, b = (block.own if own else block.split)(row.detach().to("cpu", torch.float32).unsqueeze(0))
             tensors[f"base_model.model.{block.name}.lora_A.weight"] = a[0].contiguous().clone()
             tensors[f"base_model.model.{block.name}.lora_B.weight"] = b[0].contiguous().clone()
         return tensors
 
-    def save_adapter(self, row: Tensor, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write one policy `[P]`, in a dtype, as a stock PEFT LoRA folder that loads without this package."""
+    def save_adapter(self, row: Tensor, folder: Path, *, dtype: torch.dtype = torch.float32, own: bool = False) -> None:
+        """Write one policy `[P]`, in a dtype, as a stock PEFT LoRA folder that loads without this package.
+
+        Args:
+            row: The policy.
+            folder: Where to.
+            dtype: Of its tensors.
+            own: See `adapter_tensors`.
+        """
         base = getattr(self.base.model.config, "_name_or_path", None) or self.base.name
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors({name: x.to(dtype) for name, x in self.adapter_tensors(row).items()}, folder / WEIGHTS_FILE)
+        write_tensors(
+            {name: x.to(dtype) for name, x in self.adapter_tensors(row, own=own).items()}, folder / WEIGHTS_FILE
+        )
         (folder / CONFIG_FILE).write_text(member_config(self.lora, self.targets, base), encoding="utf-8")
 
     def read_adapter(self, folder: Path) -> Tensor:

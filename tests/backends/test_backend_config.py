@@ -40,6 +40,13 @@ def test_workers_are_set_one_by_one(load):
     assert again.aligner.backend.workers == 2
 
 
+def test_ranks_need_no_other_name(load):
+    found = load("shard_size=2", "backend.ranks=2", "backend.base_sharding=fsdp").aligner.backend
+    assert isinstance(found, Local)
+    assert (found.ranks, found.sharding, found.remote) == (2, "fsdp", True)
+    assert load("backend.ranks=2").aligner.backend.sharding == "tensor"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

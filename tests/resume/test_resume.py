@@ -360,7 +360,7 @@ def test_other_versions_and_another_machine_are_allowed_and_said(tmp_path):
     fit_and_stop(run)
     record = json.loads((run / "run.json").read_text())
     assert set(record["versions"]) == {"python", "pareto-align", "torch", "transformers", "peft", "numpy"}
-    assert set(record["machine"]) == {"processor", "accelerator", "threads"}
+    assert set(record["machine"]) == {"processor", "accelerator", "threads", "ranks"}
     then = {"versions": record["versions"] | {"torch": "0.0.1", "python": "3.0"}}
     change(run, **then, machine=record["machine"] | {"threads": 999, "processor": "abacus"})
     (said,) = resumed_warnings(run)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pareto_align.policies.layers.cuts import cut_of
 from pareto_align.policies.layers.lora import PopulationLinear
 from pareto_align.policies.layers.siblings import Siblings
 
@@ -26,20 +27,25 @@ class Block:
     @property
     def middle(self) -> int:
         """Where A ends and B begins."""
-        return self.start + self.r * self.layer.linear.in_features
+        return self.start + self.r * cut_of(self.layer.linear).inputs
 
     @property
     def stop(self) -> int:
         """Where B ends."""
-        return self.middle + self.r * self.layer.linear.out_features
+        return self.middle + self.r * cut_of(self.layer.linear).outputs
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Views `[..., r, in]` and `[..., out, r]` of rows `[..., P]`."""
-        linear = self.layer.linear
+        cut = cut_of(self.layer.linear)
         return (
-            rows[..., self.start : self.middle].unflatten(-1, (self.r, linear.in_features)),
-            rows[..., self.middle : self.stop].unflatten(-1, (linear.out_features, self.r)),
+            rows[..., self.start : self.middle].unflatten(-1, (self.r, cut.inputs)),
+            rows[..., self.middle : self.stop].unflatten(-1, (cut.outputs, self.r)),
         )
+
+    def own(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the same, what belongs to the part of the layer that is here: all of it, but where ranks share one."""
+        (a, b), cut = self.split(rows), cut_of(self.layer.linear)
+        return a[..., cut.own_inputs], b[..., cut.own_outputs, :]
 
 
 class ComputeBlocks:
@@ -71,7 +77,7 @@ class ComputeBlocks:
             self._allocate(count)
         for block, copies in zip(self.blocks, self._copies, strict=True):
             served = [copy[:count] for copy in copies]
-            for copy, part in zip(served, block.split(rows), strict=True):
+            for copy, part in zip(served, block.own(rows), strict=True):
                 copy.copy_(part)
             # autograd only comes by where something wants a gradient, and a block is filled without one
             block.layer.a, block.layer.b = (copy.detach().requires_grad_() for copy in served)
