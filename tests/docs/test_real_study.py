@@ -45,7 +45,7 @@ def test_words_are_added_that_are_not_the_question_s(code):
 
 
 def test_other_pages_say_what_the_study_has_of_pairs(code, results):
-    pairs, gap = code.page.ahead(results)
+    pairs, gap, _ = code.page.ahead(results)
     for page in ("README.md", "docs/choosing-a-family.md"):
         text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         assert re.search(
