@@ -380,6 +380,7 @@ class FrontDiscovery:
         tensors = {
             **self.shards.state_dict(),
             **{name: x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for name, x in arrays.items()},
+            **{f"select.{name}": tensor for name, tensor in self.keeper.select.state_dict().items()},
         }
         return Checkpoint(record, tensors, self.keeper.adapters)
 
@@ -401,6 +402,8 @@ class FrontDiscovery:
             engine_state = {name: record[name] for name in self.shards.engine_state()}
             self.shards.load_state_dict(tensors, engine_state)
             self.slots.load_state_dict(tensors, int(record.get("blind", 0)))
+            of_select = {k.removeprefix("select."): v for k, v in tensors.items() if k.startswith("select.")}
+            self.keeper.select.load_state_dict(of_select)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FrontFileError(
                 f"The checkpoint of {self.journal.path} does not fit this run: {type(error).__name__}: {error}"

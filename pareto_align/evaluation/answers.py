@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -144,6 +144,12 @@ class Measures(Protocol):
     def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
         """What cannot be exceeded of each two of some objectives, `[n, 2]` each; nothing where that is not known."""
 
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What a run that goes on need not find again."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict()`; other keys are left alone."""
+
 
 class Evaluator:
     """Measures policies on a fixed set of prompts by what they answer.
@@ -222,6 +228,13 @@ class Evaluator:
     def tokens_for(self, length: float | None) -> float:
         """Tokens that measuring a policy takes whose completions have this mean length; the most where None."""
         return len(self.prompts) * self.group_size * (self.params.max_new_tokens if length is None else length)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Nothing: what is measured is seeded by name."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict()`."""
 
     def ceilings(self, axes: Sequence[int]) -> list[np.ndarray]:
         """Nothing: how good answers may be is not known."""

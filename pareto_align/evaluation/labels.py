@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,6 +61,15 @@ class LabelEvaluator:
         self.seed = seed
         self.tokens = 0
         self._references: list[Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The untrained model's log-probabilities, which a run that goes on does not find again."""
+        return {} if self._references is None else {"references": torch.cat(self._references)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict()`; other keys are left alone."""
+        if "references" in state:
+            self._references = list(state["references"].split([len(row.tokens) for row in self.prompts]))
 
     def measure_reference(self, *, check: bool = False) -> Measurement:
         """Measure the untrained model, which explains nothing: exactly 0 wherever there is a label.
