@@ -141,7 +141,8 @@ def _rate(plan: Plan, base: Base, record: Mapping[str, Any] | None) -> float:
     then = None if record is None else record["config"].get("learning_rate")
     if plan.settings.learning_rate is None and then is not None:
         return float(then)
-    return plan.settings.rate(base.model.get_input_embeddings().weight.shape[1])
+    width = base.model.get_input_embeddings().weight.shape[1]
+    return plan.settings.rate(width, compared=plan.learner.needs == "comparisons")
 
 
 def _begun(plan: Plan, population: PolicyPopulation, folders: Sequence[Path]) -> Tensor:

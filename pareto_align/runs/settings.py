@@ -21,6 +21,8 @@ AGGREGATIONS = ("constant", "token", "sequence")
 OVERLAPS = ("auto", "off", "exact", "bounded")
 RATES = {"adamw": 2e-3, "lion": 4e-4}
 """Of LoRA on a model as wide as WIDTH or narrower, by optimizer; `studies/real` has the first."""
+COMPARED = 0.2
+"""The share of it from comparisons, which are read again and again; `studies/comparisons` has a policy at both."""
 WIDTH, SLOPE = 576, 0.8
 """A wider model takes a lower rate: RATE (WIDTH / width)^SLOPE. See `docs/choosing-a-family.md`."""
 MOST = 2**63 - 1
@@ -49,7 +51,9 @@ class Settings:
     top_p: float | None = _setting(None, "sample from the likeliest tokens up to this probability")
     optimizer: str = _setting("adamw", "adamw, or lion: one moment less, at a learning rate 3 to 10 times lower")
     learning_rate: float | None = _setting(
-        None, "of the optimizer, at the first step; by default 2e-3 (lion 4e-4), and less for models wider than 576"
+        None,
+        "of the optimizer, at the first step; by default 2e-3 (lion 4e-4), a fifth of it from comparisons, and less "
+        "for models wider than 576",
     )
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
     weight_decay: float = _setting(0.0, "of the optimizer")
@@ -241,11 +245,16 @@ class Settings:
         """How the population decodes what it draws itself."""
         return "auto" if isinstance(self.sampler, dict) or self.engine is not None else self.sampler
 
-    def rate(self, width: int = WIDTH) -> float:
-        """The learning rate at the first step: as set, or the usual one for a model of a width (its hidden size)."""
+    def rate(self, width: int = WIDTH, *, compared: bool = False) -> float:
+        """The learning rate at the first step: as set, or the usual one.
+
+        Args:
+            width: Of the model, its hidden size.
+            compared: It learns from comparisons.
+        """
         if self.learning_rate is not None:
             return self.learning_rate
-        return RATES[self.optimizer] * min(1.0, WIDTH / width) ** SLOPE
+        return RATES[self.optimizer] * (COMPARED if compared else 1.0) * min(1.0, WIDTH / width) ** SLOPE
 
     @property
     def rows_a_step(self) -> int:

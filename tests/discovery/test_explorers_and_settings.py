@@ -234,7 +234,8 @@ def test_the_usual_rate_falls_with_the_width_and_never_rises():
     assert rates[2] == pytest.approx(2e-3 * 2**-0.8)
     assert 2.9e-4 < rates[3] < 4.7e-4
     assert Settings(optimizer="lion").rate() == 4e-4
-    assert Settings(learning_rate=0.1).rate(4096) == 0.1
+    assert Settings(learning_rate=0.1).rate(4096, compared=True) == 0.1
+    assert Settings().rate(compared=True) == pytest.approx(4e-4)
 
 
 def test_a_run_has_the_rate_of_its_models_width_and_keeps_it(tmp_path, monkeypatch):
