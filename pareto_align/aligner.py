@@ -74,8 +74,9 @@ class ParetoAligner:
         lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         start_from: What the policies begin as, in the place of the untrained model: a front (or the folder of it or of
             its run), in which each finds what serves its preference there; or a PEFT LoRA folder, which all begin as.
-            It is measured before the first step, so nothing of it is lost to the front. Family and LoRA config are by
-            default its own. The price of KL is still of the distance to the untrained model.
+            What they begin as is measured before the first step, and stays on the front until something better is
+            found; a front that is begun from keeps its other members to itself. Family and LoRA config are by default
+            its own. The price of KL is still of the distance to the untrained model.
         tokenizer: For a model in memory, or to override the model's own.
         use_chat_template: Whether plain-text prompts become user turns; by default yes where there is a template.
         chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": False}`; a column of that
@@ -369,6 +370,8 @@ class ParetoAligner:
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
+                if self.start is not None:
+                    self.start.warn_of_trained(splits)
                 facts = {"origin": self.origin, **self._facts(plan), "base": host["base"], "machine": host["machine"]}
                 self._run(plan, base, splits, folder, callbacks, backend=backend, facts=facts)
         return self._finished(folder, base)
@@ -498,7 +501,8 @@ class ParetoAligner:
 
         plan = self._plan()
         check_trackers(self.report_to)
-        check_same_run(record, plan, self._facts(plan), self.model if isinstance(self.model, str) else None)
+        model = self.model if isinstance(self.model, str) else None
+        check_same_run(record, plan, self._facts(plan), model, begun=done or has_checkpoint(folder))
         if done:
             return self._finished(folder)
         with self._followed() as callbacks, locked(folder):
@@ -620,6 +624,18 @@ class ParetoAligner:
             "trust_remote_code": self.trust_remote_code,
         }
 
+    def usual_rate(self) -> float:
+        """The learning rate at the first step: as set, or what is usual for a model of this width.
+
+        Raises:
+            ModelError: There is no such model.
+        """
+        if self.settings.learning_rate is not None:
+            return self.settings.learning_rate
+        from pareto_align.discovery.assembly import usual_rate
+
+        return usual_rate(self._plan(), self._load_base(weights=False, device="cpu", dtype="float32"))
+
     def _load_base(self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = (), **otherwise: Any) -> Base:
         """The model, loaded; callbacks are told of it, since it takes a while."""
         from transformers.utils import logging
@@ -693,6 +709,7 @@ class ParetoAligner:
         plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, lora, family)
         if self.start is not None:
             self.start.check(plan)
+            self.start.warn_of_other_base(self.model)
         self._check_backend(plan)
         self._check_sampler()
         return plan

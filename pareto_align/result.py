@@ -677,7 +677,7 @@ class ParetoFront:
         where = [f.path.resolve() for f in fronts]
         parts = [(path.parent if path.name == "front" else path).parts for path in where]
         # as much of the paths as tells them apart
-        shared = next((k for k in range(1, min(map(len, parts))) if parts[0][-k] != parts[1][-k]), 1)
+        shared = next((k for k in range(1, min(map(len, parts)) + 1) if parts[0][-k] != parts[1][-k]), 1)
         names = ["/".join(part[-shared:]) for part in parts]
         return compare_fronts(self.record, other.record, (names[0], names[1]), (prompts[0], prompts[1]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import numpy as np
 
 from pareto_align.arguments import arguments_of, path_of
 from pareto_align.defaults import INDEPENDENT
-from pareto_align.errors import ConfigError
+from pareto_align.errors import ConfigError, FrontFileError, ParetoAlignWarning
+from pareto_align.report.export import journal_path
 from pareto_align.report.units import optimized
 from pareto_align.result import ParetoFront
+from pareto_align.runs.folder import kept_prompts
 
 if TYPE_CHECKING:
+    from pareto_align.data.prompts import Splits
     from pareto_align.discovery.plan import Plan
     from pareto_align.front.storage import FamilyRecord
 
@@ -37,7 +41,7 @@ class Start:
 
     Raises:
         ConfigError: It is none of these, or an empty front.
-        FrontFileError: The front cannot be read.
+        FrontFileError: The front cannot be read, or something of it is damaged.
     """
 
     def __init__(self, source: Any) -> None:
@@ -48,13 +52,15 @@ class Start:
             self.folder = path_of(source, "start_from").absolute()
             if all((self.folder / name).is_file() for name in ADAPTER):
                 return
+            told = "`start_from` must be a front, the folder of a run or of a front, or that of a PEFT adapter."
             if not self.folder.exists():
-                raise ConfigError(
-                    "`start_from` must be a front, the folder of a run or of a front, or that of a PEFT adapter. "
-                    f"There is no {self.folder}."
-                )
+                raise ConfigError(f"{told} There is no {self.folder}.")
+            if (self.folder / ADAPTER[0]).is_file():
+                raise ConfigError(f"{told} {self.folder} has {ADAPTER[0]}, and no {ADAPTER[1]} beside it.")
             self.front = ParetoFront.load(self.folder)
         self.folder = self.front.folder.absolute()
+        if lost := [problem for problem in self.front.problems if " was left out: " in problem]:
+            raise FrontFileError(f"What is to be begun from is damaged. {' '.join(lost)}")
         if self._family is None and not len(self.front):
             raise ConfigError(f"The front in {self.folder} has no member that a policy could start from.")
 
@@ -95,8 +101,9 @@ class Start:
         """
         told = self._family
         if self.front is not None:
-            theirs = [self.front.record.objectives[i].name for i in optimized(self.front.record)]
-            if theirs != (ours := self._names(plan)):
+            every = [self.front.record.objectives[i] for i in optimized(self.front.record)]
+            theirs, ours = ([_told(o.name, o.maximize) for o in part] for part in (every, self._traded(plan)))
+            if theirs != ours:
                 raise ConfigError(
                     "`start_from` a front takes, for each preference, what serves it there, so the front must trade "
                     f"what the run trades, in the same order. It trades {', '.join(theirs)}; the run, "
@@ -133,10 +140,53 @@ class Start:
             return [self.folder] * len(preferences)
         if plan.family is not None and self._family is not None:
             return [self.folder / self._family.adapter]
-        asked = [dict(zip(self._names(plan), map(float, preference), strict=True)) for preference in preferences]
+        names = [objective.name for objective in self._traded(plan)]
+        asked = [dict(zip(names, map(float, preference), strict=True)) for preference in preferences]
         if self._family is not None:
             return [self.front.at(one).adapter_path for one in asked]
         return [self.front.select(one).adapter_path for one in asked]
+
+    def warn_of_trained(self, splits: Splits) -> None:
+        """Say so where prompts that are held out here were trained on there.
+
+        Warns:
+            ParetoAlignWarning: So it is.
+        """
+        if self.front is None:
+            return
+        known = set(kept_prompts(journal_path(self.front.path).parent, "train") or ())
+        held_out = [*splits.select, *splits.report]
+        told = [{"prompt": row.prompt, "columns": dict(row.columns), "comparison": None} for row in held_out]
+        try:
+            shared = sum(json.dumps(row, sort_keys=True) in known for row in told)
+        except (TypeError, ValueError):
+            return  # columns that no file holds: they were not kept there either
+        if shared:
+            warnings.warn(
+                f"{shared} of {len(held_out)} held-out prompts were training prompts of the run that is begun from, so "
+                "the published numbers are not of unseen prompts. Give its prompts and its seed, or `eval_prompts`.",
+                ParetoAlignWarning,
+                stacklevel=4,
+            )
+
+    def warn_of_other_base(self, model: Any) -> None:
+        """Say so where its adapters were trained on a model of another name.
+
+        Warns:
+            ParetoAlignWarning: So it is.
+        """
+        if self.front is not None:
+            known = self.front.record.base.get("name")
+        else:
+            said = json.loads((self.folder / ADAPTER[0]).read_text(encoding="utf-8"))
+            known = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+        if known and isinstance(model, str) and Path(str(known)).name != Path(model).name:
+            warnings.warn(
+                f"What is begun from was trained on {known!s:.200}, and the run's model is {model}. Its adapters mean "
+                "something else on other weights.",
+                ParetoAlignWarning,
+                stacklevel=5,
+            )
 
     def facts(self) -> dict[str, str]:
         """Its folder, and a digest of the adapters in it, by which a run that is resumed knows it."""
@@ -154,8 +204,13 @@ class Start:
         return None if self.front is None else self.front.record.family
 
     @staticmethod
-    def _names(plan: Plan) -> list[str]:
-        return [plan.objectives.names[i] for i in plan.objectives.axes]
+    def _traded(plan: Plan) -> list[Any]:
+        every = list(plan.objectives)
+        return [every[i] for i in plan.objectives.axes]
+
+
+def _told(name: str, maximize: bool) -> str:
+    return name if maximize else f"{name} (less is better)"
 
 
 def _first(plan: Plan) -> list[float]:

@@ -40,7 +40,7 @@ from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
 from pareto_align.weighting.evidence import steered_axes
 
-__all__ = ["assemble", "open_population"]
+__all__ = ["assemble", "open_population", "usual_rate"]
 
 
 @contextmanager
@@ -137,11 +137,17 @@ def _judged_apart(plan: Plan, base: Base | None) -> tuple[int, ...]:
 
 
 def _rate(plan: Plan, base: Base, record: Mapping[str, Any] | None) -> float:
-    """The learning rate: as set, as it was in the run that goes on, or the usual one for a model of this width."""
+    """The learning rate: as set, as it was in the run that goes on, or the usual one."""
     then = None if record is None else record["config"].get("learning_rate")
     if plan.settings.learning_rate is None and then is not None:
         return float(then)
-    width = base.model.get_input_embeddings().weight.shape[1]
+    return usual_rate(plan, base)
+
+
+def usual_rate(plan: Plan, base: Base) -> float:
+    """The learning rate: as set, or what is usual for a model of this width."""
+    width = getattr(base.model.config.get_text_config(), "hidden_size", None)
+    width = width or base.model.get_input_embeddings().weight.shape[1]
     return plan.settings.rate(width, compared=plan.learner.needs == "comparisons")
 
 

@@ -71,7 +71,9 @@ def _lora_facts(lora: Any) -> Any:
     return {name: value for name, value in told.items() if name not in about_files}
 
 
-def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, Any], model: str | None) -> None:
+def check_same_run(
+    record: Mapping[str, Any], plan: Plan, facts: Mapping[str, Any], model: str | None, *, begun: bool = False
+) -> None:
     """Refuse to go on with a run that was begun otherwise.
 
     Records of earlier releases lack some of the facts, and a release may add an argument to a class: what was not taken
@@ -82,6 +84,7 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         plan: What would go on with it.
         facts: Its `plan_facts`.
         model: The model's name; None for one in memory.
+        begun: It has a checkpoint to go on from: what its policies began as is asked no more.
 
     Raises:
         ConfigError: It says what differs.
@@ -109,7 +112,7 @@ def check_same_run(record: Mapping[str, Any], plan: Plan, facts: Mapping[str, An
         now["model"], then["model"] = model, record["model"]
     # what it began as, by what is in it: a folder may have been moved
     for side, known in ((now, facts), (then, record)):
-        side["start_from"] = _mapping(known.get("start")).get("digest")
+        side["start_from"] = None if begun else _mapping(known.get("start")).get("digest")
     told = _differences(then, now, sorted(now.keys() | then.keys()))
     groups = {**_mapping(record.get("arguments")), "": record.get("loading")}
     for group, known in {**facts["arguments"], "": facts["loading"]}.items():

@@ -138,8 +138,7 @@ class FrontDiscovery:
                     if self.step == 0:
                         self.keeper.publish_selected(0)
                         checkpoints.write(self.state())
-                        if self.measures_first and self.slots.measured is None:
-                            self._measure()
+                        if self._measure_first():
                             checkpoints.write(self.state())
                     while not self.trained:
                         if self.maker.apart:
@@ -185,6 +184,7 @@ class FrontDiscovery:
         Raises:
             ObjectiveError: A reward function misbehaved.
         """
+        self._measure_first()
         self._asked, before = time.monotonic(), self.objectives.reward_seconds
         self._place(self.step)
         seen = self.shards.collect(self.step)
@@ -375,6 +375,7 @@ class FrontDiscovery:
             "explorer": self.explorer.state_dict(),
             "rewards": self.objectives.state_dict(),
             "blind": self.slots.recovery.blind,
+            **({"measures_first": True} if self.measures_first and self.slots.measured is None else {}),
         }
         arrays = {name: value for name, value in self.slots.state_dict().items() if value is not None}
         tensors = {
@@ -399,6 +400,7 @@ class FrontDiscovery:
             self.objectives.load_counts(record)
             self.objectives.load_state_dict(record["rewards"])
             self.explorer.load_state_dict(record["explorer"])
+            self.measures_first = bool(record.get("measures_first", False))
             engine_state = {name: record[name] for name in self.shards.engine_state()}
             self.shards.load_state_dict(tensors, engine_state)
             self.slots.load_state_dict(tensors, int(record.get("blind", 0)))
@@ -420,6 +422,16 @@ class FrontDiscovery:
             kept = tuple(None if np.isnan(v) else float(v) for v in floors) if np.isfinite(floors).any() else None
             origins.append(Origin(self.step, slot, tuple(preference.tolist()), float(slots.spread[slot]), kept))
         slots.measured = self.keeper.measure_population(self.step, origins)
+
+    def _measure_first(self) -> bool:
+        """Measure what the policies begin as, if that is still to be done; whether it was."""
+        if not (self.measures_first and self.step == 0 and self.slots.measured is None):
+            return False
+        self._measure()
+        self.trained = self._done()  # no step is made that nothing is left for
+        if self.trained and self.family is not None:
+            self._measure_further(self.family)
+        return True
 
     def _measure_further(self, family: Family) -> None:
         """Measure the trained family at further preferences, which needs no training: twice, the second time between

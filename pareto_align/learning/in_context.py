@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -25,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pareto_align.arguments import Count
 from pareto_align.data.comparison_rows import ComparisonRow
 from pareto_align.data.ordering import ComparisonOrder
-from pareto_align.errors import ComparisonError, ConfigError
+from pareto_align.errors import ComparisonError, ConfigError, ParetoAlignWarning
 from pareto_align.learning.learner import Context, Learner, StepReport, register_learner
 from pareto_align.learning.offline import Overflow
 from pareto_align.learning.rollouts import asked
@@ -93,6 +94,28 @@ def said_rewards(ratings: FloatArray, unit: str) -> FloatArray:
     return found
 
 
+def _warn_of_untaught(family: Rewards, said: NDArray[np.float64]) -> None:
+    """Say so where the family asks for rewards beyond those that answers are said to have.
+
+    Warns:
+        ParetoAlignWarning: So it is.
+    """
+    for j, name in enumerate(family.names):
+        if not (told := said[np.isfinite(said[:, j]), j]).size:
+            continue
+        least, most = told.min(), told.max()
+        low, high = (float(np.broadcast_to(side, len(family.names))[j]) for side in (family.low, family.high))
+        if high > most + 0.1 or low < least - 0.1:  # what is said has one digit after the point
+            warnings.warn(
+                f"The answers are said to have {name!r} from {least:.1f} to {most:.1f}, since few are rated or many "
+                f"are rated alike, and preferences ask for {low:g} to {high:g}, which the adapter will not have learnt "
+                'to read. Give the family low and high within that range: family={"name": "rewards", "low": ..., '
+                '"high": ...}.',
+                ParetoAlignWarning,
+                stacklevel=2,
+            )
+
+
 @register_learner("ric")
 class RewardsInContext(Learner):
     """RiC: one adapter imitates rated answers, each behind a text that says its ratings.
@@ -102,8 +125,9 @@ class RewardsInContext(Learner):
     `prompts_per_step` of them for the one adapter.
 
     Args:
-        unit: In what ratings are said: "quantile" is the same for any distribution of ratings, and the family's usual
-            -1.6 and 1.6 are the lowest and the highest twentieth of the data; "score" is the paper's.
+        unit: In what ratings are said: "quantile" is the same for any distribution of ratings that are all different,
+            and the family's usual -1.6 and 1.6 are then the lowest and the highest twentieth of the data; "score" is
+            the paper's.
         max_length, overflow: As of `Dpo`.
     """
 
@@ -137,6 +161,7 @@ class RewardsInContext(Learner):
         ratings = np.array([_ratings(row, g, self.axes) for row, g in answers]).reshape(len(answers), len(self.axes))
         known = np.isfinite(ratings).any(1)
         said = said_rewards(ratings[known], self.unit)
+        _warn_of_untaught(family, said)
         self.answers = [
             _behind(self.population.base, family, *answers[place], rewards)
             for place, rewards in zip(np.flatnonzero(known), said, strict=True)

@@ -193,6 +193,7 @@ def plain_lora_config(config: Any) -> LoraConfig:
 
     kept = ("r", "lora_alpha", "use_rslora", "alora_invocation_tokens", *SELECTING)
     said = {name: getattr(config, name, None) for name in kept}
+    said["r"] = max(config.r, *(config.rank_pattern or {}).values()) if config.rank_pattern else config.r
     return LoraConfig(**{name: value for name, value in said.items() if value is not None}, task_type="CAUSAL_LM")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pareto_align.errors import ConfigError
 from pareto_align.policies.base import Base, check_bare
@@ -29,6 +31,11 @@ def sharing(base: Base) -> Base:
     check_bare(base.model)
     weights = [*base.model.parameters(), *base.model.buffers()]
     return replace(base, model=copy.deepcopy(base.model, {id(tensor): tensor for tensor in weights}))
+
+
+def _give_back(weights: Sequence[tuple[Tensor, bool]]) -> None:
+    for weight, trained in weights:
+        weight.requires_grad_(trained)
 
 
 class Readers:
@@ -54,6 +61,9 @@ class Readers:
     def __init__(self, base: Base, count: int, *, lora: Any = None, notes: int = 0, seed: int = 0) -> None:
         if getattr(lora, "alora_invocation_tokens", None):
             raise ConfigError("Adapters that read answers read the whole prompt: leave `alora_invocation_tokens` out.")
+        # a population freezes the weights, which are the user's as well: they are given back as they were
+        frozen = [(weight, weight.requires_grad) for weight in base.model.parameters()]
+        weakref.finalize(self, _give_back, frozen)
         # copies of the weights in another layout would be a second model
         self.population = PolicyPopulation(
             sharing(base), count, lora=lora, notes=notes, seed=seed, onednn=False, siblings=False

@@ -135,10 +135,8 @@ class Space:
         return {d.name: d.at(float(share)) for d, share in zip(self.dimensions, shares, strict=True)}
 
     def of(self, settings: Settings) -> dict[str, Any]:
-        """What these settings say about the dimensions of the space; of a rate that is left open, what is usual."""
-        return {
-            d.name: settings.rate() if d.name == "learning_rate" else getattr(settings, d.name) for d in self.dimensions
-        }
+        """What these settings say about the dimensions of the space."""
+        return {d.name: getattr(settings, d.name) for d in self.dimensions}
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
         """Whether settings lie in the space; those that one began with need not."""

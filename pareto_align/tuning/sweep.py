@@ -16,7 +16,7 @@ from pareto_align.arguments import path_of
 from pareto_align.data.rows import list_prompts
 from pareto_align.errors import ConfigError, FrontFileError, TrainingError
 from pareto_align.tuning.comparison import Comparison
-from pareto_align.tuning.fits import Fitter
+from pareto_align.tuning.fits import Fitter, with_settings
 from pareto_align.tuning.folder import SweepFolder
 from pareto_align.tuning.result import TuningResult
 from pareto_align.tuning.search import Search, make_search, resolve_engine
@@ -92,6 +92,8 @@ def tune(
     from filelock import FileLock, Timeout
 
     searched = Space.read(DEFAULT_SPACE if space is None else space, aligner.settings)
+    if aligner.settings.learning_rate is None and any(d.name == "learning_rate" for d in searched.dimensions):
+        aligner = with_settings(aligner, {"learning_rate": aligner.usual_rate()})  # a search needs a number
     _check(trials, seeds, confirm_seeds, prune, search_seed)
     resolved = resolve_engine(engine)
     prompts = list_prompts(prompts)

@@ -242,6 +242,7 @@ def test_a_run_has_the_rate_of_its_models_width_and_keeps_it(tmp_path, monkeypat
     monkeypatch.setattr(settings_module, "WIDTH", 8)  # the problem's model is twice as wide
     front, aligner = fit(tmp_path / "run", learning_rate=None, steps=2)
     assert front.record.config["learning_rate"] == pytest.approx(2e-3 * 2**-0.8)
+    assert make(learning_rate=None).usual_rate() == front.record.config["learning_rate"]
     monkeypatch.setattr(settings_module, "WIDTH", 4)
     assert len(aligner.resume(tmp_path / "run")) == len(front)
     with pytest.raises(ConfigError, match=r"learning_rate was 0\.00114"):

@@ -258,3 +258,10 @@ def test_pairs_without_ratings_are_refused(tmp_path):
     long = Comparisons.from_ratings(["a" * 250], [["abcd"]], {first: [[1]], second: [[2]]})
     with pytest.raises(ComparisonError, match=r"have 257 tokens.*context is 256.*overflow='drop'"):
         fit(aligner(tmp_path / "long"), long)
+
+
+def test_rewards_that_no_answer_was_said_to_have_are_warned_of(tmp_path):
+    """Half of the answers good and half bad: -.7 and .7, and the family asks for -1.6 to 1.6."""
+    halves = (CONTEXTS.rewards > np.median(CONTEXTS.rewards, axis=(0, 1))).astype(float)
+    with pytest.warns(ParetoAlignWarning, match=r"said to have 'r1' from -0\.[67] to 0\.[67].* ask for -1\.6 to 1\.6"):
+        aligner(tmp_path / "run", steps=1, eval_every=1).fit(rated(halves), eval_prompts=rated())

@@ -125,9 +125,11 @@ def test_killed_before_its_first_step_or_after_it_resumes_to_the_same_front(kind
         make(output_dir=whole, **settings).fit(list(PROBLEM.prompts))
         with pytest.raises(RuntimeError, match="enough"):
             make(output_dir=run, callbacks=[stop], **settings).fit(list(PROBLEM.prompts))
-        with pytest.raises(ConfigError, match=r"start_from was '[0-9a-f]{16}', is None"):
-            make(**{**settings, "start_from": None}).resume(run)
-        make(**settings).resume(run)
+        alone = {**settings, "start_from": None, "lora": make(**settings)._plan().lora}
+        if place[0] == "start":  # its policies have still to begin as something
+            with pytest.raises(ConfigError, match=r"start_from was '[0-9a-f]{16}', is None"):
+                make(**alone).resume(run)
+        make(**(settings if place[0] == "start" else alone)).resume(run)
     assert _files(run) == _files(whole)
 
 
@@ -143,10 +145,18 @@ def _files(run):
 def test_a_front_that_was_moved_is_the_same_and_another_is_not(alone, family, tmp_path):
     shutil.copytree(alone.folder, tmp_path / "moved")
     run = tmp_path / "run"
-    fit(run, start_from=alone, lora=None, **SHORT)
-    make(start_from=tmp_path / "moved", lora=None, **SHORT).resume(run)
-    with pytest.raises(ConfigError, match="start_from was"):
-        make(start_from=family, lora=None, **SHORT).resume(run)
+
+    def stop(event):
+        if event["event"] == "start":
+            raise RuntimeError("enough")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        with pytest.raises(RuntimeError, match="enough"):
+            make(output_dir=run, callbacks=[stop], start_from=alone, lora=None, **SHORT).fit(list(PROBLEM.prompts))
+        with pytest.raises(ConfigError, match="start_from was"):
+            make(start_from=family, family="independent", lora=lora(), **SHORT).resume(run)
+        make(start_from=tmp_path / "moved", lora=None, **SHORT).resume(run)
     record = json.loads((run / "run.json").read_text())
     assert record["start"]["folder"] == str(alone.folder.absolute())
 
@@ -210,3 +220,59 @@ def test_policies_that_are_told_their_preference_are_no_beginning_for_those_that
 def test_a_larger_adapter_than_the_run_has_room_for_says_which_rank(alone):
     with pytest.raises(FrontFileError, match=r"Take LoraConfig\(r=2\)"), begun(alone, lora=lora(r=1, lora_alpha=2)):
         pass
+
+
+def test_a_budget_that_the_first_measuring_uses_up_pays_for_no_step(family, tmp_path):
+    settings = {"family": None, "lora": None, "steps": 4, "eval_every": 2, "max_tokens": 40, "eval_group_size": 32}
+    fit(tmp_path / "run", start_from=family, **settings)
+    assert not events(tmp_path / "run", "step")
+    assert [event["step"] for event in events(tmp_path / "run", "evaluation")] == [0]
+
+
+def test_by_hand_it_is_measured_first_as_well(alone):
+    with begun(alone) as loop:
+        loop.tell(loop.ask())
+        assert [entry.origin.step for entry in loop.keeper.archive.entries.values()][:3] == [0, 0, 0]
+
+
+def test_what_is_damaged_is_no_beginning(family, tmp_path):
+    """Without its family the folder would be taken for one of independent policies."""
+    shutil.copytree(family.folder, tmp_path / "front")
+    next((tmp_path / "front" / "family").glob("*/family.safetensors")).unlink()
+    with pytest.warns(ParetoAlignWarning), pytest.raises(FrontFileError, match="The family was left out"):
+        make(start_from=tmp_path / "front", lora=None)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no adapter_model\.safetensors beside it"):
+        make(start_from=tmp_path / "adapter")
+
+
+def test_an_objective_that_was_turned_round_is_another_one(alone):
+    first, second = PROBLEM.objectives()
+    turned = Objective(first.name, first.reward, bounds=first.bounds, maximize=False)
+    with pytest.raises(ConfigError, match=r"It trades r1, r2; the run, r1 \(less is better\), r2"):
+        make([turned, second], start_from=alone, lora=None)._plan()
+
+
+def test_held_out_prompts_that_were_trained_on_before_are_said(alone, tmp_path):
+    many = [f"{PROBLEM.prompts[0]}{'abcdef'[n % 6]}{'abcdef'[n // 6]}" for n in range(18)]
+    rewards = [
+        Objective("r1", lambda completions: [float("a" in text) for text in completions], bounds=(0, 1)),
+        Objective("r2", lambda completions: [float("b" in text) for text in completions], bounds=(0, 1)),
+    ]
+    settings = {"objectives": rewards, "eval_prompts": 4, **SHORT}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        before = make(output_dir=tmp_path / "before", **settings).fit(many)
+    aligner = make(output_dir=tmp_path / "other", start_from=before, lora=None, seed=1, **settings)
+    with pytest.warns(ParetoAlignWarning, match="held-out prompts were training prompts of the run that is begun from"):
+        aligner.fit(many)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make(output_dir=tmp_path / "same", start_from=before, lora=None, **settings).fit(many)
+    assert not [one for one in told if "training prompts of the run" in str(one.message)]
+
+
+def test_adapters_of_another_model_are_said(adapter_folders, base_folder):
+    with pytest.warns(ParetoAlignWarning, match="was trained on"):
+        make(model="some/other", tokenizer=str(base_folder), start_from=adapter_folders["a"], lora=None)._plan()

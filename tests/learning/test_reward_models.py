@@ -3,8 +3,10 @@ the frozen model can express is learned."""
 
 from __future__ import annotations
 
+import gc
 import warnings
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,3 +334,13 @@ def test_adapters_of_another_model_and_damaged_ones_are_refused(tmp_path):
     (folder / "adapter-1" / "adapter_config.json").unlink()
     with pytest.raises(FrontFileError, match="adapter-1"):
         load_rewards(folder)  # before any model is loaded
+
+
+def test_the_users_model_takes_gradients_again_once_the_adapters_are_gone():
+    model = tiny_model("llama").requires_grad_(True)
+    base = replace(tiny_base(), model=model)
+    readers = Readers(base, 2, lora=lora(2))
+    assert not any(weight.requires_grad for weight in readers.population.base.model.parameters())
+    del readers
+    gc.collect()
+    assert all(weight.requires_grad for weight in model.parameters())

@@ -13,7 +13,7 @@ from tiny_models import lora, random_population, tiny_base, tiny_model
 
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning
 from pareto_align.policies import PolicyPopulation, load_base
-from pareto_align.policies.lora_config import check_lora, default_lora_config
+from pareto_align.policies.lora_config import check_lora, default_lora_config, plain_lora_config
 from pareto_align.policies.serving import load_adapter
 
 IDS = torch.randint(0, 12, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -267,3 +267,8 @@ def test_a_file_that_is_no_config_is_refused(text, tmp_path):
     (tmp_path / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(FrontFileError, match="adapter"):
         load_adapter({}, tmp_path, "m", tiny_model())
+
+
+def test_a_plain_config_has_room_for_the_largest_rank_of_a_pattern():
+    assert plain_lora_config(LoraConfig(r=2, rank_pattern={"q_proj": 4, "v_proj": 1})).r == 4
+    assert plain_lora_config(LoraConfig(r=2, rank_pattern={"q_proj": 1})).r == 2
