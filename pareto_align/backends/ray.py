@@ -581,9 +581,9 @@ class Ray(Backend):
                     break
             else:
                 return
-        warnings.warn(
-            f"Nobody else can be started there: {lost}. Its shards move to others.", ParetoAlignWarning, stacklevel=2
-        )
+        if self._staffed:
+            moved = f"Nobody else can be started there: {lost}. Its shards move to others."
+            warnings.warn(moved, ParetoAlignWarning, stacklevel=2)
         while place.shards or not self._staffed:
             if not (others := self._staffed):
                 raise TrainingError(f"{told} No worker is left, and none can be started: {lost}.")
