@@ -597,8 +597,7 @@ class ParetoAligner:
                 return
             announce(callbacks, f"starting the {self._elsewhere}, which load the model")
             backend.open(partial(load_host, self._loading, backend.sharding), len(self.settings.shards))
-            hosts = backend.everywhere("facts")
-            check_alike(hosts, versions())
+            hosts = backend.everywhere("facts", alike=partial(check_alike, here=versions()))
             base = self._load_base(weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
             yield base, backend, hosts[0]
         finally:

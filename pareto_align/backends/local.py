@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pareto_align.arguments import Count
-from pareto_align.backends.protocol import Backend, Calls, Host, register_backend
+from pareto_align.backends.protocol import Alike, Backend, Calls, Host, register_backend
 from pareto_align.backends.ranks import Job, Ranks, check_system
 from pareto_align.errors import ConfigError
 
@@ -68,11 +68,15 @@ class Local(Backend):
         for jobs in (self._first, self._begun, self._over):
             jobs.clear()
 
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+    def everywhere(self, method: str, *arguments: Any, alike: Alike | None = None) -> list[Any]:
         """See `Backend.everywhere`."""
         if isinstance(self.host, Ranks):
-            return [self.host.everywhere(method, arguments)]
-        return [getattr(self.host, method)(*arguments)]
+            found = [self.host.everywhere(method, arguments)]
+        else:
+            found = [getattr(self.host, method)(*arguments)]
+        if alike is not None:
+            alike(found)
+        return found
 
     def populate(self) -> None:
         """See `Backend.populate`."""

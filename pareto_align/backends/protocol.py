@@ -23,6 +23,7 @@ __all__ = [
     "READS",
     "RESTORE",
     "SNAPSHOT",
+    "Alike",
     "Backend",
     "Calls",
     "Host",
@@ -40,12 +41,18 @@ SNAPSHOT, RESTORE = "state", "load"
 Calls = Mapping[int, tuple[Any, ...]]
 """The arguments of a call, by the number of the shard that is called."""
 
+Alike = Callable[[Sequence[Any]], None]
+"""Is told what several hosts said, and raises ConfigError where these cannot work together."""
+
 
 class Host(Protocol):
     """Holds a model, and the shards that are on it. What else a host can do is called by name as well."""
 
     def open(self, shard: int) -> None:
         """Put a shard on it, as it is at the beginning of a run."""
+
+    def drop(self, shard: int) -> None:
+        """Take a shard off it, which is on another one now."""
 
     def call(self, shard: int, method: str, arguments: Sequence[Any]) -> Any:
         """Call a method of a shard that is on it."""
@@ -93,8 +100,17 @@ class Backend(KeepsArguments, ABC):
         """End the run; does nothing where none was begun."""
 
     @abstractmethod
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of every host, and of every host that is made later, in the same order."""
+    def everywhere(self, method: str, *arguments: Any, alike: Alike | None = None) -> list[Any]:
+        """Call a method of every host, and of every host that is made later, in the same order.
+
+        Args:
+            method: Of a host.
+            arguments: Of the call.
+            alike: Is told what the hosts said; of one that is made later with what the first one said.
+
+        Raises:
+            ConfigError: `alike` refuses the hosts. One that is made later and refused takes no part.
+        """
 
     @abstractmethod
     def populate(self) -> None:
@@ -138,7 +154,10 @@ class Backend(KeepsArguments, ABC):
         """
 
     def rest(self) -> None:
-        """No shard is in the middle of a step: its state is all there is of it. Asked for before every step."""
+        """No shard is in the middle of a step: its state is all there is of it, and it may move to another host.
+
+        Asked for before every step; where steps overlap, before those up to the next measurement.
+        """
 
 
 backends: Registry[Backend] = Registry("backend", Backend)  # type: ignore[type-abstract]

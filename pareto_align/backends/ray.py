@@ -2,8 +2,9 @@
 
 A worker has one call at a time, so a time limit is one of that call and not of what waits behind it. A worker that was
 lost, or took too long and was stopped, is made anew in its place and its shards go through what they did since their
-last state; where nothing can be made there, they move to the worker with the fewest. Ray itself repeats nothing: of a
-call that failed it does not know whether it was carried out.
+last state; where nothing can be made there, they move to the worker with the fewest. Places without a worker are
+looked at before every step: where there is room by now, a worker begins, and when it has the model it takes shards from
+those with the most. Ray itself repeats nothing: of a call that failed it does not know whether it was carried out.
 
 References:
     Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", arXiv 1712.05889.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from pareto_align.arguments import Count, NotNegative, Positive
-from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Backend, Calls, Host, register_backend
+from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Alike, Backend, Calls, Host, register_backend
 from pareto_align.backends.ranks import RankLost, Ranks, check_system
 from pareto_align.errors import ConfigError, ParetoAlignError, ParetoAlignWarning, TrainingError
 
@@ -37,7 +38,10 @@ ATTEMPTS = 3
 MOST_CALLS = 256
 """Changes of a shard after which its state is fetched, where nobody has asked for it meanwhile."""
 PATIENCE_S = 5.0
-"""Seconds in which a cluster has to take up a connection."""
+"""Seconds in which a cluster has to take up a connection, or to find room for workers that a run can begin without."""
+POLL_S = 0.05
+"""Seconds between two looks at whether there is room."""
+NO_ROOM = "there is no room for it now"
 
 
 class _Worker:
@@ -81,15 +85,28 @@ class _Place:
 
     Attributes:
         number: Of the place.
+        group: What is reserved for it, or asked for; None where it is not tried again.
         actor: Who works there now; None where nobody can.
+        coming: The result of making the host; None as soon as the worker takes part.
+        until: When that has to be there.
+        failed: Times in a row that nobody could be started where there was room.
         where: Its machine and process.
         shards: Those that are there.
     """
 
     number: int
+    group: Any
     actor: Any = None
+    coming: Any = None
+    until: float = 0.0
+    failed: int = 0
     where: str = "not started"
     shards: list[int] = field(default_factory=list)
+
+    @property
+    def staffed(self) -> bool:
+        """Whether somebody takes part there."""
+        return self.actor is not None and self.coming is None
 
     def __str__(self) -> str:
         return f"worker {self.number} ({self.where})"
@@ -126,6 +143,8 @@ class Ray(Backend):
 
     Args:
         workers: How many; at most as many as there are shards (`shard_size`).
+        min_workers: The run begins with at least so many, and takes more, up to `workers`, between steps as there is
+            room for them. By default it begins with all.
         gpus_per_worker: Of each; a share lets several use one.
         cpus_per_worker: Of each, and the threads that it computes with. Bytes depend on that number.
         ranks: Processes of each worker that share one model by tensor parallelism, on a GPU each: `gpus_per_worker` is
@@ -134,8 +153,8 @@ class Ray(Backend):
             started on this machine and ends with the run, unless the process is connected to one.
         timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
             lost.
-        start_timeout_s: Seconds that a worker may take to begin: until there is room for it and it has the model. Where
-            a machine is gone, its shards move to other workers after that time.
+        start_timeout_s: Seconds that a worker may take to begin: until it has the model, and where the run cannot go on
+            without it until there is room for it.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -147,6 +166,7 @@ class Ray(Backend):
         self,
         *,
         workers: Count = 1,
+        min_workers: Count | None = None,
         gpus_per_worker: NotNegative = 0,
         cpus_per_worker: Count = 1,
         ranks: Count = 1,
@@ -160,7 +180,13 @@ class Ray(Backend):
             raise ConfigError(
                 f"Backend 'ray': {ranks} ranks need a GPU each. Set gpus_per_worker={ranks}. Found {gpus_per_worker:g}."
             )
+        if min_workers is not None and min_workers > workers:
+            raise ConfigError(
+                f"Backend 'ray': `min_workers` is at most `workers`. Found min_workers={min_workers} and "
+                f"workers={workers}."
+            )
         self.workers, self.address, self.ranks = workers, address, ranks
+        self.min_workers = workers if min_workers is None else min_workers
         self.sharding = "tensor" if ranks > 1 else None
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
         self.gpus_per_worker, self.cpus_per_worker = gpus_per_worker, cpus_per_worker
@@ -169,9 +195,8 @@ class Ray(Backend):
     def _forget(self) -> None:
         self._places: list[_Place] = []
         self._since: dict[int, list[tuple[str, Sequence[Any]]]] = {}
-        self._said: list[tuple[str, Sequence[Any]]] = []
+        self._said: list[tuple[str, Sequence[Any], Alike | None, Any]] = []
         self._make: Callable[[], Host] | None = None
-        self._group: Any = None
         self._ours = False
         self.shards = 0
         self._waiting: list[_Job] = []
@@ -199,13 +224,11 @@ class Ray(Backend):
         self._make, self.shards = make, shards
         try:
             self._connect()
-            self._take_places()
-            for place in self._places:
+            begun = self._take_places()
+            for place in begun:  # all of them load the model at the same time
                 self._employ(place)
-            # all of them load the model at the same time
-            begun = [place.actor.start.remote(make, self.cpus_per_worker, self.ranks) for place in self._places]
-            for place, reference in zip(self._places, begun, strict=True):
-                place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
+            for place in begun:
+                self._start(place)
         except _Lost as lost:
             self.close()
             raise ConfigError(f"Backend 'ray': a worker cannot be started: {lost}.") from lost
@@ -221,30 +244,30 @@ class Ray(Backend):
 
         if ray.is_initialized():
             for place in self._places:
-                if place.actor is not None:
-                    ray.kill(place.actor)
-            if self._group is not None:
-                ray.util.remove_placement_group(self._group)
+                self._dismiss(place)
+                self._give_up(place)
             if self._ours:
                 ray.shutdown()
         self._forget()
 
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+    def everywhere(self, method: str, *arguments: Any, alike: Alike | None = None) -> list[Any]:
         """See `Backend.everywhere`."""
         import ray
 
         shared = tuple(ray.put(argument) for argument in arguments)  # once, and not once a worker
-        found = self._run([_Job(n, method, shared, place=place) for n, place in enumerate(self._places)])
-        self._said.append((method, shared))
+        found = self._run([_Job(place.number, method, shared, place=place) for place in self._staffed])
+        if alike is not None:
+            alike(found)
+        self._said.append((method, shared, alike, found[0]))
         return found
 
     def populate(self) -> None:
         """See `Backend.populate`."""
-        for place in self._places:
-            place.shards = list(range(place.number, self.shards, len(self._places)))
+        for n, place in enumerate(there := self._staffed):
+            place.shards = list(range(n, self.shards, len(there)))
             self._since |= {shard: [] for shard in place.shards}
         # all at once: a host that has several opens them one after another
-        jobs = [(place, shard) for place in self._places for shard in place.shards]
+        jobs = [(place, shard) for place in there for shard in place.shards]
         self._run([_Job(n, "open", (shard,), place=place) for n, (place, shard) in enumerate(jobs)])
 
     def anywhere(self, method: str, several: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -279,6 +302,8 @@ class Ray(Backend):
         """See `Backend.rest`."""
         if max(map(len, self._since.values())) > MOST_CALLS:
             self.call(SNAPSHOT, dict.fromkeys(self._since, ()))
+        self._take_on()
+        self._spread()
 
     # -- the cluster ---------------------------------------------------------------------------------------------
 
@@ -310,8 +335,15 @@ class Ray(Backend):
             ) from error
         self._ours = True
 
-    def _take_places(self) -> None:
-        """Reserve what the workers need.
+    @property
+    def _staffed(self) -> list[_Place]:
+        return [place for place in self._places if place.staffed]
+
+    def _take_places(self) -> list[_Place]:
+        """Ask for what the workers need; the places where there is room for one now.
+
+        Each is asked for by itself: Ray gives back one that was lost as soon as there is room for it, whatever became
+        of the others, and a cluster that grows by itself learns what is missing.
 
         Raises:
             ConfigError: The cluster has not so much, or not now.
@@ -320,22 +352,34 @@ class Ray(Backend):
 
         needs = {"CPU": float(self.cpus_per_worker), "GPU": float(self.gpus_per_worker)}
         needs = {kind: each for kind, each in needs.items() if each}
-        there = ray.cluster_resources()
-        if any(there.get(kind, 0) < each * self.workers for kind, each in needs.items()):
-            asked = ", ".join(f"{each * self.workers:g} {kind}" for kind, each in needs.items())
+        there, least = ray.cluster_resources(), self.min_workers
+        workers = f"{least} worker{'s' if least > 1 else ''}"
+        if any(there.get(kind, 0) < each * least for kind, each in needs.items()):
+            asked = ", ".join(f"{each * least:g} {kind}" for kind, each in needs.items())
             has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in needs)
-            raise ConfigError(f"Backend 'ray': {self.workers} workers need {asked}, and the cluster has {has}.")
-        name = f"pareto-align-{uuid.uuid4().hex[:12]}"  # of its own: a run that is begun again meets no old one
-        self._group = ray.util.placement_group([needs] * self.workers, name=name)
-        if not self._group.wait(self.start_timeout_s):
             raise ConfigError(
-                f"Backend 'ray': the cluster had no room for {self.workers} workers in {self.start_timeout_s:g} "
-                "seconds. Others use it, or no machine is large enough for one worker."
+                f"Backend 'ray': {workers} need{'s' if least == 1 else ''} {asked}, and the cluster has {has}."
+                + (" `min_workers` lets a run begin with fewer." if least > 1 else "")
             )
-        self._places = [_Place(number) for number in range(self.workers)]
+        run = f"pareto-align-{uuid.uuid4().hex[:12]}"  # of its own: a run that is begun again meets no old one
+        self._places = [
+            _Place(number, ray.util.placement_group([needs], name=f"{run}-{number}")) for number in range(self.workers)
+        ]
+        begun = time.monotonic()
+        while len(found := [place for place in self._places if _has_room(place)]) < self.workers:
+            waited = time.monotonic() - begun
+            if waited >= (self.start_timeout_s if len(found) < least else min(PATIENCE_S, self.start_timeout_s)):
+                break
+            time.sleep(POLL_S)
+        if len(found) < least:
+            raise ConfigError(
+                f"Backend 'ray': the cluster had no room for {workers} in {self.start_timeout_s:g} seconds. Others use "
+                "it, or no machine is large enough for one worker."
+            )
+        return found
 
     def _employ(self, place: _Place) -> None:
-        """Let somebody new work at a place."""
+        """Let somebody new come to a place, and make a host there."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -344,21 +388,32 @@ class Ray(Backend):
             "num_gpus": self.gpus_per_worker,
             "max_restarts": 0,
             "max_task_retries": 0,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, place.number),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(place.group, 0),
         }
-        place.actor = ray.remote(_Worker).options(**options).remote()
+        place.actor, place.where = ray.remote(_Worker).options(**options).remote(), "not started"
+        place.coming = place.actor.start.remote(self._make, self.cpus_per_worker, self.ranks)
+        place.until = time.monotonic() + self.start_timeout_s
 
     def _dismiss(self, place: _Place) -> None:
         import ray
 
         if place.actor is not None:
             ray.kill(place.actor)
-        place.actor = None
+        place.actor = place.coming = None
+
+    def _give_up(self, place: _Place) -> None:
+        """Ask for nothing there any more."""
+        import ray
+
+        if place.group is not None:
+            ray.util.remove_placement_group(place.group)
+        place.group = None
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
     def _run(self, jobs: Sequence[_Job]) -> list[Any]:
-        """Make all calls, one at a time at each place, beside those that were begun; results in order of their numbers.
+        """Make all calls, one at a time at each place, beside those that were begun; results in order of their numbers,
+        without those of places where nobody is left.
 
         Raises:
             TrainingError: A call failed, or cost `ATTEMPTS` workers.
@@ -367,14 +422,14 @@ class Ray(Backend):
         given_up: list[_Job] = []
         while not all(job.done or job in given_up for job in jobs):
             given_up += self._advance()
-        return [job.result for job in sorted(jobs, key=lambda job: job.number)]
+        return [job.result for job in sorted(jobs, key=lambda job: job.number) if job.done]
 
     def _send(self) -> None:
         """Let places that are free make calls that wait for them."""
         busy = [place for place, *_ in self._running.values()]
         for place in self._places:
             job = next((job for job in self._waiting if job.may_run_at(place)), None)
-            if place.actor is not None and place not in busy and job is not None:
+            if place.staffed and place not in busy and job is not None:
                 self._waiting.remove(job)
                 reference = place.actor.do.remote(job.shard, job.method, *job.arguments)
                 self._running[reference] = place, place.actor, job, time.monotonic() + self.timeout_s
@@ -396,6 +451,8 @@ class Ray(Backend):
             place, actor, job, _ = self._running.pop(reference)
             try:
                 job.result = self._result(reference, place, job, wait=None if ready else 0.0)
+                if place.actor is not actor:  # where the shard is now it has not been made
+                    raise _Lost("its worker was lost after it")
             except _Lost as lost:
                 job.attempts += 1
                 if place.actor is actor:  # else it has been replaced already
@@ -464,17 +521,31 @@ class Ray(Backend):
     # -- what was lost -------------------------------------------------------------------------------------------
 
     def _start(self, place: _Place) -> None:
-        """Let a worker that was just employed make its host, and learn what every host was told and did.
+        """Wait for the host of a worker that was just employed; it learns what every host was told, and does the same.
 
         Raises:
             _Lost: It was lost again.
+            ConfigError: It is not like the others.
         """
-        reference = place.actor.start.remote(self._make, self.cpus_per_worker, self.ranks)
-        place.where = self._result(reference, place, _Job(0, "start", ()), self.start_timeout_s)
-        for method, arguments in self._said:
-            self._now(place, None, method, *arguments)
+        import ray
+
+        ready: list[Any] = []
+        while not ready and (left := place.until - time.monotonic()) > 0:
+            ready, _ = ray.wait([place.coming], timeout=min(left, PATIENCE_S))
+            if not ready and self._no_use(place):
+                raise _Lost(NO_ROOM)
+        place.where = self._result(place.coming, place, _Job(0, "start", ()), None if ready else 0.0)
+        for method, arguments, alike, first in self._said:
+            found = self._now(place, None, method, *arguments)
+            if alike is not None:
+                alike([first, found])
         for shard in place.shards:
             self._bring(place, shard)
+        place.coming, place.failed = None, 0
+
+    def _no_use(self, place: _Place) -> bool:
+        """Whether there is no room at a place, as where its machine is gone, and others can have its shards."""
+        return bool(self._staffed) and not _has_room(place)
 
     def _bring(self, place: _Place, shard: int) -> None:
         """Put a shard on a place and let it go through what it did since its last state."""
@@ -494,19 +565,27 @@ class Ray(Backend):
             raise TrainingError(f"{told} This call has cost {job.attempts} workers.")
         warnings.warn(f"{told} Another one goes on from there.", ParetoAlignWarning, stacklevel=2)
         for _ in range(ATTEMPTS - 1):
+            if self._no_use(place):
+                lost = _Lost(NO_ROOM)
+                break
             self._employ(place)
             try:
                 self._start(place)
-            except _Lost as again:
+            except (_Lost, ConfigError) as again:
                 self._dismiss(place)
                 lost = again
-                if isinstance(again, _Late):  # a machine that is gone leaves no room: waiting once more will not help
+                if not isinstance(again, _Lost):  # a machine of other versions, or without the model
+                    self._give_up(place)
+                    break
+                if isinstance(again, _Late):  # waiting once more will not help
                     break
             else:
                 return
-        while place.shards:
-            others = [other for other in self._places if other.actor is not None]
-            if not others:
+        if self._staffed:
+            moved = f"Nobody else can be started there: {lost}. Its shards move to others."
+            warnings.warn(moved, ParetoAlignWarning, stacklevel=2)
+        while place.shards or not self._staffed:
+            if not (others := self._staffed):
                 raise TrainingError(f"{told} No worker is left, and none can be started: {lost}.")
             other = min(others, key=lambda one: (len(one.shards), one.number))
             try:
@@ -515,3 +594,57 @@ class Ray(Backend):
                 self._replace(other, again, _Job(0, "open", (), place.shards[0], attempts=job.attempts + 1))
             else:
                 other.shards.append(place.shards.pop(0))
+
+    # -- who comes -----------------------------------------------------------------------------------------------
+
+    def _take_on(self) -> None:
+        """Let workers come where there is room by now, and those take part that have the model; nobody waits for it."""
+        import ray
+
+        for place in self._places:
+            if place.actor is None and place.group is not None and _has_room(place):
+                self._employ(place)
+            if place.coming is None:
+                continue
+            if not ray.wait([place.coming], timeout=0)[0] and time.monotonic() < place.until:
+                continue
+            try:
+                self._start(place)
+            except (_Lost, ParetoAlignError) as error:  # those that are there go on without it
+                self._dismiss(place)
+                place.failed += 1
+                told = f"{place} cannot take part: {error}"
+                if place.failed == ATTEMPTS or not isinstance(error, _Lost):
+                    self._give_up(place)
+                    told += f"{'.' * (not told.endswith('.'))} It is not tried again"
+                warnings.warn(f"{told[0].upper()}{told[1:]}.", ParetoAlignWarning, stacklevel=2)
+
+    def _spread(self) -> None:
+        """Move shards from the worker with the most to that with the fewest, until there is no more to even out."""
+        while True:
+            there = sorted(self._staffed, key=lambda one: (len(one.shards), one.number))
+            few, many = there[0], there[-1]
+            if len(many.shards) - len(few.shards) < 2:
+                return
+            shard = many.shards[-1]
+            self.call(SNAPSHOT, {shard: ()})
+            if not few.staffed or shard not in many.shards:
+                continue  # somebody was lost over it
+            try:
+                self._bring(few, shard)
+            except _Lost as lost:
+                self._replace(few, lost, _Job(0, "open", (), shard))
+                return
+            few.shards.append(shard)
+            many.shards.remove(shard)
+            try:
+                self._now(many, None, "drop", shard)
+            except _Lost as lost:
+                self._replace(many, lost, _Job(0, "drop", (), shard))
+
+
+def _has_room(place: _Place) -> bool:
+    """Whether what a place needs is reserved for it now."""
+    import ray
+
+    return bool(ray.util.placement_group_table(place.group)["state"] == "CREATED")

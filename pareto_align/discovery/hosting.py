@@ -168,6 +168,10 @@ class Host:
             work = replace(work, learner=copy.deepcopy(work.learner), family=copy.deepcopy(work.family))
         self.shards[shard] = Shard(self.engine, work, slots, parameters, grad)
 
+    def drop(self, shard: int) -> None:
+        """Take a shard off it."""
+        del self.shards[shard]
+
     def call(self, shard: int, method: str, arguments: Sequence[Any]) -> Any:
         """Call a method of a shard that is on it."""
         return getattr(self.shards[shard], method)(*arguments)

@@ -263,12 +263,13 @@ class FamilyOptimizer:
         self.place(self.preferences)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments `[1, D]`, step count `[1, 1]` and the family's parameters `[1, D]`."""
-        return {**self.inner.state_dict(), "family": self.family.parameters}
+        """Moments `[1, D]`, step count `[1, 1]`, the family's parameters `[1, D]`, what the slots serve `[K, m]`."""
+        return {**self.inner.state_dict(), "family": self.family.parameters, "preferences": self.preferences}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy a saved state into this optimizer and the family."""
         state = dict(state)
+        self.preferences = state.pop("preferences")
         self.family.parameters.copy_(state.pop("family"))
         self.inner.load_state_dict(state)

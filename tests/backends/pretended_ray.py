@@ -17,14 +17,22 @@ class Cluster:
 
     Attributes:
         calls: How many calls were made on workers.
-        fate: By the number of a call, what happens to the worker then: "dies before", "dies after" or "hangs".
+        fate: By the number of a call, what happens to the worker then: "dies before", "dies after" or "hangs"; or
+            "leaves": its machine is gone, with what was reserved there, unless no other worker is left. Or a number:
+            of times that one looks before its result is there.
         broken: Numbers of places where no worker can be started any more once one was lost.
         alive: Actors that were not killed.
+        groups: All that was reserved or asked for, and not given back.
+        free: CPUs that nobody has reserved.
+        asked_of: Number of the place that the last call was made at.
+        struck: How often a fate came true.
+        started: How many workers were told to make their hosts.
     """
 
     def __init__(self, cpus=8):
         self.calls, self.fate, self.cpus, self.broken = 0, {}, cpus, set()
-        self.alive, self.results, self.lost_at = set(), {}, set()
+        self.alive, self.lost_at, self.struck, self.started = set(), set(), 0, 0
+        self.free, self.groups, self.asked, self.asked_of = cpus, [], 0, None
 
     def install(self, monkeypatch):
         """Put it in Ray's place."""
@@ -36,15 +44,40 @@ class Cluster:
         ray.exceptions, ray.util, util.scheduling_strategies = exceptions, util, strategies
         for kind in (RayError, GetTimeoutError, RayTaskError, RayActorError):
             setattr(exceptions, kind.__name__, kind)
-        strategies.PlacementGroupSchedulingStrategy = lambda group, number: number
-        util.placement_group = lambda bundles, name: Group()
-        util.remove_placement_group = lambda group: None
+        strategies.PlacementGroupSchedulingStrategy = lambda group, bundle: group
+        util.placement_group, util.remove_placement_group = self.reserve, self.give_back
+        util.placement_group_table = lambda group: {"state": group.state}
         ray.is_initialized = lambda: True
         ray.cluster_resources = lambda: {"CPU": float(self.cpus)}
         ray.put, ray.get, ray.wait, ray.kill = self.put, self.get, self.wait, self.alive.discard
         ray.remote = lambda kind: Maker(self, kind)
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
+
+    def reserve(self, bundles, name):
+        (needs,) = (bundle["CPU"] for bundle in bundles)
+        self.groups.append(Group(self.asked, needs))
+        self.asked += 1
+        self.join(0)
+        return self.groups[-1]
+
+    def give_back(self, group):
+        self.groups.remove(group)
+        self.join(group.needs if group.state == "CREATED" else 0)
+
+    def join(self, cpus):
+        """A machine comes: what was asked for first has it first."""
+        self.free += cpus
+        for group in self.groups:
+            if group.state != "CREATED" and group.needs <= self.free:
+                group.state = "CREATED"
+                self.free -= group.needs
+
+    def leave(self, group):
+        """The machine of a group is gone; if there is room elsewhere the group is there at once."""
+        self.alive -= {actor for actor in self.alive if actor.group is group}
+        group.state = "RESCHEDULING"
+        self.join(0)
 
     def put(self, value):
         return Reference(self, ("value", copied(value)))
@@ -60,19 +93,25 @@ class Cluster:
         return copied(value)
 
     def wait(self, references, timeout):
-        ready = [reference for reference in references if reference.state[0] != "never"]
+        ready = [reference for reference in references if reference.is_there()]
         return ready[:1], [reference for reference in references if reference not in ready[:1]]
 
     def made(self, actor, method, arguments):
         """The result of a call on a worker, whatever becomes of it."""
-        fate = self.fate.get(self.calls)
+        self.started += method == "start"
+        fate, self.asked_of = self.fate.get(self.calls), actor.number
         self.calls += 1
-        if fate is not None:
+        if isinstance(fate, str):
+            self.struck += 1
             self.lost_at.add(actor.number)
         if fate == "hangs":
             return "never", None
         if fate == "dies before":
             self.alive.discard(actor)
+        if fate == "leaves" and any(other.group is not actor.group for other in self.alive):
+            self.leave(actor.group)
+        if actor.group.state != "CREATED":
+            return ("never" if actor in self.alive else "lost"), None
         if actor not in self.alive or (actor.number in self.broken & self.lost_at):
             return "lost", None
         given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
@@ -80,6 +119,8 @@ class Cluster:
             found = "value", copied(getattr(actor.instance, method)(*given))
         except Exception as error:
             found = "failed", error
+        if isinstance(fate, int):
+            return *found, fate
         if fate == "dies after":
             self.alive.discard(actor)
             return "lost", None
@@ -88,7 +129,11 @@ class Cluster:
 
 class Reference:
     def __init__(self, cluster, state):
-        self.cluster, self.state = cluster, state
+        self.cluster, self.state, self.looks = cluster, state[:2], sum(state[2:])
+
+    def is_there(self):
+        self.looks -= 1
+        return self.looks < 0 and self.state[0] != "never"
 
 
 class Maker:
@@ -96,18 +141,18 @@ class Maker:
         self.cluster, self.kind = cluster, kind
 
     def options(self, **options):
-        self.number = options["scheduling_strategy"]
+        self.group = options["scheduling_strategy"]
         return self
 
     def remote(self):
-        actor = Actor(self.cluster, self.kind(), self.number)
+        actor = Actor(self.cluster, self.kind(), self.group)
         self.cluster.alive.add(actor)
         return actor
 
 
 class Actor:
-    def __init__(self, cluster, instance, number):
-        self.instance, self.number = instance, number
+    def __init__(self, cluster, instance, group):
+        self.instance, self.group, self.number = instance, group, group.number
         self.start, self.do = Method(cluster, self, "start"), Method(cluster, self, "do")
 
 
@@ -120,8 +165,8 @@ class Method:
 
 
 class Group:
-    def wait(self, seconds):
-        return True
+    def __init__(self, number, needs):
+        self.number, self.needs, self.state = number, needs, "PENDING"
 
 
 class RayError(Exception):

@@ -1,4 +1,5 @@
-"""A real Ray cluster on this machine: the bytes of one process, also where workers are killed or stopped in a step."""
+"""A real Ray cluster on this machine: the bytes of one process, also where workers are killed or stopped in a step, and
+where machines come and go."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import pytest
 from amount import ALL
 from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
 
-from pareto_align import ConfigError
+from pareto_align import ConfigError, ParetoAlignWarning
 
 ray = pytest.importorskip("ray")
 WEIGHED = {"weighting": "mgda", "kl_coef": 0.05}
@@ -32,12 +33,14 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """One for all tests of this file: it takes seconds to start. Its workers would let everything else go first."""
-    ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
-        _system_config={"worker_niceness": 0},
-    )  # fmt: skip
-    yield
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "_system_config": {"worker_niceness": 0}}
+    made = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    ray.init(made.address, log_to_driver=False, logging_level="ERROR")
+    yield made
     ray.shutdown()
+    made.shutdown()
 
 
 def lost_in_a_run(model, run, settings, backend):
@@ -68,6 +71,42 @@ def test_a_worker_that_is_killed_and_one_that_stands_still_change_no_byte(kind, 
     late = [one for one in lost if "did not end in time (timeout_s=5)" in one]
     assert late, "on a busy machine another call may be late as well"
     assert len(lost) - len(late) == 1
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "local")
+
+
+def test_a_machine_that_joins_has_shards_and_so_has_the_next_one_when_it_has_left(model, cluster, tmp_path):
+    settings = {**KINDS["family"], "steps": 7}
+    fit(model, tmp_path / "local", **settings)
+    others = ray.util.placement_group([{"CPU": 1}])  # another run, which leaves room for one worker
+    assert others.wait(30)
+    seen, machines = [], []
+
+    def after(event):
+        if event["event"] != "step":
+            return
+        first, second = aligner.backend._places
+        seen.append((len(first.shards), len(second.shards)))
+        if event["step"] == 1:
+            machines.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
+            assert second.group.wait(30)
+        elif event["step"] in (2, 5):  # between this step and the one before it has begun to load the model
+            assert ray.wait([second.coming], timeout=60)[0]
+        elif event["step"] == 3:
+            cluster.remove_node(machines.pop())
+        elif event["step"] == 4:
+            ray.util.remove_placement_group(others)
+            assert second.group.wait(30)
+
+    backend = {"name": "ray", "workers": 2, "min_workers": 1}
+    aligner = make(model, output_dir=tmp_path / "ray", backend=backend, callbacks=[after], **settings)
+    try:
+        with pytest.warns(ParetoAlignWarning, match="there is no room for it now. Its shards move"):
+            aligner.fit(TEXTS)
+    finally:
+        for machine in machines:
+            cluster.remove_node(machine)
+        ray.util.remove_placement_group(others)
+    assert seen == [(2, 0), (2, 0), (1, 1), (2, 0), (2, 0), (1, 1), (1, 1)]
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "local")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -91,20 +92,60 @@ def test_where_no_worker_can_be_started_its_shards_move(model, expected, cluster
     assert bytes_of(tmp_path / "run") == expected["independent"]
 
 
-def test_where_a_machine_is_gone_its_shards_move_after_one_wait(model, expected, cluster, tmp_path, monkeypatch):
+def test_where_a_machine_is_gone_its_shards_move_and_nobody_waits_for_it(model, expected, cluster, tmp_path):
+    cluster.fate, cluster.free = {20: "leaves"}, 2
+    fit(model, tmp_path / "run", backend=on(2), **KINDS["independent"])
+    assert cluster.started == 2, "nobody was sent to where there is nothing"
+    assert bytes_of(tmp_path / "run") == expected["independent"]
+
+
+def test_a_machine_that_is_gone_while_its_worker_begins_again_is_not_waited_for(
+    model, expected, cluster, tmp_path, monkeypatch
+):
+    """Ray learns that a worker is gone before it learns that its machine is."""
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        if method == "start" and cluster.struck == 1:
+            cluster.fate[cluster.calls] = "leaves"
+            original(actor, method, arguments)
+            return "never", None
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    cluster.fate, cluster.free = {20: "dies before"}, 2
+    fit(model, tmp_path / "run", backend=on(2), **KINDS["independent"])
+    assert cluster.struck == 2
+    assert cluster.started == 3
+    assert bytes_of(tmp_path / "run") == expected["independent"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_does_not_start_in_time_is_waited_for_once(
+    workers, model, expected, cluster, tmp_path, monkeypatch
+):
+    """What was reserved for it is still there."""
     original, waited = cluster.made, []
 
     def made(actor, method, arguments):
         if method == "start" and actor.number in cluster.lost_at:
-            waited.append(actor.number)
+            waited.append(actor)
             return "never", None
         return original(actor, method, arguments)
 
     monkeypatch.setattr(cluster, "made", made)
     cluster.fate = {20: "dies before"}
-    fit(model, tmp_path / "run", backend=on(2, start_timeout_s=0.2), **KINDS["independent"])
-    assert len(waited) == 1
-    assert bytes_of(tmp_path / "run") == expected["independent"]
+    run = partial(fit, model, tmp_path / "run", backend=on(workers, start_timeout_s=0.2), **KINDS["independent"])
+    if workers == 1:
+        with pytest.raises(
+            TrainingError, match=r"No worker is left.*'start' did not end in time \(start_timeout_s=0.2"
+        ):
+            run()
+        assert len(waited) == 1
+    else:
+        run()
+        assert bytes_of(tmp_path / "run") == expected["independent"]
+        assert waited
 
 
 def test_without_any_worker_the_run_stops_and_says_so(model, cluster, tmp_path):
@@ -182,8 +223,162 @@ def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model,
         longest.append(max(map(len, self._since.values()), default=0))
 
     monkeypatch.setattr(ray_backend.Ray, "_note", note)
-    fit(model, tmp_path / "run", backend=on(2), eval_every=100, steps=8)
+    settings = {**KINDS["family"], "eval_every": 5, "steps": 8}
+    fit(model, tmp_path / "local", **settings)
+    cluster.fate = dict.fromkeys((40, 100, 120), "dies before")
+    fit(model, tmp_path / "run", backend=on(2), **settings)
     assert max(longest) <= 8
+    assert cluster.struck == 3
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "local"), "a state is all there is of a shard"
+
+
+# ------------------------------------------------------------------------------------------------ who comes and goes
+
+
+@pytest.fixture
+def seen(cluster, monkeypatch):
+    """How many shards each worker has at the beginning of a step, where none was lost just then; no room that is not
+    there is waited for."""
+    monkeypatch.setattr(ray_backend, "PATIENCE_S", 0)
+    found, rest = [], ray_backend.Ray.rest
+
+    def look(self):
+        struck = cluster.struck
+        rest(self)
+        there = [place for place in self._places if place.staffed]
+        for place in there:
+            assert set(place.actor.instance.host.shards) == set(place.shards), "and nothing of those that moved"
+        if cluster.struck == struck:
+            found.append(sorted(len(place.shards) for place in there))
+
+    monkeypatch.setattr(ray_backend.Ray, "rest", look)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(model, tmp_path_factory):
+    """The bytes of runs of four shards in this process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name in KINDS:
+        fit(model, folder / name, **changing(name))
+    return {name: bytes_of(folder / name) for name in KINDS}
+
+
+def changing(kind):
+    return {**KINDS[kind], "shard_size": 1, "steps": 6, "eval_every": 3}
+
+
+def fit_with(cluster, model, run, settings, joining, backend):
+    """Fit on four workers or fewer, where so many machines join after a step; what was warned of workers."""
+
+    def join(event):
+        if event["event"] == "step":
+            cluster.join(joining.get(event["step"], 0))
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make(model, output_dir=run, backend=on(4, min_workers=1) | backend, callbacks=[join], **settings).fit(TEXTS)
+    assert not cluster.alive
+    assert not cluster.groups, "all is given back"
+    return [text for one in told if "orker" in (text := str(one.message)) or "shards" in text]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_that_come_and_go_change_no_byte(kind, seed, model, alone, cluster, seen, tmp_path):
+    """One to three at the beginning, three machines that join after random steps, four losses at random calls."""
+    drawn = random.Random(seed)
+    cluster.free = begun = drawn.randint(1, 3)
+    joining = {step: drawn.randint(1, 2) for step in drawn.sample(range(1, 6), 3)}
+    moments = [drawn.randrange(first, first + 25) for first in (begun * 8 + 17, 70, 110, 150)]
+    cluster.fate = {moment: drawn.choice(["leaves", "leaves", "dies before", "dies after"]) for moment in moments}
+    told = fit_with(cluster, model, tmp_path / "run", changing(kind), joining, {})
+    assert bytes_of(tmp_path / "run") == alone[kind]
+    assert cluster.struck == 4
+    assert told
+    assert max(map(len, seen)) > 1
+    assert all(sum(each) == 4 and each[-1] - each[0] <= 1 for each in seen), "evenly, at every step"
+
+
+def test_a_call_that_was_made_where_its_shard_is_no_more_is_made_again(model, alone, cluster, tmp_path, monkeypatch):
+    """A worker makes a call and is lost over a shard that is brought to it, before anybody has looked at the call."""
+    original, brought = cluster.made, []
+
+    def made(actor, method, arguments):
+        if cluster.lost_at == {0} and actor.number == 1 and arguments[1:2] == ("open",) and not brought:
+            brought.append(cluster.calls)
+            cluster.fate[cluster.calls] = "dies before"
+        if method == "do" and arguments[:2] == (0, "gradients") and not cluster.lost_at:
+            cluster.fate[cluster.calls] = "leaves"
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    cluster.free = 2
+    fit(model, tmp_path / "run", backend=on(2), **changing("independent"))
+    assert brought
+    assert bytes_of(tmp_path / "run") == alone["independent"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_begins_with_those_there_is_room_for_and_takes_more(kind, model, alone, cluster, seen, tmp_path):
+    cluster.free = 1
+    told = fit_with(cluster, model, tmp_path / "run", changing(kind), {1: 1, 3: 3}, {})
+    assert seen == [[4], [2, 2], [2, 2], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert not told
+    assert bytes_of(tmp_path / "run") == alone[kind]
+
+
+@pytest.mark.parametrize("least", [{}, {"min_workers": 1}])
+def test_where_a_machine_was_gone_another_takes_its_place(least, model, alone, cluster, seen, tmp_path):
+    """Whether or not the run could have begun without."""
+    cluster.free, cluster.fate = 2, {40: "leaves"}
+    backend = {"workers": 2, "min_workers": None, **least}
+    told = fit_with(cluster, model, tmp_path / "run", changing("family"), {4: 1}, backend)
+    assert seen[0] == [2, 2]
+    assert seen[3] == [4]
+    assert seen[-1] == [2, 2]
+    assert ["Lost worker" in told[0], "Its shards move to others" in told[1]] == [True, True], told
+    assert bytes_of(tmp_path / "run") == alone["family"]
+
+
+def test_nobody_waits_for_a_worker_that_loads_the_model(model, alone, cluster, seen, tmp_path, monkeypatch):
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        if method == "start" and actor.number > 0:
+            cluster.fate[cluster.calls] = 2  # it is there when one looks for the third time
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    cluster.free = 1
+    assert not fit_with(cluster, model, tmp_path / "run", changing("independent"), {1: 1}, {})
+    assert seen == [[4], [4], [4], [2, 2], [2, 2], [2, 2]]
+    assert bytes_of(tmp_path / "run") == alone["independent"]
+
+
+def test_a_worker_that_is_not_like_the_others_takes_no_part(model, alone, cluster, seen, tmp_path, monkeypatch):
+    from pareto_align.discovery import hosting
+
+    there = hosting.versions()
+    monkeypatch.setattr(hosting, "versions", lambda: {**there, "torch": "1.0"} if cluster.asked_of == 1 else there)
+    cluster.free = 1
+    (told,) = fit_with(cluster, model, tmp_path / "run", changing("family"), {1: 1}, {"workers": 2})
+    assert "Worker 1 (" in told
+    assert "cannot take part: The workers have other versions" in told
+    assert "torch is '1.0'" in told
+    assert "It is not tried again." in told
+    assert seen == [[4]] * 6
+    assert bytes_of(tmp_path / "run") == alone["family"]
+
+
+def test_a_place_where_nobody_can_be_started_is_not_tried_for_ever(model, alone, cluster, seen, tmp_path):
+    cluster.free, cluster.broken, cluster.lost_at = 1, {1}, {1}
+    told = fit_with(cluster, model, tmp_path / "run", changing("independent"), {1: 1}, {"workers": 2})
+    assert len(told) == ray_backend.ATTEMPTS
+    assert all("cannot take part: The actor died unexpectedly" in one for one in told)
+    assert ["not tried again" in one for one in told] == [False, False, True]
+    assert seen == [[4]] * 6
+    assert bytes_of(tmp_path / "run") == alone["independent"]
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -197,12 +392,22 @@ def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model,
         ({"backend": on(2, cpus_per_worker=5)}, r"2 workers need 10 CPU, and the cluster has 8 CPU"),
         ({"backend": on(2, gpus_per_worker=1)}, r"need 2 CPU, 2 GPU, and the cluster has 8 CPU, 0 GPU"),
         ({"backend": on(2, address=5)}, "`address` must be text"),
+        ({"backend": on(2, min_workers=3)}, r"`min_workers` is at most `workers`.*min_workers=3 and workers=2"),
+        ({"backend": on(2, min_workers=1, cpus_per_worker=9)}, r"1 worker needs 9 CPU, and the cluster has 8 CPU\."),
     ],
 )
 def test_too_little_for_what_is_asked_is_said_before_the_first_step(settings, message, model, cluster, tmp_path):
     with pytest.raises(ConfigError, match=message):
         fit(model, tmp_path / "run", **settings)
     assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(("least", "needed"), [({}, "2 workers"), ({"min_workers": 1}, "1 worker")])
+def test_a_cluster_that_others_use_is_said(least, needed, model, cluster, tmp_path):
+    cluster.free = 1 - len(least)
+    with pytest.raises(ConfigError, match=rf"had no room for {needed} in 0.1 seconds\. Others use it"):
+        fit(model, tmp_path / "run", backend=on(2, start_timeout_s=0.1, **least))
+    assert not cluster.groups
 
 
 def test_a_cluster_that_is_not_there_is_said(model, cluster, tmp_path):
