@@ -25,7 +25,7 @@ from pareto_align.backends import local as local_backend
 from pareto_align.backends import ray as ray_backend
 from pareto_align.backends.ranks import Job, _received, check_system
 from pareto_align.discovery import hosting
-from pareto_align.policies.layers.linear import SWITCH
+from pareto_align.policies.layers.linear import SWITCH, onednn_works
 from pareto_align.policies.sharding.fsdp import FullySharded
 from pareto_align.policies.sharding.tensor import TensorParallel
 from pareto_align.runs.folder import read_run_record
@@ -39,10 +39,12 @@ def pair():
     """One for all tests of this file; weights that are gathered are not packed, so no weights are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SWITCH, "0")
+        onednn_works.cache_clear()  # an earlier file of this process may have asked without the switch
         patch.setattr(local_backend, "Ranks", Reused)
         patch.setattr(ray_backend, "Ranks", Reused)
         yield
         Reused.end()
+    onednn_works.cache_clear()
 
 
 @pytest.fixture(scope="module")
