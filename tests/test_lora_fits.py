@@ -45,8 +45,8 @@ def test_what_is_exported_is_what_was_trained(shape, tmp_path):
 def test_a_member_that_means_something_else_at_load_is_said_loudly_and_for_good(tmp_path, monkeypatch):
     save = PolicyPopulation.save_adapter
 
-    def saved_wrongly(self, row, folder):
-        save(self, row, folder)
+    def saved_wrongly(self, row, folder, **more):
+        save(self, row, folder, **more)
         path = folder / "adapter_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 4000}))
 

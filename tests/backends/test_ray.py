@@ -74,6 +74,7 @@ def test_a_worker_that_is_killed_and_one_that_stands_still_change_no_byte(kind, 
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "local")
 
 
+@pytest.mark.skipif(not ALL, reason="half a minute; on a pretended cluster the same is always tried")
 def test_a_machine_that_joins_has_shards_and_so_has_the_next_one_when_it_has_left(model, cluster, tmp_path):
     settings = {**KINDS["family"], "steps": 7}
     fit(model, tmp_path / "local", **settings)
