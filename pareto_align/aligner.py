@@ -541,9 +541,9 @@ class ParetoAligner:
 
     def _run(self, plan: Plan, base: Base, splits: Splits, folder: Path, callbacks: list[Any], **more: Any) -> None:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
-        more["start"] = self._begins(plan)
         from pareto_align.discovery.assembly import assemble, open_population
 
+        more["start"] = self._begins(plan)
         opened = open_population(plan, base, splits, trust_remote_code=self.trust_remote_code)
         with self._tracked(folder) as trackers, opened as population:
             try:

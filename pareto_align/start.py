@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Start"]
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""As `policies.lora_config` has them, which cannot be asked without torch."""
 
 
 class Start:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from pathlib import Path
 
 from peft import LoraConfig
 
@@ -53,3 +55,13 @@ def fit(folder, objectives=None, *, prompts=PROBLEM.prompts, eval_prompts=None, 
 def events(folder, kind=None):
     found = read_journal(folder / "journal.jsonl")
     return [event for event in found if kind in (None, event["event"])]
+
+
+def contents(run: Path) -> dict[str, str]:
+    """SHA-256 of front.json, the card, and every file of every adapter."""
+    front = run / "front"
+    return {
+        str(path.relative_to(front)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(front.rglob("*"))
+        if path.is_file()
+    }

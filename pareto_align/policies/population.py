@@ -227,11 +227,11 @@ class PolicyPopulation:
 
         It is the same policy still: their B is zero.
         """
-        policy = policy.clone()
+        policy, fresh = policy.clone(), self.fresh(seed).to(policy)
         for block in self.blocks:
-            (a, b), (fresh, _) = block.split(policy), block.split(self.fresh(seed).to(policy))
+            a, b = block.split(policy)
             idle = (a == 0).all(-1) & (b == 0).all(-2)
-            a[idle] = fresh[idle]
+            a[idle] = block.split(fresh)[0][idle]
         return policy
 
     def instructions(self, rows: Tensor) -> list[Instruction]:

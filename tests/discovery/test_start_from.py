@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
 
 import pytest
 import torch
-from aligner_runs import PROBLEM, events, fit, lora, make
+from aligner_runs import PROBLEM, contents, events, fit, lora, make
 from symbol_family import Symbols, passing_lines
 
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront
@@ -130,16 +129,7 @@ def test_killed_before_its_first_step_or_after_it_resumes_to_the_same_front(kind
             with pytest.raises(ConfigError, match=r"start_from was '[0-9a-f]{16}', is None"):
                 make(**alone).resume(run)
         make(**(settings if place[0] == "start" else alone)).resume(run)
-    assert _files(run) == _files(whole)
-
-
-def _files(run):
-    front = run / "front"
-    return {
-        str(path.relative_to(front)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(front.rglob("*"))
-        if path.is_file()
-    }
+    assert contents(run) == contents(whole)
 
 
 def test_a_front_that_was_moved_is_the_same_and_another_is_not(alone, family, tmp_path):

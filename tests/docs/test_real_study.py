@@ -45,12 +45,13 @@ def test_words_are_added_that_are_not_the_question_s(code):
 
 
 def test_other_pages_say_what_the_study_has_of_pairs(code, results):
-    pairs, gap, _ = code.page.ahead(results)
+    pairs, gap, interval = code.page.ahead(results)
     for page in ("README.md", "docs/choosing-a-family.md"):
         text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
-        assert re.search(
-            rf"ahead (of independent linear policies )?in {pairs}[^.;]*, by {re.escape(gap)} of hyperv", text
+        told = (
+            rf"{pairs}[^.;]*, by {re.escape(gap)} of hypervolume in the mean \({re.escape(interval.replace('+', ''))}"
         )
+        assert re.search(rf"ahead (of independent linear policies )?in {told}", text)
 
 
 def test_a_sum_is_worth_half_for_its_number_and_half_for_being_shown(code):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from aligner_runs import PROBLEM, events, lora, make
+from aligner_runs import PROBLEM, contents, events, lora, make
 from amount import ALL
 from filelock import FileLock
 
@@ -26,16 +25,6 @@ from pareto_align.runs.journal import read_journal
 from pareto_align.weighting import Chebyshev, Schedule
 
 HERE = Path(__file__).parent
-
-
-def contents(run: Path) -> dict[str, str]:
-    """SHA-256 of front.json, the card, and every file of every adapter."""
-    front = run / "front"
-    return {
-        str(path.relative_to(front)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(front.rglob("*"))
-        if path.is_file()
-    }
 
 
 class Warm:
