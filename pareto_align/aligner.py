@@ -8,7 +8,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,8 @@ from pareto_align.backends import Backend, make_backend
 from pareto_align.data.comparisons import Comparisons
 from pareto_align.defaults import FAMILY, LEARNER, chosen_parts, usual_parts
 from pareto_align.discovery.explorers import Explorer
-from pareto_align.distributions import is_asked_of_hub
 from pareto_align.errors import ConfigError, FrontFileError, ObjectiveError, ParetoAlignWarning
-from pareto_align.messages import template_variables
+from pareto_align.loading import Loading
 from pareto_align.objectives import Objective, ObjectiveSet, as_objectives
 from pareto_align.objectives.forms import ObjectiveLike
 from pareto_align.printable import one_line
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from pareto_align.result import ParetoFront
 
 __all__ = ["ParetoAligner"]
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class ParetoAligner:
@@ -100,6 +97,7 @@ class ParetoAligner:
         population, steps, ...: See `pareto_align.runs.settings.Settings`.
 
     Attributes:
+        loading: How the model is loaded: `loading.model`, `loading.device` and so on.
         policies_: `[K, M]` the population as `fit` left it, archived or not.
         origin: How the command line can build this aligner again; kept in the run's record.
 
@@ -226,7 +224,19 @@ class ParetoAligner:
             max_age=max_age,
             seed=seed,
         )
-        self.model = os.path.expanduser(model) if isinstance(model, str) else model  # the record has it as it is loaded
+        self.loading = Loading(
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            gguf_file=gguf_file,
+            quantization=quantization,
+            use_chat_template=use_chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+            trust_remote_code=trust_remote_code,
+        )
+        if output_dir is not None:
+            path_of(output_dir, "output_dir")
         self.learner = learner
         wanted = as_objectives(objectives)
         offline = self._learns_from_comparisons(wanted)
@@ -248,21 +258,12 @@ class ParetoAligner:
         )
         self.family, self.weighting, self.explorer = parts.family, parts.weighting, parts.explorer
         self.lora = lora
-        self.tokenizer = tokenizer
-        self.use_chat_template = use_chat_template
-        self.chat_template_kwargs = template_variables(chat_template_kwargs)
-        self.gguf_file = gguf_file
-        self.quantization = quantization
-        self.device = device
-        self.dtype = dtype
-        self.trust_remote_code = trust_remote_code
         self.backend = make_backend(backend)
         self.output_dir = output_dir
         self.callbacks = _callbacks(callbacks)
         self.report_to = tracker_names(report_to)
         self.progress = progress
         self.origin: Mapping[str, Any] | None = None
-        self._check_loading()
         self._check_steering()
         if (top_k is not None or top_p is not None) and kl_coef > 0:
             warnings.warn(
@@ -320,7 +321,8 @@ class ParetoAligner:
 
     @property
     def _model_name(self) -> str:
-        return repr(self.model) if isinstance(self.model, str) else f"<{type(self.model).__name__}>"
+        model = self.loading.model
+        return repr(model) if isinstance(model, str) else f"<{type(model).__name__}>"
 
     def _unusual(self) -> dict[str, Any]:
         """What is not as it is by default."""
@@ -329,7 +331,8 @@ class ParetoAligner:
         usual["family"] = FAMILY
         shown: dict[str, Any] = {"family": self.family, "weighting": self.weighting.name, "learner": self.learner}
         shown |= {"explorer": self.explorer.name, "start_from": self.start, **asdict(self.settings)}
-        shown |= {name: getattr(self, name) for name in ("gguf_file", "quantization", "device", "dtype", "output_dir")}
+        shown |= {name: getattr(self.loading, name) for name in ("gguf_file", "quantization", "device", "dtype")}
+        shown["output_dir"] = self.output_dir
         return {name: value for name, value in shown.items() if value != usual[name]}
 
     def fit(
@@ -366,14 +369,14 @@ class ParetoAligner:
             plan = self._plan()  # what cannot work says so before anything is loaded
             check_trackers(self.report_to)
             given = self._read(plan, prompts, eval_prompts, prompt_column)
-            with begun(where) as folder, self._placed(callbacks) as (base, backend, host):
+            with begun(where) as folder, self._placed(callbacks) as (base, host):
                 splits = self._split(plan, base, *given)
                 warn_of_few(splits, self.settings.eval_prompts, self.settings.eval_group)
                 warn_of_shared(splits)
                 if self.start is not None:
                     self.start.warn_of_trained(splits)
                 facts = {"origin": self.origin, **self._facts(plan), "base": host["base"], "machine": host["machine"]}
-                self._run(plan, base, splits, folder, callbacks, backend=backend, facts=facts)
+                self._run(plan, base, splits, folder, callbacks, facts=facts)
         return self._finished(folder, base)
 
     @contextmanager
@@ -398,11 +401,15 @@ class ParetoAligner:
         with self._followed() as callbacks:
             plan = self._plan()
             given = self._read(plan, prompts, eval_prompts, prompt_column)
-            with self._placed(callbacks) as (base, backend, _):
+            with self._placed(callbacks) as (base, _):
                 splits = self._split(plan, base, *given)
-                with open_population(plan, base, splits, trust_remote_code=self.trust_remote_code) as population:
+                with open_population(
+                    plan, base, splits, trust_remote_code=self.loading.trust_remote_code
+                ) as population:
                     begins = self._begins(plan)
-                    yield assemble(plan, population, splits, None, backend=backend, callbacks=callbacks, start=begins)
+                    yield assemble(
+                        plan, population, splits, None, backend=self.backend, callbacks=callbacks, start=begins
+                    )
 
     def _read(self, plan: Plan, data: Any, held_out: Any, column: str = "prompt") -> tuple[Any, Any]:
         """What is learned from and what is held out, before anything is loaded: rows of prompts, or comparisons."""
@@ -501,7 +508,7 @@ class ParetoAligner:
 
         plan = self._plan()
         check_trackers(self.report_to)
-        model = self.model if isinstance(self.model, str) else None
+        model = self.loading.model if isinstance(self.loading.model, str) else None
         check_same_run(record, plan, self._facts(plan), model, begun=done or has_checkpoint(folder))
         if done:
             return self._finished(folder)
@@ -514,13 +521,12 @@ class ParetoAligner:
                 )
             if (folder / "front" / "front.json").exists():
                 read_front(folder / "front")  # one that cannot be read could not be written anew: better now than later
-            with self._placed(callbacks) as (base, backend, host):
+            with self._placed(callbacks) as (base, host):
                 check_same_base(record, host)
                 warn_of_other_machine(record, host)
                 warn_of_sampler(record)
                 splits = read_splits(folder, base, record.get("prompts"))
-                more = {"backend": backend, "record": record, "checkpoint": checkpoint}
-                self._run(plan, base, splits, folder, callbacks, **more)
+                self._run(plan, base, splits, folder, callbacks, record=record, checkpoint=checkpoint)
         return self._finished(folder, base)
 
     @contextmanager
@@ -543,8 +549,8 @@ class ParetoAligner:
         """Run from the beginning, or from a checkpoint; see `assemble`."""
         from pareto_align.discovery.assembly import assemble, open_population
 
-        more["start"] = self._begins(plan)
-        opened = open_population(plan, base, splits, trust_remote_code=self.trust_remote_code)
+        more |= {"backend": self.backend, "start": self._begins(plan)}
+        opened = open_population(plan, base, splits, trust_remote_code=self.loading.trust_remote_code)
         with self._tracked(folder) as trackers, opened as population:
             try:
                 assemble(plan, population, splits, folder, callbacks=[*callbacks, *trackers], **more).run()
@@ -579,50 +585,6 @@ class ParetoAligner:
         write_card(front.record, folder / "front")
         return front
 
-    @contextmanager
-    def _placed(
-        self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]]
-    ) -> Iterator[tuple[Base, Backend, dict[str, Any]]]:
-        """The model (or, where hosts elsewhere have it, what it looks like), the backend, and what its hosts are."""
-        from pareto_align.discovery.hosting import Host, load_host
-        from pareto_align.discovery.identity import check_alike
-        from pareto_align.runs.folder import versions
-        from pareto_align.runs.journal import announce
-
-        backend = self.backend
-        try:
-            if not backend.remote:
-                base = self._load_base(callbacks)
-                yield base, backend, Host(base).facts()
-                return
-            announce(callbacks, f"starting the {self._elsewhere}, which load the model")
-            backend.open(partial(load_host, self._loading, backend.sharding), len(self.settings.shards))
-            hosts = backend.everywhere("facts", alike=partial(check_alike, here=versions()))
-            base = self._load_base(weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
-            yield base, backend, hosts[0]
-        finally:
-            backend.close()
-
-    @property
-    def _elsewhere(self) -> str:
-        """Who has the model, where this process has not."""
-        return "workers" if self.backend.sharding is None else "ranks"
-
-    @property
-    def _loading(self) -> dict[str, Any]:
-        """How the model is loaded, as `load_base` takes it."""
-        return {
-            "model": self.model,
-            "tokenizer": self.tokenizer,
-            "device": self.device,
-            "dtype": self.dtype,
-            "gguf_file": self.gguf_file,
-            "quantization": self.quantization,
-            "use_chat_template": self.use_chat_template,
-            "chat_template_kwargs": self.chat_template_kwargs,
-            "trust_remote_code": self.trust_remote_code,
-        }
-
     def usual_rate(self) -> float:
         """The learning rate at the first step: as set, or what is usual for a model of this width.
 
@@ -633,41 +595,14 @@ class ParetoAligner:
             return self.settings.learning_rate
         from pareto_align.discovery.assembly import usual_rate
 
-        return usual_rate(self._plan(), self._load_base(weights=False, device="cpu", dtype="float32"))
+        shape = self.loading.load(quiet=not self.progress, weights=False, device="cpu", dtype="float32")
+        return usual_rate(self._plan(), shape)
 
-    def _load_base(self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]] = (), **otherwise: Any) -> Base:
-        """The model, loaded; callbacks are told of it, since it takes a while."""
-        from transformers.utils import logging
-
-        from pareto_align.policies.base import load_base
-        from pareto_align.runs.journal import announce
-
-        named = f" {self.model}, which the Hugging Face Hub is asked for" if is_asked_of_hub(self.model) else ""
-        announce(callbacks, f"loading the model{named}")
-        silenced = not self.progress and logging.is_progress_bar_enabled()
-        if silenced:
-            logging.disable_progress_bar()
-        try:
-            return load_base(**{**self._loading, **otherwise})
-        finally:
-            if silenced:
-                logging.enable_progress_bar()
-
-    def _check_loading(self) -> None:
-        """Whether what decides how the model is loaded is of the right kind, before anything is."""
-        if not isinstance(self.trust_remote_code, bool):
-            raise ConfigError(f"`trust_remote_code` must be True or False. Found {self.trust_remote_code!r}.")
-        if not isinstance(self.use_chat_template, bool | None):
-            raise ConfigError(f"`use_chat_template` must be True, False or None. Found {self.use_chat_template!r}.")
-        if self.output_dir is not None:
-            path_of(self.output_dir, "output_dir")
-        if isinstance(self.dtype, str) and self.dtype.removeprefix("torch.") not in DTYPES:
-            raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}. Found {self.dtype!r}.")
-        named = self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike)
-        if not (named or hasattr(self.tokenizer, "pad_token_id")):
-            raise ConfigError(
-                f"`tokenizer` must be a hub id, a folder or a tokenizer of transformers. Found {self.tokenizer!r}."
-            )
+    def _placed(
+        self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]]
+    ) -> AbstractContextManager[tuple[Base, dict[str, Any]]]:
+        """See `Loading.placed`."""
+        return self.loading.placed(self.backend, len(self.settings.shards), callbacks, quiet=not self.progress)
 
     def _check_steering(self) -> None:
         """Whether the objectives hold what the weighting needs."""
@@ -708,87 +643,9 @@ class ParetoAligner:
         plan = Plan(self.objectives, self.weighting, learner, self.explorer, self.settings, lora, family)
         if self.start is not None:
             self.start.check(plan)
-            self.start.warn_of_other_base(self.model)
-        self._check_backend(plan)
-        self._check_sampler()
+            self.start.warn_of_other_base(self.loading.model)
+        self.loading.check(plan, self.backend)
         return plan
-
-    def _check_sampler(self) -> None:
-        """Whether an engine beside the population can load the same model, before anything is loaded."""
-        if self.settings.engine is None:
-            return
-        told = f"The sampler {self.settings.engine['name']!r} loads the model once more, by its name"
-        named = isinstance(self.model, str | os.PathLike)
-        if not named or str(self.model).startswith("pypi:"):
-            raise ConfigError(
-                f"{told}. Save the one in memory, `model.save_pretrained(folder)` with its tokenizer, and give the "
-                "folder."
-            )
-        if self.gguf_file is not None or str(self.model).endswith(".gguf"):
-            raise ConfigError(f"{told}, and not from a GGUF file, which would be read otherwise there. Convert it.")
-        if self.quantization is not None:
-            raise ConfigError(
-                f"{told}, and quantised there it would be another model than here. Leave `quantization` out, or "
-                "choose another sampler."
-            )
-        if self.backend.sharding is not None:
-            raise ConfigError(
-                f"{told}, on the GPU that trains, and has no part in ranks that share one. Leave `ranks` out, or "
-                "choose another sampler."
-            )
-        if self.backend.remote:
-            raise ConfigError(
-                f"A worker of the backend {self.backend.name!r} that is lost goes through its steps again, and the "
-                f"sampler {self.settings.engine['name']!r} does not draw the same again. Use backend='local'."
-            )
-        if not (self.device == "auto" or str(self.device).startswith("cuda")):
-            raise ConfigError(
-                f"The sampler {self.settings.engine['name']!r} draws on a GPU with CUDA. Found device={self.device!r}."
-            )
-
-    def _check_backend(self, plan: Plan) -> None:
-        """Whether the backend can have the policies, before anything is loaded."""
-        self.backend.check(len(self.settings.shards))
-        if not self.backend.remote:
-            if self.settings.deterministic and self.settings.overlap in ("exact", "bounded"):
-                raise ConfigError(
-                    "deterministic=True switches torch for the whole process, and rewards may do what it refuses then, "
-                    "so they cannot judge while policies train here. Use backend='ray', whose workers are processes of "
-                    "their own, or leave `overlap` out."
-                )
-            return
-        told = f"The backend {self.backend.name!r} has the model on its {self._elsewhere}"
-        if not isinstance(self.model, str | os.PathLike):
-            raise ConfigError(
-                f"{told}, which load it by name. Save the one in memory where all of them find it, "
-                "`model.save_pretrained(folder)` with its tokenizer, and give the folder."
-            )
-        if plan.measures_labels:
-            raise ConfigError(
-                f"{told}, and objectives that are measured on comparisons are measured where the run is. Give every "
-                "objective a reward, or use backend='local'"
-                + ("." if self.backend.sharding is None else " without `ranks`.")
-            )
-        if self.backend.sharding is not None:
-            self._check_ranks()
-
-    def _check_ranks(self) -> None:
-        """Whether ranks can share the model in the way that it is to be loaded and run."""
-        if self.quantization is not None:
-            raise ConfigError(
-                f"A quantised model cannot be shared by ranks. Found quantization={self.quantization!r}. Leave it out, "
-                "or `ranks`: in 4 bits a model takes about a quarter of its memory."
-            )
-        if self.settings.decoding == "graphs":
-            raise ConfigError(
-                "What ranks send each other while they decode is in no CUDA graph. Leave `sampler` out, or `ranks`. "
-                "Found sampler='graphs'."
-            )
-        if str(self.device) not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                "Ranks compute on GPUs with CUDA, one each, or on the CPU: use device='auto', 'cuda' or 'cpu', and "
-                f"CUDA_VISIBLE_DEVICES to say which GPUs. Found device={str(self.device)!r}."
-            )
 
     def _begins(self, plan: Plan) -> Callable[[np.ndarray], list[Path]] | None:
         """Which adapters the policies for given preferences begin as; None: the untrained model."""
@@ -800,9 +657,9 @@ class ParetoAligner:
         return plan_facts(
             plan,
             start=None if self.start is None else self.start.facts(),
-            quantization=self.quantization,
-            gguf_file=self.gguf_file,
-            chat_template_kwargs=self.chat_template_kwargs,
+            quantization=self.loading.quantization,
+            gguf_file=self.loading.gguf_file,
+            chat_template_kwargs=self.loading.chat_template_kwargs,
         )
 
 

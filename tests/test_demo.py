@@ -38,7 +38,7 @@ def test_the_objectives_pull_against_each_other() -> None:
 
 def test_the_aligner_is_built_without_loading_the_model() -> None:
     aligner = demo.demo_aligner(steps=3, seed=5)
-    assert aligner.model == demo.MODEL
+    assert aligner.loading.model == demo.MODEL
     assert (aligner.settings.steps, aligner.settings.seed) == (3, 5)
     assert aligner.settings.population >= 4
     parts = (aligner.family, aligner.weighting.name, aligner.explorer.name)

@@ -95,4 +95,4 @@ def test_of_two_fits_at_once_on_one_model_one_is_refused_and_the_other_is_right(
         thread.join()
     one, whole = (path / "front" / "front.json" for path in (tmp_path / "one", tmp_path / "expected"))
     assert one.read_bytes() == whole.read_bytes()
-    make(model=model, output_dir=tmp_path / "three")._load_base()  # the mark is gone
+    make(model=model, output_dir=tmp_path / "three").loading.load()  # the mark is gone

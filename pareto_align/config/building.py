@@ -114,7 +114,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), **more: Any) ->
     # a resumed run has its prompts in its folder
     own = ("prompts", "eval_prompts", "comparisons", "eval_comparisons", "output_dir", "tuning")
     kept = {key: value for key, value in values.items() if key not in own}
-    kept |= {key: getattr(aligner, key) for key in ("model", "tokenizer") if kept.get(key) is not None}
+    kept |= {key: getattr(aligner.loading, key) for key in ("model", "tokenizer") if kept.get(key) is not None}
     if aligner.start is not None:
         kept["start_from"] = str(aligner.start.folder)
     kept["eval_prompts"] = aligner.settings.eval_prompts

@@ -281,7 +281,7 @@ def _problem(aligner: ParetoAligner, prompts: Any, eval_prompts: Any) -> dict[st
     settings = asdict(aligner.settings)
     del settings["seed"]  # a sweep has its own
     return {
-        "model": aligner.model if isinstance(aligner.model, str) else None,
+        "model": aligner.loading.model if isinstance(aligner.loading.model, str) else None,
         "objectives": objective_records(aligner.objectives),
         "weighting": aligner.weighting.name,
         "learner": make_learner(aligner.learner).name,

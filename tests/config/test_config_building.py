@@ -136,9 +136,10 @@ def test_every_key_arrives(load, folder):
         archive_capacity=3,
     )
     aligner = run.aligner
-    assert (aligner.model, aligner.tokenizer, aligner.gguf_file) == ("some/model", "acme/tokenizer", "q8.gguf")
-    assert (aligner.device, aligner.dtype, aligner.trust_remote_code) == ("cpu", "float32", True)
-    assert aligner.use_chat_template is False
+    loading = aligner.loading
+    assert (loading.model, loading.tokenizer, loading.gguf_file) == ("some/model", "acme/tokenizer", "q8.gguf")
+    assert (loading.device, loading.dtype, loading.trust_remote_code) == ("cpu", "float32", True)
+    assert loading.use_chat_template is False
     assert aligner.output_dir == "out"
     assert type(aligner.learner).name == "rloo"
     expected = Settings(
@@ -152,7 +153,7 @@ def test_every_key_arrives(load, folder):
 def test_what_is_left_out_is_the_aligners_default(load):
     aligner = load().aligner
     plain = ParetoAligner("some/model", list(aligner.objectives))
-    for name in ("settings", "learner", "lora", "device", "dtype", "output_dir", "use_chat_template"):
+    for name in ("settings", "learner", "lora", "loading", "output_dir"):
         assert getattr(aligner, name) == getattr(plain, name), name
     assert type(aligner.weighting) is type(plain.weighting)
 
@@ -160,8 +161,8 @@ def test_what_is_left_out_is_the_aligners_default(load):
 def test_paths_are_relative_to_the_config(load, folder, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     run = load(model="./base", tokenizer="../tok", output_dir="./out")
-    assert run.aligner.model == str(folder / "base")
-    assert run.aligner.tokenizer == str(folder.parent / "tok")
+    assert run.aligner.loading.model == str(folder / "base")
+    assert run.aligner.loading.tokenizer == str(folder.parent / "tok")
     assert run.aligner.output_dir == "./out"
 
 

@@ -26,7 +26,7 @@ def test_the_aligner_comes_back_as_it_was(tmp_path):
     again = load_origin(begun.origin, "run").aligner
     assert again.settings == begun.settings
     assert again.settings.steps == 7
-    assert again.model == begun.model == str(tmp_path / "here")
+    assert again.loading.model == begun.loading.model == str(tmp_path / "here")
     assert again.objectives.names == begun.objectives.names
     assert again.weighting.lr == 0.5
     assert again.lora.r == 4
