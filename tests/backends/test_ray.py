@@ -49,7 +49,7 @@ def lost_in_a_run(model, run, settings, backend):
 
     def strike(place, number, moment):
         time.sleep(moment)
-        os.kill(int(re.search(r"process (\d+)", aligner.backend._places[place].where)[1]), number)
+        os.kill(int(re.search(r"process (\d+)", aligner.backend.staff.places[place].where)[1]), number)
 
     def after(event):
         if event["event"] == "step" and event["step"] in STRIKES:
@@ -85,7 +85,7 @@ def test_a_machine_that_joins_has_shards_and_so_has_the_next_one_when_it_has_lef
     def after(event):
         if event["event"] != "step":
             return
-        first, second = aligner.backend._places
+        first, second = aligner.backend.staff.places
         seen.append((len(first.shards), len(second.shards)))
         if event["step"] == 1:
             machines.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))

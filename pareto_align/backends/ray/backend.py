@@ -1,0 +1,227 @@
+"""The backend of the process that a run is in: what it is asked, and which worker has which shards.
+
+Ray itself repeats nothing: of a call that failed it does not know whether it was carried out. What is lost is made anew
+by `recovery`. Places without a worker are looked at before every step: where there is room by now, a worker begins, and
+when it has the model it takes shards from those with the most.
+
+References:
+    Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", arXiv 1712.05889.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pareto_align.arguments import Count, NotNegative, Positive
+from pareto_align.backends.protocol import SNAPSHOT, Alike, Backend, Calls, Host, register_backend
+from pareto_align.backends.ranks import check_system
+from pareto_align.backends.ray.calls import Job, Lost
+from pareto_align.backends.ray.cluster import Needs, check_size, connect, reserve, wait_for_room
+from pareto_align.backends.ray.dispatch import Dispatch
+from pareto_align.backends.ray.recovery import Staff
+from pareto_align.errors import ConfigError
+
+__all__ = ["Ray"]
+
+MOST_CALLS = 256
+"""Changes of a shard after which its state is fetched, where nobody has asked for it meanwhile."""
+
+
+@register_backend("ray")
+class Ray(Backend):
+    """Workers of a Ray cluster, each with the model and some of the shards.
+
+    Args:
+        workers: How many; at most as many as there are shards (`shard_size`).
+        min_workers: The run begins with at least so many, and takes more, up to `workers`, between steps as there is
+            room for them. By default it begins with all.
+        gpus_per_worker: Of each; a share lets several use one.
+        cpus_per_worker: Of each, and the threads that it computes with. Bytes depend on that number.
+        ranks: Processes of each worker that share one model by tensor parallelism, on a GPU each: `gpus_per_worker` is
+            at least as many. They share its CPUs too. A rank that is lost counts as the worker.
+        address: Of a cluster, "host:port", or "auto" for the one that this machine is part of. By default one is
+            started on this machine and ends with the run, unless the process is connected to one.
+        timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
+            lost.
+        start_timeout_s: Seconds that a worker may take to begin: until it has the model, and where the run cannot go on
+            without it until there is room for it.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    remote = True
+
+    def __init__(
+        self,
+        *,
+        workers: Count = 1,
+        min_workers: Count | None = None,
+        gpus_per_worker: NotNegative = 0,
+        cpus_per_worker: Count = 1,
+        ranks: Count = 1,
+        address: str | None = None,
+        timeout_s: Positive = 1800,
+        start_timeout_s: Positive = 600,
+    ) -> None:
+        if not isinstance(address, str | None):
+            raise ConfigError(f"Backend 'ray': `address` must be text or None. Found {address!r}.")
+        if ranks > 1 and 0 < gpus_per_worker < ranks:
+            raise ConfigError(
+                f"Backend 'ray': {ranks} ranks need a GPU each. Set gpus_per_worker={ranks}. Found {gpus_per_worker:g}."
+            )
+        if min_workers is not None and min_workers > workers:
+            raise ConfigError(
+                f"Backend 'ray': `min_workers` is at most `workers`. Found min_workers={min_workers} and "
+                f"workers={workers}."
+            )
+        self.workers, self.address, self.ranks = workers, address, ranks
+        self.min_workers = workers if min_workers is None else min_workers
+        self.sharding = "tensor" if ranks > 1 else None
+        self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
+        self.gpus_per_worker, self.cpus_per_worker = gpus_per_worker, cpus_per_worker
+        self._forget()
+
+    def _forget(self) -> None:
+        self._staff: Staff | None = None
+        self._dispatch: Dispatch | None = None
+        self._ours = False
+        self.shards = 0
+
+    @property
+    def staff(self) -> Staff:
+        """The workers of the run."""
+        assert self._staff is not None, "`open` comes first"
+        return self._staff
+
+    @property
+    def dispatch(self) -> Dispatch:
+        """The calls of the run."""
+        assert self._dispatch is not None, "`open` comes first"
+        return self._dispatch
+
+    # -- a run ---------------------------------------------------------------------------------------------------
+
+    def check(self, shards: int) -> None:
+        """See `Backend.check`."""
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError("backend='ray' needs Ray. Install it with `pip install 'pareto-align[ray]'`.")
+        check_system(self.name, self.ranks)
+        if self.workers > shards:
+            raise ConfigError(
+                f"Backend 'ray': {self.workers} workers for {shards} shard{'s' if shards > 1 else ''}; a worker has at "
+                "least one. Take fewer workers, or a smaller `shard_size`: population / shard_size is the number of "
+                "shards."
+            )
+
+    def open(self, make: Callable[[], Host], shards: int) -> None:
+        """See `Backend.open`."""
+        self.check(shards)
+        self.close()
+        needs = Needs(self.cpus_per_worker, self.gpus_per_worker)
+        self._ours, self.shards = connect(self.address, self.workers * self.cpus_per_worker), shards
+        try:
+            check_size(needs, self.min_workers)
+            self._staff = Staff(
+                reserve(needs, self.workers),
+                make,
+                threads=self.cpus_per_worker,
+                ranks=self.ranks,
+                timeout_s=self.timeout_s,
+                start_timeout_s=self.start_timeout_s,
+            )
+            self._dispatch = Dispatch(self._staff)
+            begun = wait_for_room(self._staff.places, self.min_workers, self.start_timeout_s)
+            for place in begun:  # all of them load the model at the same time
+                self._staff.employ(place)
+            for place in begun:
+                self._staff.start(place)
+        except Lost as lost:
+            self.close()
+            raise ConfigError(f"Backend 'ray': a worker cannot be started: {lost}.") from lost
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if not self.shards:
+            return
+        import ray
+
+        if ray.is_initialized():
+            if self._staff is not None:
+                self._staff.close()
+            if self._ours:
+                ray.shutdown()
+        self._forget()
+
+    def everywhere(self, method: str, *arguments: Any, alike: Alike | None = None) -> list[Any]:
+        """See `Backend.everywhere`."""
+        import ray
+
+        shared = tuple(ray.put(argument) for argument in arguments)  # once, and not once a worker
+        found = self.dispatch.run([Job(place.number, method, shared, place=place) for place in self.staff.there])
+        if alike is not None:
+            alike(found)
+        self.staff.said.append((method, shared, alike, found[0]))
+        return found
+
+    def populate(self) -> None:
+        """See `Backend.populate`."""
+        for n, place in enumerate(there := self.staff.there):
+            place.shards = list(range(n, self.shards, len(there)))
+            self.staff.since |= {shard: [] for shard in place.shards}
+        # all at once: a host that has several opens them one after another
+        jobs = [(place, shard) for place in there for shard in place.shards]
+        self.dispatch.run([Job(n, "open", (shard,), place=place) for n, (place, shard) in enumerate(jobs)])
+
+    def anywhere(self, method: str, several: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `Backend.anywhere`."""
+        return self.dispatch.run([Job(n, method, arguments) for n, arguments in enumerate(several)])
+
+    def call(self, method: str, calls: Calls) -> dict[int, Any]:
+        """See `Backend.call`."""
+        found = self.dispatch.run([Job(n, method, given, shard) for n, (shard, given) in enumerate(calls.items())])
+        return dict(zip(calls, found, strict=True))
+
+    def begin(self, shard: int, method: str, arguments: tuple[Any, ...], *, first: bool = False) -> None:
+        """See `Backend.begin`."""
+        self.dispatch.begin(Job(shard, method, arguments, shard, begun=True, first=first))
+
+    def ended(self, wait: float | None = None) -> tuple[int, Any] | None:
+        """See `Backend.ended`."""
+        job = self.dispatch.ended(wait)
+        return None if job is None else (job.number, job.result)
+
+    def rest(self) -> None:
+        """See `Backend.rest`."""
+        if max(map(len, self.staff.since.values())) > MOST_CALLS:
+            self.call(SNAPSHOT, dict.fromkeys(self.staff.since, ()))
+        self.staff.take_on()
+        self._spread()
+
+    def _spread(self) -> None:
+        """Move shards from the worker with the most to that with the fewest, until there is no more to even out."""
+        while True:
+            there = sorted(self.staff.there, key=lambda one: (len(one.shards), one.number))
+            few, many = there[0], there[-1]
+            if len(many.shards) - len(few.shards) < 2:
+                return
+            shard = many.shards[-1]
+            self.call(SNAPSHOT, {shard: ()})
+            if not few.staffed or shard not in many.shards:
+                continue  # somebody was lost over it
+            try:
+                self.staff.bring(few, shard)
+            except Lost as lost:
+                self.staff.replace(few, lost, Job(0, "open", (), shard))
+                return
+            few.shards.append(shard)
+            many.shards.remove(shard)
+            try:
+                self.staff.now(many, None, "drop", shard)
+            except Lost as lost:
+                self.staff.replace(many, lost, Job(0, "drop", (), shard))
