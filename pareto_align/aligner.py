@@ -586,8 +586,8 @@ class ParetoAligner:
         """The model (or, where hosts elsewhere have it, what it looks like), the backend, and what its hosts are."""
         from pareto_align.discovery.hosting import Host, load_host
         from pareto_align.discovery.identity import check_alike
-        from pareto_align.runs.folder import versions
         from pareto_align.runs.journal import announce
+        from pareto_align.versions import versions
 
         backend = self.backend
         try:
@@ -769,6 +769,7 @@ class ParetoAligner:
                 "objective a reward, or use backend='local'"
                 + ("." if self.backend.sharding is None else " without `ranks`.")
             )
+        self.backend.check_rewards(plan.objectives, plan.judged_apart, len(self.settings.shards))
         if self.backend.sharding is not None:
             self._check_ranks()
 

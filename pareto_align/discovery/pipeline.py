@@ -23,7 +23,7 @@ from pareto_align.discovery.weights import Found
 from pareto_align.front.origin import NO_SPREAD
 from pareto_align.learning.learner import StepReport
 from pareto_align.learning.rollouts import Answers
-from pareto_align.objectives.objective_set import Verdict
+from pareto_align.objectives.verdicts import Verdict
 
 __all__ = ["Evidence", "Pipeline", "Steps"]
 

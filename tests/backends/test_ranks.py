@@ -22,8 +22,8 @@ from tiny_models import lora, relative_error, tiny_model
 from pareto_align import ConfigError, ModelError, ParetoAlignWarning, TrainingError
 from pareto_align.backends import Local, make_backend
 from pareto_align.backends import local as local_backend
-from pareto_align.backends.ray import worker as ray_worker
 from pareto_align.backends.ranks import Job, _received, check_system
+from pareto_align.backends.ray import worker as ray_worker
 from pareto_align.discovery import hosting
 from pareto_align.policies.layers.linear import SWITCH, onednn_works
 from pareto_align.policies.sharding.fsdp import FullySharded

@@ -248,7 +248,7 @@ def seen(cluster, monkeypatch):
     def look(self):
         struck = cluster.struck
         rest(self)
-        there = self.staff.there
+        there = self._staff.there
         for place in there:
             assert set(place.actor.instance.host.shards) == set(place.shards), "and nothing of those that moved"
         if cluster.struck == struck:

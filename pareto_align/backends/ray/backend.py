@@ -18,10 +18,12 @@ from pareto_align.arguments import Count, NotNegative, Positive
 from pareto_align.backends.protocol import SNAPSHOT, Alike, Backend, Calls, Host, register_backend
 from pareto_align.backends.ranks import check_system
 from pareto_align.backends.ray.calls import Job, Lost
-from pareto_align.backends.ray.cluster import Needs, check_size, connect, reserve, wait_for_room
+from pareto_align.backends.ray.cluster import Needs, Place, check_size, connect, reserve, wait_for_room
 from pareto_align.backends.ray.dispatch import Dispatch
 from pareto_align.backends.ray.recovery import Staff
+from pareto_align.backends.ray.rewards import RewardWorkers, check_sent, shared_out
 from pareto_align.errors import ConfigError
+from pareto_align.objectives import Objective, ObjectiveSet
 
 __all__ = ["Ray"]
 
@@ -39,12 +41,18 @@ class Ray(Backend):
             room for them. By default it begins with all.
         gpus_per_worker: Of each; a share lets several use one.
         cpus_per_worker: Of each, and the threads that it computes with. Bytes depend on that number.
+        reward_workers: Workers that judge and do nothing else, each by some of the objectives. By default the process
+            of the run judges.
+        gpus_per_reward_worker: Of each; a share lets several use one.
+        cpus_per_reward_worker: Of each, and the threads that torch has there.
+        remote_rewards: Names of the objectives that they judge; by default all that can be sent. Async ones, those that
+            remember earlier answers and those that count what they cost are asked in the process of the run.
         ranks: Processes of each worker that share one model by tensor parallelism, on a GPU each: `gpus_per_worker` is
             at least as many. They share its CPUs too. A rank that is lost counts as the worker.
         address: Of a cluster, "host:port", or "auto" for the one that this machine is part of. By default one is
             started on this machine and ends with the run, unless the process is connected to one.
-        timeout_s: Seconds that a worker may take for a call, such as one shard's step. One that takes longer counts as
-            lost.
+        timeout_s: Seconds that a worker may take for a call, such as one shard's step or what a reward worker says to a
+            batch. One that takes longer counts as lost.
         start_timeout_s: Seconds that a worker may take to begin: until it has the model, and where the run cannot go on
             without it until there is room for it.
 
@@ -61,6 +69,10 @@ class Ray(Backend):
         min_workers: Count | None = None,
         gpus_per_worker: NotNegative = 0,
         cpus_per_worker: Count = 1,
+        reward_workers: Count | None = None,
+        gpus_per_reward_worker: NotNegative = 0,
+        cpus_per_reward_worker: Count = 1,
+        remote_rewards: Sequence[str] | None = None,
         ranks: Count = 1,
         address: str | None = None,
         timeout_s: Positive = 1800,
@@ -77,30 +89,31 @@ class Ray(Backend):
                 f"Backend 'ray': `min_workers` is at most `workers`. Found min_workers={min_workers} and "
                 f"workers={workers}."
             )
+        judging = Needs(cpus_per_reward_worker, gpus_per_reward_worker)
+        if reward_workers is None and (judging != Needs(1, 0) or remote_rewards is not None):
+            raise ConfigError(
+                "Backend 'ray': there are no reward workers. Set `reward_workers`, how many, or leave "
+                "`gpus_per_reward_worker`, `cpus_per_reward_worker` and `remote_rewards` out."
+            )
+        names = not isinstance(remote_rewards, str) and isinstance(remote_rewards, Sequence | None)
+        if not names or not all(isinstance(name, str) for name in remote_rewards or ()):
+            raise ConfigError(
+                f"Backend 'ray': `remote_rewards` must be a list of names of objectives. Found {remote_rewards!r}."
+            )
+        self.reward_workers, self.remote_rewards = reward_workers or 0, remote_rewards
+        self.reward_needs = judging
         self.workers, self.address, self.ranks = workers, address, ranks
         self.min_workers = workers if min_workers is None else min_workers
         self.sharding = "tensor" if ranks > 1 else None
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
-        self.gpus_per_worker, self.cpus_per_worker = gpus_per_worker, cpus_per_worker
+        self.needs, self.threads = Needs(cpus_per_worker, gpus_per_worker), cpus_per_worker
+        self.reward_threads = cpus_per_reward_worker
         self._forget()
 
     def _forget(self) -> None:
-        self._staff: Staff | None = None
-        self._dispatch: Dispatch | None = None
-        self._ours = False
-        self.shards = 0
-
-    @property
-    def staff(self) -> Staff:
-        """The workers of the run."""
-        assert self._staff is not None, "`open` comes first"
-        return self._staff
-
-    @property
-    def dispatch(self) -> Dispatch:
-        """The calls of the run."""
-        assert self._dispatch is not None, "`open` comes first"
-        return self._dispatch
+        self.shards, self._ours = 0, False
+        self._rewards: RewardWorkers | None = None
+        self._reward_places: list[Place] = []
 
     # -- a run ---------------------------------------------------------------------------------------------------
 
@@ -116,23 +129,31 @@ class Ray(Backend):
                 "shards."
             )
 
+    def check_rewards(self, objectives: Sequence[Objective], apart: Sequence[int], shards: int) -> None:
+        """See `Backend.check_rewards`."""
+        if self.reward_workers:
+            away = self._shared_out(objectives, apart, shards)
+            check_sent([objectives[column] for column in sorted(set().union(*away))])
+
+    def _shared_out(self, objectives: Sequence[Objective], apart: Sequence[int], shards: int) -> list[tuple[int, ...]]:
+        return shared_out(objectives, self.remote_rewards, apart, shards, self.reward_workers)
+
     def open(self, make: Callable[[], Host], shards: int) -> None:
         """See `Backend.open`."""
         self.check(shards)
         self.close()
-        needs = Needs(self.cpus_per_worker, self.gpus_per_worker)
-        self._ours, self.shards = connect(self.address, self.workers * self.cpus_per_worker), shards
+        cpus = self.workers * self.needs.cpus + self.reward_workers * self.reward_needs.cpus
+        self._ours, self.shards = connect(self.address, int(cpus)), shards
+        limits = {"timeout_s": self.timeout_s, "start_timeout_s": self.start_timeout_s}
+        self._staff = Staff(make, threads=self.threads, ranks=self.ranks, **limits)
+        self._dispatch = Dispatch(self._staff)
         try:
-            check_size(needs, self.min_workers)
-            self._staff = Staff(
-                reserve(needs, self.workers),
-                make,
-                threads=self.cpus_per_worker,
-                ranks=self.ranks,
-                timeout_s=self.timeout_s,
-                start_timeout_s=self.start_timeout_s,
-            )
-            self._dispatch = Dispatch(self._staff)
+            judging = self.reward_workers, "reward worker", self.reward_needs
+            check_size([(self.min_workers, "worker", self.needs), judging])
+            # first: workers may take all the room that is left
+            self._reward_places = reserve(self.reward_needs, self.reward_workers, "reward worker")
+            wait_for_room(self._reward_places, self.reward_workers, self.start_timeout_s, "reward worker")
+            self._staff.places = reserve(self.needs, self.workers)
             begun = wait_for_room(self._staff.places, self.min_workers, self.start_timeout_s)
             for place in begun:  # all of them load the model at the same time
                 self._staff.employ(place)
@@ -145,15 +166,30 @@ class Ray(Backend):
             self.close()
             raise
 
+    def take(self, objectives: ObjectiveSet, apart: Sequence[int]) -> None:
+        """See `Backend.take`."""
+        if self.reward_workers:
+            self._rewards = RewardWorkers(
+                self._reward_places,
+                objectives,
+                self._shared_out(objectives, apart, self.shards),
+                threads=self.reward_threads,
+                timeout_s=self.timeout_s,
+                start_timeout_s=self.start_timeout_s,
+            )
+
     def close(self) -> None:
         """See `Backend.close`."""
         if not self.shards:
             return
         import ray
 
+        if self._rewards is not None:
+            self._rewards.close()
         if ray.is_initialized():
-            if self._staff is not None:
-                self._staff.close()
+            for place in (*self._reward_places, *self._staff.places):
+                place.dismiss()
+                place.give_up()
             if self._ours:
                 ray.shutdown()
         self._forget()
@@ -163,50 +199,50 @@ class Ray(Backend):
         import ray
 
         shared = tuple(ray.put(argument) for argument in arguments)  # once, and not once a worker
-        found = self.dispatch.run([Job(place.number, method, shared, place=place) for place in self.staff.there])
+        found = self._dispatch.run([Job(place.number, method, shared, place=place) for place in self._staff.there])
         if alike is not None:
             alike(found)
-        self.staff.said.append((method, shared, alike, found[0]))
+        self._staff.said.append((method, shared, alike, found[0]))
         return found
 
     def populate(self) -> None:
         """See `Backend.populate`."""
-        for n, place in enumerate(there := self.staff.there):
+        for n, place in enumerate(there := self._staff.there):
             place.shards = list(range(n, self.shards, len(there)))
-            self.staff.since |= {shard: [] for shard in place.shards}
+            self._staff.since |= {shard: [] for shard in place.shards}
         # all at once: a host that has several opens them one after another
         jobs = [(place, shard) for place in there for shard in place.shards]
-        self.dispatch.run([Job(n, "open", (shard,), place=place) for n, (place, shard) in enumerate(jobs)])
+        self._dispatch.run([Job(n, "open", (shard,), place=place) for n, (place, shard) in enumerate(jobs)])
 
     def anywhere(self, method: str, several: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Backend.anywhere`."""
-        return self.dispatch.run([Job(n, method, arguments) for n, arguments in enumerate(several)])
+        return self._dispatch.run([Job(n, method, arguments) for n, arguments in enumerate(several)])
 
     def call(self, method: str, calls: Calls) -> dict[int, Any]:
         """See `Backend.call`."""
-        found = self.dispatch.run([Job(n, method, given, shard) for n, (shard, given) in enumerate(calls.items())])
+        found = self._dispatch.run([Job(n, method, given, shard) for n, (shard, given) in enumerate(calls.items())])
         return dict(zip(calls, found, strict=True))
 
     def begin(self, shard: int, method: str, arguments: tuple[Any, ...], *, first: bool = False) -> None:
         """See `Backend.begin`."""
-        self.dispatch.begin(Job(shard, method, arguments, shard, begun=True, first=first))
+        self._dispatch.begin(Job(shard, method, arguments, shard, begun=True, first=first))
 
     def ended(self, wait: float | None = None) -> tuple[int, Any] | None:
         """See `Backend.ended`."""
-        job = self.dispatch.ended(wait)
+        job = self._dispatch.ended(wait)
         return None if job is None else (job.number, job.result)
 
     def rest(self) -> None:
         """See `Backend.rest`."""
-        if max(map(len, self.staff.since.values())) > MOST_CALLS:
-            self.call(SNAPSHOT, dict.fromkeys(self.staff.since, ()))
-        self.staff.take_on()
+        if max(map(len, self._staff.since.values())) > MOST_CALLS:
+            self.call(SNAPSHOT, dict.fromkeys(self._staff.since, ()))
+        self._staff.take_on()
         self._spread()
 
     def _spread(self) -> None:
         """Move shards from the worker with the most to that with the fewest, until there is no more to even out."""
         while True:
-            there = sorted(self.staff.there, key=lambda one: (len(one.shards), one.number))
+            there = sorted(self._staff.there, key=lambda one: (len(one.shards), one.number))
             few, many = there[0], there[-1]
             if len(many.shards) - len(few.shards) < 2:
                 return
@@ -215,13 +251,13 @@ class Ray(Backend):
             if not few.staffed or shard not in many.shards:
                 continue  # somebody was lost over it
             try:
-                self.staff.bring(few, shard)
+                self._staff.bring(few, shard)
             except Lost as lost:
-                self.staff.replace(few, lost, Job(0, "open", (), shard))
+                self._staff.replace(few, lost, Job(0, "open", (), shard))
                 return
             few.shards.append(shard)
             many.shards.remove(shard)
             try:
-                self.staff.now(many, None, "drop", shard)
+                self._staff.now(many, None, "drop", shard)
             except Lost as lost:
-                self.staff.replace(many, lost, Job(0, "drop", (), shard))
+                self._staff.replace(many, lost, Job(0, "drop", (), shard))

@@ -39,6 +39,7 @@ class Place:
     """One worker's place in the cluster, whoever works there.
 
     Attributes:
+        called: What somebody there is, with a number, for messages.
         number: Of the place.
         needs: What a worker there has.
         group: What is reserved for it, or asked for; None where it is not tried again.
@@ -50,6 +51,7 @@ class Place:
         shards: Those that are there.
     """
 
+    called: str
     number: int
     needs: Needs
     group: Any
@@ -66,15 +68,16 @@ class Place:
         return self.actor is not None and self.coming is None
 
     def __str__(self) -> str:
-        return f"worker {self.number} ({self.where})"
+        return f"{self.called} ({self.where})"
 
-    def employ(self, kind: type, arguments: Sequence[Any], patience_s: float) -> None:
+    def employ(self, kind: type, arguments: Sequence[Any], patience_s: float, *given: Any) -> None:
         """Let somebody new come, who begins with `start`.
 
         Args:
             kind: Of actor.
             arguments: Of `start`.
             patience_s: Seconds that it may take.
+            given: Arguments of the actor itself.
         """
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -86,7 +89,7 @@ class Place:
             "max_task_retries": 0,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, 0),
         }
-        self.actor, self.where = ray.remote(kind).options(**options).remote(), "not started"
+        self.actor, self.where = ray.remote(kind).options(**options).remote(*given), "not started"
         self.coming = self.actor.start.remote(*arguments)
         self.until = time.monotonic() + patience_s
 
@@ -142,25 +145,34 @@ def connect(address: str | None, cpus: int) -> bool:
     return True
 
 
-def check_size(needs: Needs, least: int) -> None:
-    """Whether a cluster has what so many workers need, be it in use or not.
+def check_size(wanted: Sequence[tuple[int, str, Needs]]) -> None:
+    """Whether a cluster has what workers need, be it in use or not.
+
+    Args:
+        wanted: How many there are of what, and what each needs.
 
     Raises:
         ConfigError: It has not.
     """
     import ray
 
-    there = ray.cluster_resources()
-    if any(there.get(kind, 0) < each * least for kind, each in needs.bundle.items()):
-        asked = ", ".join(f"{each * least:g} {kind}" for kind, each in needs.bundle.items())
-        has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in needs.bundle)
+    there, wanted = ray.cluster_resources(), [one for one in wanted if one[0]]
+    needs: dict[str, float] = {}
+    for count, _, each in wanted:
+        for kind, amount in each.bundle.items():
+            needs[kind] = needs.get(kind, 0) + count * amount
+    if any(there.get(kind, 0) < amount for kind, amount in needs.items()):
+        workers = " and ".join(told(count, name) for count, name, _ in wanted)
+        asked = ", ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
+        has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in needs)
+        one = sum(count for count, *_ in wanted) == 1
         raise ConfigError(
-            f"Backend 'ray': {_told(least)} need{'s' if least == 1 else ''} {asked}, and the cluster has {has}."
-            + (" `min_workers` lets a run begin with fewer." if least > 1 else "")
+            f"Backend 'ray': {workers} need{'s' if one else ''} {asked}, and the cluster has {has}."
+            + (" `min_workers` lets a run begin with fewer." if wanted[0][0] > 1 else "")
         )
 
 
-def reserve(needs: Needs, workers: int) -> list[Place]:
+def reserve(needs: Needs, workers: int, name: str = "worker") -> list[Place]:
     """Ask for what workers need.
 
     Each is asked for by itself: Ray gives back one that was lost as soon as there is room for it, whatever became
@@ -170,12 +182,12 @@ def reserve(needs: Needs, workers: int) -> list[Place]:
 
     run = f"pareto-align-{uuid.uuid4().hex[:12]}"  # of its own: a run that is begun again meets no old one
     return [
-        Place(number, needs, ray.util.placement_group([needs.bundle], name=f"{run}-{number}"))
+        Place(f"{name} {number}", number, needs, ray.util.placement_group([needs.bundle], name=f"{run}-{number}"))
         for number in range(workers)
     ]
 
 
-def wait_for_room(places: Sequence[Place], least: int, start_timeout_s: float) -> list[Place]:
+def wait_for_room(places: Sequence[Place], least: int, start_timeout_s: float, name: str = "worker") -> list[Place]:
     """The places where there is room for a worker now.
 
     Raises:
@@ -189,8 +201,8 @@ def wait_for_room(places: Sequence[Place], least: int, start_timeout_s: float) -
         time.sleep(POLL_S)
     if len(found) < least:
         raise ConfigError(
-            f"Backend 'ray': the cluster had no room for {_told(least)} in {start_timeout_s:g} seconds. Others use "
-            "it, or no machine is large enough for one worker."
+            f"Backend 'ray': the cluster had no room for {told(least, name)} in {start_timeout_s:g} seconds. Others "
+            f"use it, or no machine is large enough for one {name}."
         )
     return found
 
@@ -202,5 +214,6 @@ def has_room(place: Place) -> bool:
     return bool(ray.util.placement_group_table(place.group)["state"] == "CREATED")
 
 
-def _told(workers: int) -> str:
-    return f"{workers} worker{'s' if workers > 1 else ''}"
+def told(count: int, name: str) -> str:
+    """So many of something, in words."""
+    return f"{count} {name}{'s' if count != 1 else ''}"

@@ -27,7 +27,6 @@ class Staff:
     """The workers of a run.
 
     Args:
-        places: For all that it may have.
         make: Makes a host, where it is to be.
         threads: That each computes with.
         ranks: Processes of each.
@@ -35,13 +34,13 @@ class Staff:
         start_timeout_s: Seconds that making a host may take.
 
     Attributes:
+        places: For all that it may have.
         since: Of each shard, what it has to go through to come to where it is: its last state, and the calls since.
         said: What every host was told, whether the answers have to be alike, and what the first one said.
     """
 
     def __init__(
         self,
-        places: Sequence[Place],
         make: Callable[[], Host],
         *,
         threads: int,
@@ -49,7 +48,8 @@ class Staff:
         timeout_s: float,
         start_timeout_s: float,
     ) -> None:
-        self.places, self._begin = list(places), (make, threads, ranks)
+        self.places: list[Place] = []
+        self._begin = make, threads, ranks
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
         self.since: dict[int, list[tuple[str, Sequence[Any]]]] = {}
         self.said: list[tuple[str, Sequence[Any], Alike | None, Any]] = []
@@ -58,12 +58,6 @@ class Staff:
     def there(self) -> list[Place]:
         """The places where somebody takes part."""
         return [place for place in self.places if place.staffed]
-
-    def close(self) -> None:
-        """Let nobody work any more, and give back what was reserved."""
-        for place in self.places:
-            place.dismiss()
-            place.give_up()
 
     # -- calls ---------------------------------------------------------------------------------------------------
 

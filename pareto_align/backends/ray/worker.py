@@ -1,19 +1,23 @@
-"""What runs in a worker's process: one host, or the ranks that are one."""
+"""What runs in the processes of workers: one host, or the ranks that are one; or the objectives that one judges by."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pareto_align.backends.protocol import Host
 from pareto_align.backends.ranks import RankLost, Ranks
+from pareto_align.objectives import Objective
+from pareto_align.objectives.calling import RewardCall
+from pareto_align.objectives.verdicts import Verdict, verdicts
+from pareto_align.versions import versions
 
-__all__ = ["Worker"]
+__all__ = ["RewardWorker", "Worker"]
 
 
 class Worker:
@@ -26,7 +30,7 @@ class Worker:
         threads = max(1, threads // ranks)
         torch.set_num_threads(threads)
         self.host = make() if ranks == 1 else Ranks(make, ranks, apart=False, threads=threads)
-        return f"{socket.gethostname()}, process {os.getpid()}"
+        return _here()
 
     def do(self, shard: int | None, method: str, *arguments: Any) -> Any:
         """Call a method of the host, or of a shard on it."""
@@ -41,3 +45,31 @@ class Worker:
         except RankLost as lost:
             print(lost, file=sys.stderr, flush=True)
             os._exit(1)  # without its ranks it is no worker: so that Ray counts it as lost
+
+
+class RewardWorker:
+    """An actor that judges. It has one call at a time, in its main thread, which some rewards need.
+
+    Args:
+        path: Where the process of the run finds modules: here they are looked for last.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        sys.path += [folder for folder in path if folder not in sys.path]
+
+    def start(self, objectives: Mapping[int, Objective], threads: int) -> tuple[str, str, dict[str, str]]:
+        """Take the objectives, by column; where this is, for messages, the machine's name and the versions there."""
+        import torch
+
+        torch.set_num_threads(threads)
+        self.objectives = objectives
+        return _here(), socket.gethostname(), versions()
+
+    def judge(self, columns: Sequence[int], batch: RewardCall, answered: Collection[str]) -> dict[int, Verdict]:
+        """What some of its objectives say to a batch."""
+        found = verdicts([self.objectives[column] for column in columns], batch, answered)
+        return dict(zip(columns, found, strict=True))
+
+
+def _here() -> str:
+    return f"{socket.gethostname()}, process {os.getpid()}"
