@@ -177,10 +177,13 @@ class Backend(KeepsArguments, ABC):
             TrainingError: A host was lost, and so was what came in its place.
         """
 
-    def rest(self) -> None:
-        """No shard is in the middle of a step: its state is all there is of it, and it may move to another host.
+    def rest(self, shards: Sequence[int] | None = None) -> None:
+        """Some shards are between two steps: their state is all there is of them, and they may move to another host.
 
-        Asked for before every step; where steps overlap, before those up to the next measurement.
+        Asked for before every step; where steps overlap, before every step of a shard, of that one.
+
+        Args:
+            shards: Which; None: all.
         """
 
 

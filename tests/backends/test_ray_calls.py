@@ -245,9 +245,9 @@ def seen(cluster, monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE_S", 0)
     found, rest = [], ray_backend.Ray.rest
 
-    def look(self):
+    def look(self, shards=None):
         struck = cluster.struck
-        rest(self)
+        rest(self, shards)
         there = self._staff.there
         for place in there:
             assert set(place.actor.instance.host.shards) == set(place.shards), "and nothing of those that moved"

@@ -2,7 +2,7 @@
 
 Ray itself repeats nothing: of a call that failed it does not know whether it was carried out. What is lost is made anew
 by `recovery`. Places without a worker are looked at before every step: where there is room by now, a worker begins, and
-when it has the model it takes shards from those with the most.
+when it has the model it takes shards from those with the most. A shard moves between two steps of its own.
 
 References:
     Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", arXiv 1712.05889.
@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from pareto_align.arguments import Count, NotNegative, Positive
@@ -232,23 +232,33 @@ class Ray(Backend):
         job = self._dispatch.ended(wait)
         return None if job is None else (job.number, job.result)
 
-    def rest(self) -> None:
+    def rest(self, shards: Sequence[int] | None = None) -> None:
         """See `Backend.rest`."""
-        if max(map(len, self._staff.since.values())) > MOST_CALLS:
-            self.call(SNAPSHOT, dict.fromkeys(self._staff.since, ()))
+        resting = set(range(self.shards) if shards is None else shards)
+        if long := [shard for shard in sorted(resting) if len(self._staff.since[shard]) > MOST_CALLS]:
+            self.call(SNAPSHOT, dict.fromkeys(long, ()))
         self._staff.take_on()
-        self._spread()
+        self._spread(resting)
+        for place in self._staff.there:
+            while place.left and not self._dispatch.is_busy(place):
+                try:
+                    self._staff.now(place, None, "drop", place.left[0])
+                    del place.left[0]
+                except Lost as lost:
+                    self._staff.replace(place, lost, Job(0, "drop", (), place.left[0]))
 
-    def _spread(self) -> None:
-        """Move shards from the worker with the most to that with the fewest, until there is no more to even out."""
+    def _spread(self, resting: Set[int]) -> None:
+        """Move shards that rest from the worker with the most of them to an idle one with fewer, until there is no more
+        to even out."""
         while True:
             there = sorted(self._staff.there, key=lambda one: (len(one.shards), one.number))
-            few, many = there[0], there[-1]
-            if len(many.shards) - len(few.shards) < 2:
+            many = next((place for place in reversed(there) if not resting.isdisjoint(place.shards)), None)
+            few = next((place for place in there if not self._dispatch.is_busy(place)), None)
+            if few is None or many is None or len(many.shards) - len(few.shards) < 2:
                 return
-            shard = many.shards[-1]
-            self.call(SNAPSHOT, {shard: ()})
-            if not few.staffed or shard not in many.shards:
+            shard = next(shard for shard in reversed(many.shards) if shard in resting)
+            self._dispatch.run([Job(0, SNAPSHOT, (), shard, first=True)])
+            if not few.staffed or self._dispatch.is_busy(few) or shard not in many.shards:
                 continue  # somebody was lost over it
             try:
                 self._staff.bring(few, shard)
@@ -257,7 +267,4 @@ class Ray(Backend):
                 return
             few.shards.append(shard)
             many.shards.remove(shard)
-            try:
-                self._staff.now(many, None, "drop", shard)
-            except Lost as lost:
-                self._staff.replace(many, lost, Job(0, "drop", (), shard))
+            many.left.append(shard)

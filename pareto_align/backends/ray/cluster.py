@@ -49,6 +49,7 @@ class Place:
         failed: Times in a row that nobody could be started where there was room.
         where: Its machine and process.
         shards: Those that are there.
+        left: Those that have moved away, and have yet to be taken off it.
     """
 
     called: str
@@ -61,6 +62,7 @@ class Place:
     failed: int = 0
     where: str = "not started"
     shards: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
 
     @property
     def staffed(self) -> bool:
@@ -100,6 +102,7 @@ class Place:
         if self.actor is not None:
             ray.kill(self.actor)
         self.actor = self.coming = None
+        self.left.clear()
 
     def give_up(self) -> None:
         """Ask for nothing there any more."""

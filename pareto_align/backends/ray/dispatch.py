@@ -33,7 +33,8 @@ class Dispatch:
         Raises:
             TrainingError: A call failed, or cost `ATTEMPTS` workers.
         """
-        self._waiting += jobs
+        for job in jobs:
+            self._enter(job)
         given_up: list[Job] = []
         while not all(job.done or job in given_up for job in jobs):
             given_up += self._advance()
@@ -41,8 +42,7 @@ class Dispatch:
 
     def begin(self, job: Job) -> None:
         """Ask for a call, and go on meanwhile."""
-        at = sum(one.first for one in self._waiting) if job.first else len(self._waiting)
-        self._waiting.insert(at, job)
+        self._enter(job)
         self._send()
 
     def ended(self, wait: float | None = None) -> Job | None:
@@ -59,12 +59,18 @@ class Dispatch:
                 break
         return self._over.pop(0) if self._over else None
 
+    def is_busy(self, place: Place) -> bool:
+        """Whether a call is under way at a place."""
+        return any(place is other for other, *_ in self._running.values())
+
+    def _enter(self, job: Job) -> None:
+        self._waiting.insert(sum(one.first for one in self._waiting) if job.first else len(self._waiting), job)
+
     def _send(self) -> None:
         """Let places that are free make calls that wait for them."""
-        busy = [place for place, *_ in self._running.values()]
         for place in self.staff.places:
             job = next((job for job in self._waiting if job.may_run_at(place)), None)
-            if place.staffed and place not in busy and job is not None:
+            if place.staffed and not self.is_busy(place) and job is not None:
                 self._waiting.remove(job)
                 reference = place.actor.do.remote(job.shard, job.method, *job.arguments)
                 self._running[reference] = place, place.actor, job, time.monotonic() + self.staff.timeout_s

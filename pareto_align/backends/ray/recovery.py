@@ -118,6 +118,8 @@ class Staff:
     def bring(self, place: Place, shard: int) -> None:
         """Put a shard on a place and let it go through what it did since its last state."""
         self.now(place, None, "open", shard)
+        if shard in place.left:
+            place.left.remove(shard)
         for method, arguments in self.since[shard]:
             self.now(place, shard, method, *arguments)
 
