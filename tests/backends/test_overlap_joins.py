@@ -12,6 +12,7 @@ from sharded_runs import TEXTS, bytes_of, saved_model
 
 from pareto_align.backends.ray import backend as ray_backend
 from pareto_align.backends.ray import cluster as ray_cluster
+from pareto_align.backends.ray import recovery as ray_recovery
 
 ALL_IN_ONE = {"shard_size": 1, "steps": 6, "eval_every": 6, "max_tokens": None}
 """Six steps that overlap, with no measurement between them."""
@@ -109,7 +110,7 @@ def test_shards_need_not_wait_for_each_other_for_a_state_to_be_fetched(
     model, expected, cluster, seen, tmp_path, monkeypatch
 ):
     """Before too much would have to be gone through again where a worker is lost."""
-    monkeypatch.setattr(ray_backend, "MOST_CALLS", 3)
+    monkeypatch.setattr(ray_recovery, "MOST_CALLS", 3)
     longest, rest = [], ray_backend.Ray.rest
 
     def look(self, shards=None):

@@ -15,6 +15,7 @@ from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
 from pareto_align import ConfigError, ObjectiveError, ParetoAlignWarning, TrainingError
 from pareto_align.backends.ray import backend as ray_backend
 from pareto_align.backends.ray import cluster as ray_cluster
+from pareto_align.backends.ray import recovery as ray_recovery
 from pareto_align.backends.ray.calls import ATTEMPTS
 from pareto_align.backends.ray.recovery import Staff
 
@@ -216,8 +217,12 @@ def test_a_run_on_workers_goes_on_in_this_process_and_the_other_way_round(model,
         assert {**found, "journal": ""} == {**expected["family"], "journal": ""}
 
 
-def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_backend, "MOST_CALLS", 4)
+@pytest.mark.parametrize(("limit", "most"), [("MOST_CALLS", 4), ("MOST_BYTES", 100)])
+def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(
+    limit, most, model, cluster, tmp_path, monkeypatch
+):
+    """Calls, or what they hold: a family's gradient is 4 bytes a parameter."""
+    monkeypatch.setattr(ray_recovery, limit, most)
     longest = []
     original = Staff.note
 

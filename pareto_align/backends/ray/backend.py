@@ -27,9 +27,6 @@ from pareto_align.objectives import Objective, ObjectiveSet
 
 __all__ = ["Ray"]
 
-MOST_CALLS = 256
-"""Changes of a shard after which its state is fetched, where nobody has asked for it meanwhile."""
-
 
 @register_backend("ray")
 class Ray(Backend):
@@ -235,7 +232,7 @@ class Ray(Backend):
     def rest(self, shards: Sequence[int] | None = None) -> None:
         """See `Backend.rest`."""
         resting = set(range(self.shards) if shards is None else shards)
-        if long := [shard for shard in sorted(resting) if len(self._staff.since[shard]) > MOST_CALLS]:
+        if long := [shard for shard in sorted(resting) if self._staff.has_a_long_way(shard)]:
             self.call(SNAPSHOT, dict.fromkeys(long, ()))
         self._staff.take_on()
         self._spread(resting)

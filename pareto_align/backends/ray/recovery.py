@@ -20,6 +20,9 @@ from pareto_align.errors import ConfigError, ParetoAlignError, ParetoAlignWarnin
 
 __all__ = ["Staff"]
 
+MOST_CALLS, MOST_BYTES = 256, 1 << 30
+"""Changes of a shard, and what those hold, after which its state is fetched where nobody has asked for it meanwhile: a
+family's gradients are as large as it is, one a step."""
 NO_ROOM = "there is no room for it now"
 
 
@@ -81,6 +84,12 @@ class Staff:
             self.since[job.shard] = [(RESTORE, job.arguments)]
         elif job.method not in READS:
             self.since[job.shard].append((job.method, job.arguments))
+
+    def has_a_long_way(self, shard: int) -> bool:
+        """Whether a shard would have to go through so much that a new state is better."""
+        calls = self.since[shard]
+        held = sum(getattr(argument, "nbytes", 0) for _, arguments in calls for argument in arguments)
+        return len(calls) > MOST_CALLS or held > MOST_BYTES
 
     # -- who begins ----------------------------------------------------------------------------------------------
 

@@ -117,10 +117,12 @@ class RewardWorkers:
 
     def close(self) -> None:
         """End all workers; what they judge is given up."""
+        import ray
+
         self.objectives.elsewhere = None
         with self._lock:
             self._closed = True
-            for place in self._begin:
+            for place in self._begin if ray.is_initialized() else ():
                 place.dismiss()
         for calls in self._calls.values():
             for _ in self._threads:

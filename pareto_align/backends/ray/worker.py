@@ -51,11 +51,11 @@ class RewardWorker:
     """An actor that judges. It has one call at a time, in its main thread, which some rewards need.
 
     Args:
-        path: Where the process of the run finds modules: here they are looked for last.
+        path: Where the process of the run looks for modules; here too, first.
     """
 
     def __init__(self, path: Sequence[str]) -> None:
-        sys.path += [folder for folder in path if folder not in sys.path]
+        sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
 
     def start(self, objectives: Mapping[int, Objective], threads: int) -> tuple[str, str, dict[str, str]]:
         """Take the objectives, by column; where this is, for messages, the machine's name and the versions there."""
