@@ -102,8 +102,8 @@ class Cluster:
 
     def made(self, actor, method, arguments):
         """The result of a call on a worker, whatever becomes of it."""
-        if method == "judge":
-            return self.said(actor, arguments)
+        if hasattr(actor.instance, "judge"):
+            return self.said(actor, method, arguments)
         self.started += method == "start"
         fate, self.asked_of = self.fate.get(self.calls), actor.number
         self.calls += 1
@@ -132,11 +132,11 @@ class Cluster:
             return "lost", None
         return found
 
-    def said(self, actor, arguments):
+    def said(self, actor, method, arguments):
         """The result of a call on a reward worker, which a thread of its own asks for."""
         with self.one_by_one:
-            fate = self.verdict.get(self.judged)
-            self.judged += 1
+            fate = self.verdict.get(self.judged) if method == "judge" else None
+            self.judged += method == "judge"
             self.struck += fate is not None
         if fate == "hangs":
             return "never", None
@@ -146,7 +146,7 @@ class Cluster:
             return "lost", None
         given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
         try:
-            found = "value", copied(actor.instance.judge(*given))
+            found = "value", copied(getattr(actor.instance, method)(*given))
         except Exception as error:
             found = "failed", error
         if fate == "dies after":

@@ -84,7 +84,7 @@ def fit(cluster, model, run, kind, joining):
     return [text for one in told if "orker" in (text := str(one.message))]
 
 
-@pytest.mark.parametrize("kind", ["one by one", "family", "bounded"])
+@pytest.mark.parametrize("kind", ["family", "bounded"])
 def test_a_worker_that_comes_takes_part_before_the_next_measurement(kind, model, expected, cluster, seen, tmp_path):
     cluster.free = 1
     assert not fit(cluster, model, tmp_path / "run", kind, {1: 1, 2: 2})
