@@ -118,8 +118,8 @@ class Loading:
         """
         from pareto_align.discovery.hosting import Host, load_host
         from pareto_align.discovery.identity import check_alike
-        from pareto_align.runs.folder import versions
         from pareto_align.runs.journal import announce
+        from pareto_align.versions import versions
 
         try:
             if not backend.remote:
@@ -196,6 +196,7 @@ class Loading:
                 "objective a reward, or use backend='local'"
                 + ("." if backend.sharding is None else " without `ranks`.")
             )
+        backend.check_rewards(plan.objectives, plan.judged_apart, len(settings.shards))
         if backend.sharding is not None:
             self._check_ranks(settings)
 

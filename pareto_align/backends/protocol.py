@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from pareto_align.arguments import KeepsArguments
+from pareto_align.objectives import Objective, ObjectiveSet
 from pareto_align.registry import Registry
 
 __all__ = [
@@ -83,6 +84,18 @@ class Backend(KeepsArguments, ABC):
             ConfigError: It cannot.
         """
 
+    def check_rewards(self, objectives: Sequence[Objective], apart: Sequence[int], shards: int) -> None:
+        """See, before anything is loaded, whether it can ask objectives where it is to.
+
+        Args:
+            objectives: All of the run.
+            apart: Columns of those that judge each of the shards by itself.
+            shards: How many there will be.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
     @abstractmethod
     def open(self, make: Callable[[], Host], shards: int) -> None:
         """Begin a run: make the hosts.
@@ -93,6 +106,17 @@ class Backend(KeepsArguments, ABC):
 
         Raises:
             ConfigError: There is no such cluster, it has too little of something, or a host cannot be made there.
+        """
+
+    def take(self, objectives: ObjectiveSet, apart: Sequence[int]) -> None:
+        """From now until `close`, ask objectives where they are to be asked; by default all stay in this process.
+
+        Args:
+            objectives: All of the run.
+            apart: As of `check_rewards`.
+
+        Raises:
+            ConfigError: An objective cannot be asked there.
         """
 
     @abstractmethod
@@ -153,10 +177,13 @@ class Backend(KeepsArguments, ABC):
             TrainingError: A host was lost, and so was what came in its place.
         """
 
-    def rest(self) -> None:
-        """No shard is in the middle of a step: its state is all there is of it, and it may move to another host.
+    def rest(self, shards: Sequence[int] | None = None) -> None:
+        """Some shards are between two steps: their state is all there is of them, and they may move to another host.
 
-        Asked for before every step; where steps overlap, before those up to the next measurement.
+        Asked for before every step; where steps overlap, before every step of a shard, of that one.
+
+        Args:
+            shards: Which; None: all.
         """
 
 

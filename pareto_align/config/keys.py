@@ -53,7 +53,7 @@ SECTIONS: dict[str, str] = {
     "dtype": "auto, float32, bfloat16 or float16; under auto a model in memory keeps its own",
     "trust_remote_code": "true runs code that comes with the model; false by default",
     "backend": "local, {ranks: ...} (processes that share the model), ray, or {name: ray, workers: ..., "
-    "gpus_per_worker: ..., address: ...}, with shard_size",
+    "gpus_per_worker: ..., reward_workers: ..., address: ...}, with shard_size",
     "output_dir": "the run folder, relative to the current folder; by default a new one under pareto_runs/",
     "report_to": "tensorboard, mlflow, trackio, wandb or another tracker, or a list of them; by default none",
     "tuning": "what `pareto-align tune` searches, and on which seeds; other commands pass it over",

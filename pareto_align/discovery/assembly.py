@@ -205,6 +205,7 @@ def assemble(
         backend.open(lambda: local, len(settings.shards))
     else:
         backend.everywhere("move_in", population.lora, settings, population.notes)
+        backend.take(objectives, apart)
     if record is None:
         # the record holds what is used, set or not; a run of one shard is told as before there were any
         (tokens, *_) = backend.everywhere("micro_batch_tokens", settings)

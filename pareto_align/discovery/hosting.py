@@ -38,9 +38,9 @@ from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.records import processor
 from pareto_align.policies.sampling import SamplingParams
 from pareto_align.policies.sharding.loading import load_share
-from pareto_align.runs.folder import versions
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
+from pareto_align.versions import versions
 
 __all__ = ["Host", "Shard", "Work", "correction_of", "load_host", "sampling_of"]
 

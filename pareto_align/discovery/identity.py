@@ -13,6 +13,7 @@ from pareto_align.errors import ConfigError, ParetoAlignWarning
 from pareto_align.policies.lora_config import default_lora_config
 from pareto_align.runs.folder import objective_records
 from pareto_align.runs.settings import Settings
+from pareto_align.versions import check_versions
 
 __all__ = [
     "check_alike",
@@ -201,17 +202,7 @@ def check_alike(hosts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
     Warns:
         ParetoAlignWarning: They compute differently, so that it depends on where a shard is what it becomes.
     """
-    told = [
-        f"on {facts['name']} {name} is {facts['versions'].get(name)!r}, here {now!r}"
-        for facts in hosts
-        for name, now in here.items()
-        if facts["versions"].get(name) != now
-    ]
-    if told:
-        raise ConfigError(
-            f"The workers have other versions than the process that began the run: {'; '.join(dict.fromkeys(told))}. "
-            "Install the same on all machines."
-        )
+    check_versions([(facts["name"], facts["versions"]) for facts in hosts], here)
     kinds = {str({**facts["machine"], **facts["base"]}): facts["name"] for facts in hosts}
     if len(kinds) > 1:
         warnings.warn(

@@ -11,7 +11,7 @@ from pareto_align.learning.rollouts import Answers
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.objectives.attempts import Turns
 from pareto_align.objectives.background import left_by
-from pareto_align.objectives.objective_set import Verdict
+from pareto_align.objectives.verdicts import Verdict
 
 __all__ = ["Judge"]
 

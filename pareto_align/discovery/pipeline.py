@@ -23,7 +23,7 @@ from pareto_align.discovery.weights import Found
 from pareto_align.front.origin import NO_SPREAD
 from pareto_align.learning.learner import StepReport
 from pareto_align.learning.rollouts import Answers
-from pareto_align.objectives.objective_set import Verdict
+from pareto_align.objectives.verdicts import Verdict
 
 __all__ = ["Evidence", "Pipeline", "Steps"]
 
@@ -124,7 +124,6 @@ class Pipeline:
             ObjectiveError: A reward function misbehaved.
             TrainingError: Workers are lost, or policies beyond recovery.
         """
-        self.backend.rest()
         self.oldest, self.newest = step, step - 1  # the first that has not ended, and the last that was admitted
         self.next = [step] * self.count
         self.free, self.held = set(range(self.count)), set[int]()
@@ -150,6 +149,7 @@ class Pipeline:
             step = self.next[shard]
             if step - self.oldest <= self.lead and (step <= self.newest or self._admit(step)):
                 self.free.discard(shard)
+                self.backend.rest([shard])
                 self._call(shard, step, "collect", (step,), first=True)
 
     def _admit(self, step: int) -> bool:

@@ -28,8 +28,6 @@ __all__ = ["Made", "StepMaker"]
 
 LEAD = 2
 """Steps that a shard may be ahead of the slowest where nothing else limits it."""
-LONGEST = 64
-"""Steps after which shards wait for each other, so that a backend may forget how they came to where they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +194,7 @@ class _Overlapping:
         if ahead is None and maker.settings.max_tokens is not None:
             return None
         tokens = maker.spending.tokens + (ahead or 0)
-        if step > self.first and (step - self.first >= LONGEST or not self.goes_on(step, tokens)):
+        if step > self.first and not self.goes_on(step, tokens):
             return False
         maker._tokens[step] = tokens
         self.begins(step)

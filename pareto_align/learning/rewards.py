@@ -216,6 +216,11 @@ class LearnedReward:
         self.rewards, self.place = rewards, place
         self.__name__ = rewards.names[place]
 
+    @property
+    def shares(self) -> tuple[Any, ...]:
+        """What it has in common with the others."""
+        return (self.rewards,)
+
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """The reward of each completion; one unit is one unit of log odds."""
         found = self.rewards.judge(prompts, completions, columns.get("chat_template_kwargs"))

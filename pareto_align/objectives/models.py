@@ -93,6 +93,9 @@ class reward_model:
         if isinstance(self.label, bool) or not isinstance(self.label, int | str | None):
             raise ConfigError(f"label must be the index or the name of an output. Found {self.label!r}.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}  # it is loaded anew where it is sent to
+
     @property
     def __name__(self) -> str:
         if self.name is not None:

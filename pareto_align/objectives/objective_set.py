@@ -5,42 +5,20 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from concurrent.futures import Future
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_align.errors import ObjectiveError, ParetoAlignWarning
-from pareto_align.objectives.attempts import Asked, Turns, answers
-from pareto_align.objectives.calling import RewardCall, StatefulReward, all_nan_error, checked_rewards
+from pareto_align.objectives.attempts import Turns
+from pareto_align.objectives.calling import RewardCall, StatefulReward, all_nan_error
 from pareto_align.objectives.objective import Objective
+from pareto_align.objectives.sending import parts_of, usage_of
+from pareto_align.objectives.verdicts import Elsewhere, Verdict, verdicts
 
-__all__ = ["ObjectiveSet", "Verdict"]
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What an objective said to a batch, before it counts.
-
-    Attributes:
-        rewards: [B] in the user's units; NaN where it does not apply.
-        not_numbers: How many of them were NaN when they came.
-        failures: How often it had to be asked again.
-        left: What of torch's state it left changed, in words.
-    """
-
-    rewards: NDArray[np.float64]
-    not_numbers: int
-    failures: int
-    left: tuple[str, ...]
-
-    @classmethod
-    def together(cls, parts: Sequence[Verdict]) -> Verdict:
-        """What it said to several batches, one after the other."""
-        left = tuple(text for part in parts for text in part.left)
-        rewards = np.concatenate([part.rewards for part in parts])
-        return cls(rewards, sum(part.not_numbers for part in parts), sum(part.failures for part in parts), left)
+__all__ = ["ObjectiveSet"]
 
 
 class ObjectiveSet(Sequence[Objective]):
@@ -55,6 +33,7 @@ class ObjectiveSet(Sequence[Objective]):
         hidden_seconds: Those of them in which other work went on.
         nan_counts: By objective, the rewards so far that were NaN and were left out like None.
         retry_counts: By objective, how often its function raised and was called again so far.
+        elsewhere: Other processes that are asked for what some objectives say; None: none are.
 
     Raises:
         ObjectiveError: No objectives, something that is no `Objective`, a name twice, one that a column of the front's
@@ -82,6 +61,7 @@ class ObjectiveSet(Sequence[Objective]):
             )
         if not self.axes:
             raise ObjectiveError("At least one objective must have role 'optimize'; otherwise nothing is trained.")
+        self.elsewhere: Elsewhere | None = None
         self.reset_counts()
         self._warned_bounds: set[str] = set()
         self._warned_left: set[str] = set()
@@ -255,16 +235,23 @@ class ObjectiveSet(Sequence[Objective]):
             ObjectiveError: As `score`, but for NaN.
         """
         asked = range(self.M) if columns is None else columns
-        objectives = [self[column] for column in asked]
-        given = [
-            Asked(o.name, _judge(o), o.timeout_s, o.retries, o.name in self._answered, o.thread_safe)
-            for o in objectives
-        ]
-        found = answers(given, batch, turns)
-        return {
-            column: Verdict(*checked_rewards(o.name, a.returned, batch.completions, refuse=False), a.failures, a.left)
-            for column, o, a in zip(asked, objectives, found, strict=True)
-        }
+        away = frozenset[int]() if self.elsewhere is None else self.elsewhere.columns.intersection(asked)
+        here = [column for column in asked if column not in away]
+        begun: list[Future[dict[int, Verdict]]] = []
+        try:
+            if self.elsewhere is not None and away:  # first: they judge while others do here
+                begun = self.elsewhere.begin(batch, sorted(away), self._answered)
+                if turns is not None:
+                    for future in begun:
+                        turns.began(future)
+            own = verdicts([self[column] for column in here], batch, self._answered, turns) if here else []
+            found = dict(zip(here, own, strict=True))
+            for future in begun:
+                found |= future.result()
+        finally:
+            for future in begun:
+                future.cancel()  # no effect on one that is there
+        return {column: found[column] for column in asked}
 
     def take(self, found: Mapping[int, Verdict], completions: Sequence[Any]) -> NDArray[np.float64]:
         """Rewards [B, M], maximized, of what all objectives said to B completions; it counts from now on.
@@ -358,15 +345,8 @@ class ObjectiveSet(Sequence[Objective]):
 
         A judge says so by a `usage` of whole numbers, wherever it stands in what an objective is made of.
         """
-        rewards: list[Any] = [objective.reward for objective in self]
-        found: dict[int, Any] = {}
-        while rewards:
-            reward = rewards.pop()
-            members = getattr(reward, "members", ())
-            rewards += members if isinstance(members, tuple) else ()
-            usage = getattr(reward, "usage", None)
-            if is_dataclass(usage) and not isinstance(usage, type):
-                found[id(usage)] = usage
+        parts = (part for objective in self for part in parts_of(objective.reward))
+        found = {id(usage): usage for part in parts if (usage := usage_of(part)) is not None}
         total: dict[str, int] = {}
         for usage in found.values():
             for name, count in vars(usage).items():
@@ -433,12 +413,3 @@ class ObjectiveSet(Sequence[Objective]):
                     ParetoAlignWarning,
                     stacklevel=4,
                 )
-
-
-def _judge(objective: Objective) -> Callable[..., Any]:
-    if objective.reward is None:
-        raise ObjectiveError(
-            f"Objective {objective.name!r} has no reward function, so it cannot judge an answer: it is known by its "
-            f"labels only (prefers={objective.prefers!r}). Give it a `reward`."
-        )
-    return objective.reward

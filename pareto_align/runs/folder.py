@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pareto_align.errors import FrontFileError, ParetoAlignWarning
 from pareto_align.front.files import write_whole
 from pareto_align.objectives import ObjectiveSet
 from pareto_align.runs.journal import read_journal
+from pareto_align.versions import versions
 
 if TYPE_CHECKING:  # torch is not imported here: a folder that is in use says so at once
     from pareto_align.data.prompts import Splits
@@ -36,7 +36,6 @@ __all__ = [
     "read_splits",
     "refuse_taken",
     "run_folder",
-    "versions",
     "write_run_record",
     "write_splits",
 ]
@@ -176,14 +175,6 @@ def write_run_record(
         "versions": versions(),
     }
     _put(folder / RECORD_FILE, json.dumps(record, indent=1))
-
-
-def versions() -> dict[str, str]:
-    """Of Python, and of the packages that decide what a run computes."""
-    from importlib import metadata
-
-    packages = ("pareto-align", "torch", "transformers", "peft", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def run_folder(path: Path) -> Path:

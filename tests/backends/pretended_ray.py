@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -25,6 +26,7 @@ class Cluster:
         groups: All that was reserved or asked for, and not given back.
         free: CPUs that nobody has reserved.
         asked_of: Number of the place that the last call was made at.
+        judged, verdict: The same as `calls` and `fate` of what reward workers are asked.
         struck: How often a fate came true.
         started: How many workers were told to make their hosts.
     """
@@ -33,6 +35,7 @@ class Cluster:
         self.calls, self.fate, self.cpus, self.broken = 0, {}, cpus, set()
         self.alive, self.lost_at, self.struck, self.started = set(), set(), 0, 0
         self.free, self.groups, self.asked, self.asked_of = cpus, [], 0, None
+        self.judged, self.verdict, self.one_by_one = 0, {}, threading.Lock()
 
     def install(self, monkeypatch):
         """Put it in Ray's place."""
@@ -41,6 +44,7 @@ class Cluster:
         ray, exceptions, util, strategies = modules.values()
         ray.__spec__ = ModuleSpec("ray", None)
         ray.__path__ = []
+        ray.cloudpickle = pickle
         ray.exceptions, ray.util, util.scheduling_strategies = exceptions, util, strategies
         for kind in (RayError, GetTimeoutError, RayTaskError, RayActorError):
             setattr(exceptions, kind.__name__, kind)
@@ -98,6 +102,8 @@ class Cluster:
 
     def made(self, actor, method, arguments):
         """The result of a call on a worker, whatever becomes of it."""
+        if hasattr(actor.instance, "judge"):
+            return self.said(actor, method, arguments)
         self.started += method == "start"
         fate, self.asked_of = self.fate.get(self.calls), actor.number
         self.calls += 1
@@ -126,6 +132,28 @@ class Cluster:
             return "lost", None
         return found
 
+    def said(self, actor, method, arguments):
+        """The result of a call on a reward worker, which a thread of its own asks for."""
+        with self.one_by_one:
+            fate = self.verdict.get(self.judged) if method == "judge" else None
+            self.judged += method == "judge"
+            self.struck += fate is not None
+        if fate == "hangs":
+            return "never", None
+        if fate == "dies before":
+            self.alive.discard(actor)
+        if actor not in self.alive:
+            return "lost", None
+        given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
+        try:
+            found = "value", copied(getattr(actor.instance, method)(*given))
+        except Exception as error:
+            found = "failed", error
+        if fate == "dies after":
+            self.alive.discard(actor)
+            return "lost", None
+        return found
+
 
 class Reference:
     def __init__(self, cluster, state):
@@ -144,8 +172,8 @@ class Maker:
         self.group = options["scheduling_strategy"]
         return self
 
-    def remote(self):
-        actor = Actor(self.cluster, self.kind(), self.group)
+    def remote(self, *given):
+        actor = Actor(self.cluster, self.kind(*given), self.group)
         self.cluster.alive.add(actor)
         return actor
 
@@ -153,7 +181,7 @@ class Maker:
 class Actor:
     def __init__(self, cluster, instance, group):
         self.instance, self.group, self.number = instance, group, group.number
-        self.start, self.do = Method(cluster, self, "start"), Method(cluster, self, "do")
+        self.start, self.do, self.judge = (Method(cluster, self, name) for name in ("start", "do", "judge"))
 
 
 class Method:

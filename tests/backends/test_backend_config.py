@@ -40,6 +40,17 @@ def test_workers_are_set_one_by_one(load):
     assert again.aligner.backend.workers == 2
 
 
+def test_workers_that_judge_are_set_like_the_others(load):
+    found = load(
+        "shard_size=2",
+        "backend.name=ray",
+        "backend.reward_workers=1",
+        "backend.gpus_per_reward_worker=0.5",
+        "backend.remote_rewards=[brevity]",
+    ).aligner.backend
+    assert (found.reward_workers, found.reward_needs.gpus, found.remote_rewards) == (1, 0.5, ["brevity"])
+
+
 def test_ranks_need_no_other_name(load):
     found = load("shard_size=2", "backend.ranks=2", "backend.base_sharding=fsdp").aligner.backend
     assert isinstance(found, Local)

@@ -22,8 +22,8 @@ from tiny_models import lora, relative_error, tiny_model
 from pareto_align import ConfigError, ModelError, ParetoAlignWarning, TrainingError
 from pareto_align.backends import Local, make_backend
 from pareto_align.backends import local as local_backend
-from pareto_align.backends import ray as ray_backend
 from pareto_align.backends.ranks import Job, _received, check_system
+from pareto_align.backends.ray import worker as ray_worker
 from pareto_align.discovery import hosting
 from pareto_align.policies.layers.linear import SWITCH, onednn_works
 from pareto_align.policies.sharding.fsdp import FullySharded
@@ -41,7 +41,7 @@ def pair():
         patch.setenv(SWITCH, "0")
         onednn_works.cache_clear()  # an earlier file of this process may have asked without the switch
         patch.setattr(local_backend, "Ranks", Reused)
-        patch.setattr(ray_backend, "Ranks", Reused)
+        patch.setattr(ray_worker, "Ranks", Reused)
         yield
         Reused.end()
     onednn_works.cache_clear()

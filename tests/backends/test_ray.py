@@ -21,8 +21,12 @@ from pareto_align import ConfigError, ParetoAlignWarning
 ray = pytest.importorskip("ray")
 WEIGHED = {"weighting": "mgda", "kl_coef": 0.05}
 KINDS = {"independent": WEIGHED, "family": FAMILY | WEIGHED}
-STRIKES = {2: (0, signal.SIGKILL, 0.02 * random.random()), 3: (1, signal.SIGSTOP, 0.0)}
-"""After a step: which worker gets what signal, seconds later."""
+STRIKES = {
+    1: (2, signal.SIGKILL, 0.02 * random.random()),
+    2: (0, signal.SIGKILL, 0.02 * random.random()),
+    3: (1, signal.SIGSTOP, 0.0),
+}
+"""After a step: which worker gets what signal, seconds later. The third one judges."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def cluster():
     """One for all tests of this file: it takes seconds to start. Its workers would let everything else go first."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "_system_config": {"worker_niceness": 0}}
+    head = {"num_cpus": 3, "object_store_memory": 100 * 2**20, "_system_config": {"worker_niceness": 0}}
     made = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
     ray.init(made.address, log_to_driver=False, logging_level="ERROR")
     yield made
@@ -44,12 +48,14 @@ def cluster():
 
 
 def lost_in_a_run(model, run, settings, backend):
-    """Fit with two workers, of which one is killed in the third step and one stopped in the fourth; what was said."""
+    """Fit with two workers, of which one is killed in the third step and one stopped in the fourth, and one that
+    judges, which is killed in the second; what was said."""
     aligner = make(model, output_dir=run, backend=backend, **settings)
 
     def strike(place, number, moment):
         time.sleep(moment)
-        os.kill(int(re.search(r"process (\d+)", aligner.backend._places[place].where)[1]), number)
+        there = [*aligner.backend._staff.places, *aligner.backend._reward_places]
+        os.kill(int(re.search(r"process (\d+)", there[place].where)[1]), number)
 
     def after(event):
         if event["event"] == "step" and event["step"] in STRIKES:
@@ -59,7 +65,7 @@ def lost_in_a_run(model, run, settings, backend):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         aligner.fit(TEXTS)
-    return [str(one.message) for one in told if "Lost worker" in str(one.message)]
+    return [str(one.message) for one in told if "Lost " in str(one.message)]
 
 
 @pytest.mark.parametrize("kind", KINDS if ALL else ["family"])
@@ -67,10 +73,13 @@ def test_a_worker_that_is_killed_and_one_that_stands_still_change_no_byte(kind, 
     """Both in one run, of a family, for a worker takes seconds to import what it needs; with PARETO_ALIGN_ALL_TESTS of
     independent policies too."""
     fit(model, tmp_path / "local", **KINDS[kind])
-    lost = lost_in_a_run(model, tmp_path / "ray", KINDS[kind], {"name": "ray", "workers": 2, "timeout_s": 5})
+    backend = {"name": "ray", "workers": 2, "reward_workers": 1, "timeout_s": 5}
+    lost = lost_in_a_run(model, tmp_path / "ray", KINDS[kind], backend)
+    judging = [one for one in lost if one.startswith("Lost reward worker 0")]
+    assert len(judging) == 1, lost
     late = [one for one in lost if "did not end in time (timeout_s=5)" in one]
     assert late, "on a busy machine another call may be late as well"
-    assert len(lost) - len(late) == 1
+    assert len(lost) - len(late) - len(judging) == 1
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "local")
 
 
@@ -78,14 +87,14 @@ def test_a_worker_that_is_killed_and_one_that_stands_still_change_no_byte(kind, 
 def test_a_machine_that_joins_has_shards_and_so_has_the_next_one_when_it_has_left(model, cluster, tmp_path):
     settings = {**KINDS["family"], "steps": 7}
     fit(model, tmp_path / "local", **settings)
-    others = ray.util.placement_group([{"CPU": 1}])  # another run, which leaves room for one worker
+    others = ray.util.placement_group([{"CPU": 2}])  # another run, which leaves room for one worker
     assert others.wait(30)
     seen, machines = [], []
 
     def after(event):
         if event["event"] != "step":
             return
-        first, second = aligner.backend._places
+        first, second = aligner.backend._staff.places
         seen.append((len(first.shards), len(second.shards)))
         if event["step"] == 1:
             machines.append(cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20))
@@ -124,5 +133,5 @@ def test_a_folder_that_only_this_process_sees_is_said(model, tmp_path):
 
 def test_more_than_the_cluster_has_is_said(model, tmp_path):
     backend = {"name": "ray", "workers": 2, "gpus_per_worker": 1}
-    with pytest.raises(ConfigError, match=r"2 workers need 2 CPU, 2 GPU, and the cluster has 2 CPU, 0 GPU"):
+    with pytest.raises(ConfigError, match=r"2 workers need 2 CPU, 2 GPU, and the cluster has 3 CPU, 0 GPU"):
         fit(model, tmp_path / "run", backend=backend)

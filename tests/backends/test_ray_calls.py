@@ -13,7 +13,11 @@ from pretended_ray import Cluster
 from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
 
 from pareto_align import ConfigError, ObjectiveError, ParetoAlignWarning, TrainingError
-from pareto_align.backends import ray as ray_backend
+from pareto_align.backends.ray import backend as ray_backend
+from pareto_align.backends.ray import cluster as ray_cluster
+from pareto_align.backends.ray import recovery as ray_recovery
+from pareto_align.backends.ray.calls import ATTEMPTS
+from pareto_align.backends.ray.recovery import Staff
 
 
 @pytest.fixture(scope="module")
@@ -213,16 +217,20 @@ def test_a_run_on_workers_goes_on_in_this_process_and_the_other_way_round(model,
         assert {**found, "journal": ""} == {**expected["family"], "journal": ""}
 
 
-def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_backend, "MOST_CALLS", 4)
+@pytest.mark.parametrize(("limit", "most"), [("MOST_CALLS", 4), ("MOST_BYTES", 100)])
+def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(
+    limit, most, model, cluster, tmp_path, monkeypatch
+):
+    """Calls, or what they hold: a family's gradient is 4 bytes a parameter."""
+    monkeypatch.setattr(ray_recovery, limit, most)
     longest = []
-    original = ray_backend.Ray._note
+    original = Staff.note
 
     def note(self, job, result):
         original(self, job, result)
-        longest.append(max(map(len, self._since.values()), default=0))
+        longest.append(max(map(len, self.since.values()), default=0))
 
-    monkeypatch.setattr(ray_backend.Ray, "_note", note)
+    monkeypatch.setattr(Staff, "note", note)
     settings = {**KINDS["family"], "eval_every": 5, "steps": 8}
     fit(model, tmp_path / "local", **settings)
     cluster.fate = dict.fromkeys((40, 100, 120), "dies before")
@@ -239,13 +247,13 @@ def test_states_are_fetched_before_too_much_would_have_to_be_gone_through(model,
 def seen(cluster, monkeypatch):
     """How many shards each worker has at the beginning of a step, where none was lost just then; no room that is not
     there is waited for."""
-    monkeypatch.setattr(ray_backend, "PATIENCE_S", 0)
+    monkeypatch.setattr(ray_cluster, "PATIENCE_S", 0)
     found, rest = [], ray_backend.Ray.rest
 
-    def look(self):
+    def look(self, shards=None):
         struck = cluster.struck
-        rest(self)
-        there = [place for place in self._places if place.staffed]
+        rest(self, shards)
+        there = self._staff.there
         for place in there:
             assert set(place.actor.instance.host.shards) == set(place.shards), "and nothing of those that moved"
         if cluster.struck == struck:
@@ -374,7 +382,7 @@ def test_a_worker_that_is_not_like_the_others_takes_no_part(model, alone, cluste
 def test_a_place_where_nobody_can_be_started_is_not_tried_for_ever(model, alone, cluster, seen, tmp_path):
     cluster.free, cluster.broken, cluster.lost_at = 1, {1}, {1}
     told = fit_with(cluster, model, tmp_path / "run", changing("independent"), {1: 1}, {"workers": 2})
-    assert len(told) == ray_backend.ATTEMPTS
+    assert len(told) == ATTEMPTS
     assert all("cannot take part: The actor died unexpectedly" in one for one in told)
     assert ["not tried again" in one for one in told] == [False, False, True]
     assert seen == [[4]] * 6
