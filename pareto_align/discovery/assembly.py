@@ -93,7 +93,8 @@ def _check_asked(plan: Plan, base: Base, splits: Splits) -> None:
     """Whether the prompts can be asked with what the family says before them."""
     assert plan.family is not None
     longest = max((*splits.train, *splits.select, *splits.report), key=lambda row: len(row.ids))
-    hint = "" if getattr(plan.family, "place", "user") == "user" else ' Try the family with place="user".'
+    movable = base.use_chat_template and getattr(plan.family, "place", "user") != "user"
+    hint = ' Try the family with place="user".' if movable else ""
     told = [instruction for w in np.eye(plan.objectives.m) if (instruction := plan.family.instruction(w)) is not None]
     try:
         ids = asked(base, [longest], told)

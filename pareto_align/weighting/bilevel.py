@@ -43,14 +43,20 @@ REQUIRED: dict[str, frozenset[str]] = {
 class Bilevel(Weighting):
     """An audited objective steers the weights of the proxies: each gains as far as what is wanted rises with it.
 
-        h_i = how U answers to a_i            H = window b + (1 - window) h, every step, mean without bias
+        h_i = how U answers to a_i            H = window H + (1 - window) h, every step, mean without bias
         step = H / (|H| + delta L)            L the longest H so far;  every `period` steps, after `after` of the run
         simplex   log a <- log a + eta step, scaled to sum 1, every weight at least `floor`
+                  |H| the deviation of H_i under the weights a_i
         box       a <- a + eta step, kept within 0 and 1
 
     Every policy starts at its preference (of a pair: at the mean of both). On the simplex the weights are a trade; in
     the box their sum is the strength as well: a proxy that only harms is switched off, and with all of them off the
     policy goes back to the reference, as its price of KL asks. The box therefore needs `kl_coef` above 0.
+
+    On the simplex a slope counts as far as it moves anything: what all proxies have in common does not, nor does a
+    proxy that has no weight left to give. The length is that of the mirror step in its own metric, sum of da_i^2 / a_i,
+    in which two corners are pi apart; otherwise the proxy that misleads, long after it was dropped, would still take
+    most of every move from those that are left to be told apart.
 
     The length of h does not matter, only how it compares with its own past: neither the unit of the audit nor beta
     has to be known. An audit that does not vary moves nothing. What is not scored may be None: covariances are those of
@@ -69,7 +75,7 @@ class Bilevel(Weighting):
         window: Memory of H.
         period: Training steps from one move to the next: the policy has to follow.
         after: Share of the run before the first move.
-        eta: Length of a move, of log-weights or of weights; None: .15 on the simplex and .1 in the box.
+        eta: Length of a move, in the simplex's metric or of weights; None: .15 on the simplex and .1 in the box.
         delta: Share of the longest H at which a move has half its length.
         floor: Least weight on the simplex; lowered to half an even share where there are too many objectives for it.
         lam: For "paired": how little the audit weighs beside the proxies.
@@ -138,11 +144,12 @@ class Bilevel(Weighting):
         self._check(signal)
         slopes, audits = self._slopes(signal)
         fresh = np.isnan(self.weights).any(axis=1)
-        self.weights[fresh] = self._inside(self._pooled(np.asarray(signal.preferences)))[fresh]
+        if fresh.any():
+            self.weights[fresh] = self._inside(self._pooled(np.asarray(signal.preferences)))[fresh]
         rows = self.weights.copy()
         self.total, self.count, means = running_mean(self.total, self.count, self._pooled(slopes), self.window)
         means = np.nan_to_num(means)
-        length = np.linalg.norm(means, axis=1, keepdims=True)
+        length = self._length(means)
         self.longest = np.maximum(self.longest, length)
         if signal.progress >= self.after and (signal.step + 1) % self.period == 0:
             step = np.where(length > NOTHING, means / np.maximum(length + self.delta * self.longest, NOTHING), 0.0)
@@ -175,6 +182,13 @@ class Bilevel(Weighting):
         more = self.lam * (signal.values[1:pairs:2] - signal.values[0:pairs:2])
         slopes[0:pairs:2] = slopes[1:pairs:2] = more
         return slopes, audits
+
+    def _length(self, slopes: FloatArray) -> FloatArray:
+        """[K, 1] of slopes [K, m]; on the simplex their deviation under the weights."""
+        if not self.simplex:
+            return np.asarray(np.linalg.norm(slopes, axis=1, keepdims=True))
+        mean = (self.weights * slopes).sum(axis=1, keepdims=True)
+        return np.asarray(np.sqrt((self.weights * (slopes - mean) ** 2).sum(axis=1, keepdims=True)))
 
     def _pair(self, slot: int) -> slice:
         """The rows that `slot` shares its weights with."""

@@ -102,11 +102,12 @@ def make_signal(
     if requires & {"spread", "covariances", "audit_covariances"}:
         if rewards is None:
             raise ConfigError(f"The weighting {weighting.name!r} goes by rewards, and there are none to go by.")
-        each = scale.normalize(rewards)[..., axes]
+        every = scale.normalize(rewards)
+        each = every[..., axes]
         spread = spread_of(each.reshape(len(each), -1, m)) if "spread" in requires else None
         covariances = reward_covariances(each) if "covariances" in requires else None
         if "audit_covariances" in requires:
-            audit_covariances = reward_covariances(each, scale.normalize(rewards)[..., followed])
+            audit_covariances = reward_covariances(each, every[..., followed])
     return Signal(
         step=step,
         steps=steps,

@@ -14,7 +14,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))  # for `runs`
 
-from cases import METHODS, SEEDS  # noqa: E402
+from cases import METHODS, SEEDS, cases  # noqa: E402
 from runs import spread  # noqa: E402
 from tasks import TASKS  # noqa: E402
 
@@ -149,7 +149,7 @@ def report(results: dict[str, Any]) -> str:
     setting = results["setting"]
     return text.substitute(
         done=len(results["runs"]),
-        planned=len(SEEDS) * len(TASKS) * len(METHODS),
+        planned=len(list(cases())),
         tokens=f"{setting['max_tokens']:,}",
         rate=number(setting["learning_rate"]),
         kl=number(setting["kl_coef"]),

@@ -25,7 +25,7 @@ from floor import floor_decode, floor_training
 from page import render
 from subject import Subject
 from timing import environment
-from within import activated_adapters, family_step, memory, objective_gradients
+from within import activated_adapters, bilevel_step, family_step, memory, objective_gradients
 
 from pareto_align.errors import ParetoAlignWarning
 
@@ -47,6 +47,7 @@ MEASURES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "decode-growth": decode_growth,
     "train": train_sequential,
     "family": family_step,
+    "bilevel": bilevel_step,
     "gradients": objective_gradients,
     "activated": activated_adapters,
     "memory": memory,

@@ -1,10 +1,11 @@
-"""The package against itself: a family's step, gradients of every objective, activated adapters, memory."""
+"""The package against itself: a family's step, bilevel weights, gradients of every objective, activated adapters,
+memory."""
 
 from __future__ import annotations
 
 import gc
-from contextlib import suppress
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,14 +16,22 @@ from subject import (
     PopulationTrainer,
     Subject,
     learner_for,
+    length_reward,
     made_up_rollouts,
 )
 from timing import Reading, alternate, compare
 
+from pareto_align import Objective, ParetoAligner
+from pareto_align.demo import SETTINGS, demo_objectives, demo_prompts
 from pareto_align.learning import Learner
 from pareto_align.policies import PolicyPopulation
 from pareto_align.policies.families import make_family
 from pareto_align.policies.optimizer import FamilyOptimizer
+from pareto_align.testing.judging import symbol_lora
+from pareto_align.testing.problems import get_problem
+
+if TYPE_CHECKING:
+    from pareto_align.discovery.loop import FrontDiscovery
 
 
 def objective_gradients(subject: Subject) -> dict[str, Any]:
@@ -148,6 +157,66 @@ def family_step(subject: Subject) -> dict[str, Any]:
             "training": compare(over, under, "s", key="training"),
         },
     }  # fmt: skip
+
+
+def bilevel_step(subject: Subject) -> dict[str, Any]:
+    """A step of the whole loop whose weights an audited objective steers, against one with fixed weights.
+
+    Both sides score the audits, and no completion of theirs ends early. The weights move at every step, which is the
+    most that they can cost.
+    """
+    sides = {"bilevel weights": {"name": "bilevel", "after": 0.0, "period": 1}, "fixed weights": {"name": "fixed"}}
+    turns = {
+        "demo": (_tiny_problem if subject.smoke else _demo, max(subject.rounds, subject.pick(15, 1)), 1),
+        "tiny": (_tiny_problem, max(subject.rounds, subject.pick(51, 1)), subject.pick(20, 2)),
+    }
+    figures = {}
+    for figure, (fit, rounds, steps) in turns.items():
+        with ExitStack() as stack:
+            loops = {side: stack.enter_context(fit(subject, weighting)) for side, weighting in sides.items()}
+
+            def many(loop: FrontDiscovery, steps: int = steps) -> None:
+                for _ in range(steps):
+                    loop.tell(loop.ask())
+
+            readings = alternate({side: lambda loop=loop: many(loop) for side, loop in loops.items()}, rounds)  # type: ignore[misc]
+        over, under = ((side, readings[side]) for side in sides)
+        figures[figure] = compare(over, under, "s", per=(float(steps), float(steps)))
+    return {"setting": {"dtype": "bfloat16", **WORKLOAD, "r": 3 * RANK}, "figures": figures}
+
+
+WORKLOAD = {name: SETTINGS[name] for name in ("population", "prompts_per_step", "group_size", "max_new_tokens")}
+"""Of a step of the demo."""
+UNMEASURED: dict[str, Any] = {
+    "family": "independent",
+    "explorer": "grid",
+    "learner": "centred",
+    "kl_coef": 0.01,
+    "steps": 10_000,
+    "eval_every": 10_000,
+    "eval_prompts": 32,
+    "eval_group_size": 1,
+    "device": "cpu",
+    "progress": False,
+}
+"""Of a loop that is only timed: nothing is measured between two steps."""
+
+
+def _demo(subject: Subject, weighting: dict[str, Any]) -> AbstractContextManager[FrontDiscovery]:
+    """The demo's loop with policies of their own. No answer ends early, so another reward stands for its brevity."""
+    base = subject.base("bfloat16", endless=True)
+    lora = subject.lora(r=3 * RANK, lora_alpha=3 * ALPHA, layers_to_transform=list(range(15, 30)))
+    settings = UNMEASURED | WORKLOAD | {"tokenizer": base.tokenizer, "lora": lora, "weighting": weighting}
+    rest = [objective for objective in demo_objectives() if objective.name != "brevity"]
+    return ParetoAligner(base.model, [*rest, Objective("length", length_reward)], **settings).by_hand(demo_prompts())
+
+
+def _tiny_problem(subject: Subject, weighting: dict[str, Any]) -> AbstractContextManager[FrontDiscovery]:
+    """The loop of studies/bilevel: one policy of a tiny model, 64 samples of one token."""
+    problem = get_problem("misleading")
+    settings = UNMEASURED | {"tokenizer": problem.tokenizer(), "lora": symbol_lora(), "weighting": weighting}
+    settings |= {"population": 1, "prompts_per_step": 1, "group_size": 64, "max_new_tokens": 1}
+    return ParetoAligner(problem.model(0), problem.objectives(), **settings).by_hand(problem.repeated_prompts(64))
 
 
 def held_bytes() -> int:

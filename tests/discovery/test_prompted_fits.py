@@ -192,6 +192,13 @@ def test_prompts_that_become_too_long_are_refused(tmp_path):
         aligner.fit(["a" * 250])
 
 
+def test_a_tokenizer_that_does_not_know_the_words_is_told_of_no_other_place(tmp_path):
+    """Without a chat template there is none."""
+    with pytest.raises(PromptError, match="the family 'weights' says before it: the tokenizer refuses it") as caught:
+        make(output_dir=tmp_path / "run", **{**SHORT, "family": "weights"}).fit(list(PROBLEM.prompts))
+    assert "place" not in str(caught.value)
+
+
 TEMPLATES = {
     "ignores": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
     "refuses": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

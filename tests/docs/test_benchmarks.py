@@ -27,6 +27,7 @@ NAMES = [
         "decode-growth",
         "train",
         "family",
+        "bilevel",
         "gradients",
         "activated",
         "memory",

@@ -23,7 +23,7 @@ def test_all_runs_of_the_plan_are_there(code, results):
 
 def test_it_reaches_nearly_what_the_best_fixed_weights_do(code, results):
     shares = [code.run.share(run) for run in runs_of(code, results, "misleading", "covariance")]
-    assert np.mean(shares) >= 0.95
+    assert min(shares) >= 0.95
     even = runs_of(code, results, "misleading", "even")
     for learned, fixed in zip(runs_of(code, results, "misleading", "covariance"), even, strict=True):
         assert learned["wanted"] >= fixed["wanted"] - 0.02

@@ -100,16 +100,33 @@ def feed(weighting: Bilevel, *covariances: object, preference: object = (0.5, 0.
 
 
 def test_gold_rows() -> None:
-    # h = (.3, -.4) has length .5, the longest: step = h / (.5 * 1.05) = (.571429, -.761905).
-    step = np.array([0.571429, -0.761905])
+    # h = (.3, -.4) has deviation .35 under even weights, the longest: .7 / (.35 * 1.05) = 1.904762 between the two.
     row = feed(Bilevel(eta=0.15, floor=1e-9, **QUICK), [0.3, -0.4])
-    np.testing.assert_allclose(np.log(row[0] / row[1]), 0.15 * (step[0] - step[1]), rtol=1e-5)
+    np.testing.assert_allclose(np.log(row[0] / row[1]), 0.15 * 1.904762, rtol=1e-5)
+    # in the box h has length .5, the longest: step = h / (.5 * 1.05) = (.571429, -.761905)
+    step = np.array([0.571429, -0.761905])
     row = feed(Bilevel(simplex=False, eta=0.05, **QUICK), [0.3, -0.4])
     np.testing.assert_allclose(row, 0.5 + 0.05 * step, rtol=1e-6)
     # Then (0, .1) with memory .9: H = (.09 (.3, -.4) + .1 (0, .1)) / .19 = (.142105, -.136842), length .197285;
     # the longest stays .5: step = H / (.197285 + .025) = (.639292, -.615614).
     row = feed(Bilevel(simplex=False, eta=0.05, **QUICK), [0.3, -0.4], [0.0, 0.1])
     np.testing.assert_allclose(row, 0.5 + 0.05 * (step + [0.639292, -0.615614]), rtol=1e-5)
+
+
+def test_a_move_on_the_simplex_has_its_length_in_the_metric_of_the_simplex() -> None:
+    """Of two rows a and b the angle between their roots is half the way: eta, but for what `delta` takes."""
+    start = np.array([0.6, 0.3, 0.1])
+    row = feed(Bilevel(eta=0.01, delta=1e-6, floor=1e-9, **QUICK), [0.3, -0.4, 0.2], preference=start)
+    assert 2 * np.arccos(np.sqrt(start * row).sum()) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_what_all_proxies_have_in_common_and_a_dropped_one_take_nothing_of_a_move() -> None:
+    settings = {"delta": 1e-6, "floor": 1e-9, **QUICK}
+    plain = feed(Bilevel(**settings), [0.3, -0.4], preference=[0.6, 0.4])
+    np.testing.assert_allclose(feed(Bilevel(**settings), [9.3, 8.6], preference=[0.6, 0.4]), plain, rtol=1e-6)
+    dropped = [0.6 - 1e-9, 0.4 - 1e-9, 2e-9]
+    row = feed(Bilevel(**settings), [0.3, -0.4, -5.0], preference=dropped)
+    np.testing.assert_allclose(row[:2], plain, rtol=1e-5)
 
 
 def test_neither_the_audits_unit_nor_a_constant_audit_moves_the_weights() -> None:
