@@ -25,7 +25,7 @@ class Workload:
         prompt_tokens: Length of every prompt.
         max_new_tokens: T, length of every completion; none ends early.
         r: LoRA rank; alpha is 2 r.
-        targets: Names of the layers to adapt, or `("all-linear",)`; None takes the attention projections.
+        targets: Names of the layers to adapt, or `("all-linear",)`; None takes those of a run.
         budgets: Micro-batch budgets to compare, in tokens. On a CPU a budget below one prompt's rows takes that prompt.
         repeats: Timed rounds, after one that is not timed.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
-from pareto_align.policies.lora_config import ATTENTION_PROJECTIONS
+from pareto_align.policies.lora_config import ALL_LINEAR
 from pareto_align.printable import kind_of
 
 __all__ = ["find_targets", "target_names"]
@@ -38,11 +38,11 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     head = model.get_output_embeddings()
     named: Any = ()
     if config.target_modules is None:
-        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))
-    elif isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
-        config.target_modules = {n for n, m in modules.items() if isinstance(m, nn.Linear) and m is not head}
-    elif not isinstance(config.target_modules, str) and set(config.target_modules) != set(ATTENTION_PROJECTIONS):
-        named = sorted(config.target_modules)  # our own default names the layers of several kinds of model
+        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, ALL_LINEAR)
+    if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
+        config.target_modules = _all_linear(modules, head)
+    elif not isinstance(config.target_modules, str):
+        named = sorted(lora.target_modules or ())
     hits = {name: module for name, module in modules.items() if name and check_target_module_exists(config, name)}
     found = [(name, module) for name, module in hits.items() if isinstance(module, nn.Linear) and module is not head]
     for name, module in hits.items():
@@ -69,6 +69,13 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     if config.exclude_modules is not None and not isinstance(config.exclude_modules, str):
         _warn_of_unknown(model, "exclude_modules", config.exclude_modules, list(modules))
     return found
+
+
+def _all_linear(modules: Mapping[str, nn.Module], head: Any) -> set[str]:
+    """All linear layers but the head, and but the experts of a mixture and what chooses among them."""
+    mixtures = {name.rpartition(".")[0] for name in modules if name.rpartition(".")[2] == "experts"}
+    linear = {name for name, module in modules.items() if isinstance(module, nn.Linear) and module is not head}
+    return {name for name in linear if ".experts." not in name and name.rpartition(".")[0] not in mixtures}
 
 
 def target_names(names: Sequence[str], model: nn.Module) -> list[str]:

@@ -42,6 +42,7 @@ SMOKE = SETTING | {
 
 CENTRED = {"name": "gates", "features": "centred"}
 CORNERS = {"name": "everywhere", "corners": 1.0}
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 GRID = {"family": "independent", "explorer": "grid"}
 TOLD = {"weighting": "fixed", "rank": 24}
 METHODS: dict[str, dict[str, Any]] = {
@@ -66,8 +67,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompted, rewards": {"family": "rewards"} | TOLD,
     "prompted, directions, best of six": {"family": "directions", "learner": "best"} | TOLD,
 }
+METHODS |= {f"{name}, attention": METHODS[name] | {"targets": ATTENTION} for name in list(METHODS)[:2]}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
+`targets`: which layers are adapted, where that is not as the task says.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
 """
 
@@ -132,6 +135,7 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
     if task.weighting is not None:
         method["weighting"] = {"name": task.weighting, "objectives": method["weighting"]}
     rank, alone = method.pop("rank", RANK), dict(method.pop("alone", {}))
+    lora = task.lora | ({"target_modules": method.pop("targets")} if "targets" in method else {})
     objectives = task.objectives()
     traded = sum(objective.role == "optimize" for objective in objectives)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -152,7 +156,7 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
 
         kept = round(method["max_tokens"] * alone.pop("share", 0))
         method["max_tokens"] -= kept
-        front = fit("run", lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **task.lora))
+        front = fit("run", lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **lora))
         first = found(front, method)
         if not alone:
             return first

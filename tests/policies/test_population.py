@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 import torch
-from tiny_models import FAMILIES, as_peft, lora, peft_row, random_population, relative_error, tiny_base, tiny_model
+from tiny_models import (
+    COMMON,
+    FAMILIES,
+    as_peft,
+    lora,
+    peft_row,
+    random_population,
+    relative_error,
+    tiny_base,
+    tiny_model,
+)
 
 from pareto_align.errors import ConfigError, ModelError
 from pareto_align.policies import PolicyPopulation, load_base
@@ -237,8 +249,23 @@ def test_targets_that_match_nothing_are_refused():
         PolicyPopulation(tiny_base(), 2, lora=lora(targets=["nowhere"]))
 
 
-def test_the_default_targets_are_the_attention_projections():
+def test_the_default_targets_are_all_linear_layers_but_the_head():
     for family in FAMILIES:
-        population = PolicyPopulation(tiny_base(family), 1)
-        assert {block.name.split(".")[-2] for block in population.blocks} <= {"self_attn", "attention"}
-        population.close()
+        base = tiny_base(family)
+        head = base.model.get_output_embeddings()
+        linear = [n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+        with closing(PolicyPopulation(base, 1)) as population:
+            assert [block.name for block in population.blocks] == linear
+
+
+def test_by_default_a_mixture_is_adapted_beside_its_experts():
+    """Its experts and what chooses among them are left out; what all tokens pass is not."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    sizes = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4}
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**COMMON, num_key_value_heads=2, num_experts_per_tok=2, **sizes))
+    with closing(PolicyPopulation(load_base(model, tokenizer=symbol_tokenizer(12, 4)), 1)) as population:
+        names = [block.name.partition("layers.")[2] for block in population.blocks]
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    shared = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
+    assert names == [f"{layer}.{name}" for layer in range(2) for name in attention + shared]
