@@ -87,11 +87,11 @@ def demo_aligner(model: Any = MODEL, **settings: Any) -> ParetoAligner:
 
     from pareto_align.aligner import ParetoAligner
 
-    # Adapting the upper half of the layers halves the backward pass and is enough to change tone and length.
+    # All linear layers of the upper half: that halves the backward pass, and is enough to change tone and length.
     lora = LoraConfig(
         r=8,
         lora_alpha=16,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         layers_to_transform=list(range(15, 30)),
         task_type="CAUSAL_LM",
     )
