@@ -42,7 +42,7 @@ SMOKE = SETTING | {
 
 CENTRED = {"name": "gates", "features": "centred"}
 CORNERS = {"name": "everywhere", "corners": 1.0}
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GRID = {"family": "independent", "explorer": "grid"}
 TOLD = {"weighting": "fixed", "rank": 24}
 METHODS: dict[str, dict[str, Any]] = {
@@ -67,12 +67,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompted, rewards": {"family": "rewards"} | TOLD,
     "prompted, directions, best of six": {"family": "directions", "learner": "best"} | TOLD,
 }
-METHODS |= {f"{name}, attention": METHODS[name] | {"targets": ATTENTION} for name in list(METHODS)[:2]}
+METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
 `targets`: which layers are adapted, where that is not as the task says.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
 """
+
+
+SMALL, ELSEWHERE = "adding", ("all linear", "prompted")
+"""The model that adds numbers has its adapters in all linear layers anyway, and reads no words."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def cases(
             for task in TASKS:
                 for method in group:
                     asked = (methods is None or method in methods) and (tasks is None or task in tasks)
-                    if asked and not (task == "adding" and method.startswith("prompted")):  # it reads no words
+                    if asked and not (task == SMALL and method.startswith(ELSEWHERE)):
                         yield Case(task, method, seed)
 
 

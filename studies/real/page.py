@@ -21,6 +21,8 @@ from tasks import TASKS  # noqa: E402
 BASELINE = "independent, linear"
 SHOWN = ("centred, steady", "centred, linear")
 """Compared with BASELINE, seed by seed."""
+EVERYWHERE = "all linear: "
+"""How the names of methods begin whose adapters are of all linear layers."""
 PAIRED = ("tone", "answers", "sums", "three", "within")
 """Tasks of the real model on which both were run with every seed."""
 MEASURES = {
@@ -52,9 +54,14 @@ def cell(values: dict[int, float]) -> str:
     return f"{number(float(np.mean(found)))} ({number(min(found))} to {number(max(found))})"
 
 
+def baseline(method: str) -> str:
+    """What a method is compared with: the plainest one with the same adapters."""
+    return f"{EVERYWHERE}{BASELINE}" if method.startswith(EVERYWHERE) else BASELINE
+
+
 def difference(results: dict[str, Any], task: str, method: str, what: str) -> str:
-    """Mean over the seeds that both have of what a method has more than BASELINE, with Student's 95 % interval."""
-    ours, theirs = (numbers(results, task, name, what) for name in (method, BASELINE))
+    """Mean over the seeds that both have of what a method has more than its baseline, with Student's 95 % interval."""
+    ours, theirs = (numbers(results, task, name, what) for name in (method, baseline(method)))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return "—"
@@ -81,17 +88,24 @@ def ahead(results: dict[str, Any], tasks: Sequence[str] = PAIRED) -> tuple[str, 
 
 
 def table(results: dict[str, Any], what: str) -> str:
-    """One number of every method on every task."""
+    """One number on every task of every method that was run at all."""
     lines = [f"| method | {' | '.join(TASKS)} |", "|---|" + "---|" * len(TASKS)]
     lines += [
         f"| {method} | {' | '.join(cell(numbers(results, task, method, what)) for task in TASKS)} |"
         for method in METHODS
+        if method not in unrun(results)
     ]
     return "\n".join(lines)
 
 
+def unrun(results: dict[str, Any]) -> list[str]:
+    """Methods of which no run is in."""
+    begun = {key.split("/")[1] for key in results["runs"]}
+    return [method for method in METHODS if method not in begun]
+
+
 def differences(results: dict[str, Any], method: str) -> str:
-    """What a method has more than independent policies with linear weights, task by task."""
+    """What a method has more than its baseline, task by task."""
     lines = [f"| task | {' | '.join(MEASURES)} |", "|---|" + "---|" * len(MEASURES)]
     lines += [
         f"| {task} | {' | '.join(difference(results, task, method, what) for what in MEASURES)} |" for task in TASKS
@@ -161,6 +175,8 @@ def report(results: dict[str, Any]) -> str:
         chebyshev=table(results, "chebyshev"),
         linear_differences=differences(results, "centred, linear"),
         steady_differences=differences(results, "centred, steady"),
+        everywhere_differences=differences(results, f"{EVERYWHERE}centred, steady"),
+        unrun=", ".join(f"`{method}`" for method in unrun(results)) or "none",
         said=said(results, "tone"),
         **dict(zip(("pairs", "gap", "interval"), ahead(results), strict=True)),
     )
