@@ -50,7 +50,7 @@ PLAIN = {"bias": "none", "megatron_core": "megatron.core"}  # PEFT's defaults th
 
 
 def default_lora_config(r: int = 8, alpha: int = 16) -> Any:
-    """LoRA of rank 8 on all linear layers but the head.
+    """LoRA of rank 8 on all linear layers but the head; `policies.targets` leaves out a mixture's experts as well.
 
     "LoRA Without Regret" (Schulman and others, 2025) found that adapters of attention alone learn less than those of
     all layers at any rank; in `studies/real` a front is learnt from fewer tokens with all layers.

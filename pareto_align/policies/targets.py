@@ -40,7 +40,13 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     if config.target_modules is None:
         config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, ALL_LINEAR)
     if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-        config.target_modules = _all_linear(modules, head)
+        if config.layers_to_transform is not None:  # PEFT itself would pass over it
+            raise ConfigError(
+                "LoraConfig(layers_to_transform=...) goes with layers by name, and all are adapted. Name them: "
+                "target_modules, a list such as ['q_proj', 'v_proj']."
+            )
+        linear = _all_linear(modules, head)
+        config.target_modules = linear - _misread(model, linear)
     elif not isinstance(config.target_modules, str):
         named = sorted(lora.target_modules or ())
     hits = {name: module for name, module in modules.items() if name and check_target_module_exists(config, name)}
@@ -65,6 +71,12 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
         raise ModelError(
             "Targets inside mixture-of-experts layers cannot be trained as a population: tokens are reordered."
         )
+    if misread := sorted(_misread(model, [name for name, _ in found])):
+        raise ModelError(
+            f"target_modules={lora.target_modules!r} selects {misread[0]!r}. Where an adapter of it is loaded, PEFT "
+            f"finds no such layer in a model of type {model.config.model_type!r}, or refuses it: nobody could use what "
+            "is trained. Leave it out, or take 'all-linear', which does."
+        )
     _warn_of_unknown(model, "target_modules", named, [name for name, _ in found])
     if config.exclude_modules is not None and not isinstance(config.exclude_modules, str):
         _warn_of_unknown(model, "exclude_modules", config.exclude_modules, list(modules))
@@ -74,8 +86,35 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
 def _all_linear(modules: Mapping[str, nn.Module], head: Any) -> set[str]:
     """All linear layers but the head, and but the experts of a mixture and what chooses among them."""
     mixtures = {name.rpartition(".")[0] for name in modules if name.rpartition(".")[2] == "experts"}
+    # a mixture's own layers choose, or are in a module of its own that does
+    choosing = mixtures | {f"{name}.{part}" for name in mixtures for part in ("gate", "router")}
     linear = {name for name, module in modules.items() if isinstance(module, nn.Linear) and module is not head}
-    return {name for name in linear if ".experts." not in name and name.rpartition(".")[0] not in mixtures}
+    return {name for name in linear if ".experts." not in name and name.rpartition(".")[0] not in choosing}
+
+
+def _misread(model: Any, names: Iterable[str]) -> set[str]:
+    """Those of some layers that PEFT does not find by their names in a folder, or refuses.
+
+    In mixtures that transformers has changed since, it takes names such as `gate_proj` for the experts', wherever they
+    stand; and of state-space models it refuses layers whose weights are read without calling them. Whether it does goes
+    by a layer's last name and the model's type, so it is asked on a stand-in that has nothing else.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    found = set()
+    for last in {name.rpartition(".")[2] for name in names}:
+        stand_in = nn.Module()
+        stand_in.config = model.config
+        stand_in.add_module(last, nn.Linear(1, 1))
+        try:
+            inject_adapter_in_model(LoraConfig(r=1, target_modules=[last]), stand_in)
+        except ValueError:
+            found.add(last)
+        else:
+            if not isinstance(getattr(stand_in, last), LoraLayer):
+                found.add(last)
+    return {name for name in names if name.rpartition(".")[2] in found}
 
 
 def target_names(names: Sequence[str], model: nn.Module) -> list[str]:

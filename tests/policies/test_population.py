@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from pareto_align.errors import ConfigError, ModelError
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.policies.layers.linear import FrozenLinear
 from pareto_align.policies.layers.lora import PopulationLinear
+from pareto_align.policies.parity import compare_with_peft
 from pareto_align.testing.tiny import symbol_tokenizer
 
 ENGINE = ["llama", "llama-tied", "qwen2", "qwen3", "gemma2", "gpt_neox", "phi", "mistral"]
@@ -269,3 +271,54 @@ def test_by_default_a_mixture_is_adapted_beside_its_experts():
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     shared = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
     assert names == [f"{layer}.{name}" for layer in range(2) for name in attention + shared]
+
+
+def deepseek():
+    """A mixture with a dense layer, whose names PEFT reads as those of experts."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    mixture = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "n_shared_experts": 1}
+    ranks = {"kv_lora_rank": 8, "q_lora_rank": 8}
+    heads = {"num_key_value_heads": 4, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    sizes = {"moe_intermediate_size": 16, "first_k_dense_replace": 1, **mixture, **ranks, **heads}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**{**COMMON, **sizes}))
+
+
+def falcon_h1():
+    """Attention and a state space side by side; PEFT refuses the out_proj of the latter."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    space = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    sizes = {"num_key_value_heads": 2, "head_dim": 8, "mamba_chunk_size": 4, **space}
+    return FalconH1ForCausalLM(FalconH1Config(**{**COMMON, **sizes}))
+
+
+@pytest.mark.parametrize(("make", "left_out"), [(deepseek, "gate_proj"), (falcon_h1, "out_proj")])
+def test_what_peft_would_not_find_in_a_folder_is_left_out_and_refused_by_name(make, left_out, tmp_path):
+    base = load_base(make(), tokenizer=symbol_tokenizer(12, 4))
+    with closing(PolicyPopulation(base, 1)) as population:
+        population.parameters.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+        population.save_adapter(population.parameters[0], tmp_path)
+        assert left_out not in population.targets
+        assert {"o_proj"} < set(population.targets)
+        if not version("peft").startswith("0.19."):  # which puts no adapter at all on the first of these models
+            found = compare_with_peft(population, population.parameters[0], tmp_path, [1, 2, 3, 7])
+            assert found["largest_difference"] < found["allowed"]
+    with pytest.raises(ModelError, match=rf"{left_out}'.*PEFT finds no such layer in a model of type"):
+        PolicyPopulation(base, 1, lora=lora(targets=["o_proj", left_out]))
+
+
+def test_what_chooses_among_experts_is_left_out_where_it_is_in_a_module_of_its_own():
+    from transformers import HunYuanMoEV1Config, HunYuanMoEV1ForCausalLM
+
+    sizes = {"num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "moe_topk": 2}
+    model = HunYuanMoEV1ForCausalLM(HunYuanMoEV1Config(**COMMON, **sizes))
+    assert isinstance(model.model.layers[0].mlp.gate.wg, torch.nn.Linear)
+    with closing(PolicyPopulation(load_base(model, tokenizer=symbol_tokenizer(12, 4)), 1)) as population:
+        assert population.targets == ["k_proj", "o_proj", "q_proj", "v_proj"]
+
+
+def test_layers_by_number_need_layers_by_name():
+    """Of a kind of model for which PEFT knows no names, none means all linear layers, and their numbers were lost."""
+    with pytest.raises(ConfigError, match=r"layers_to_transform.*target_modules, a list"):
+        PolicyPopulation(tiny_base("cohere"), 1, lora=lora(targets=None, layers_to_transform=[1]))
