@@ -5,6 +5,7 @@ Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class FrozenNorm(nn.Module):
         if "RMSNorm" not in type(module).__name__ or not isinstance(weight, Tensor) or not isinstance(eps, float):
             return None
         if weight.dim() != 1 or not weight.is_floating_point():
+            return None
+        if len(inspect.signature(type(module).forward).parameters) != 2:  # a gate beside the states, as in Mamba
             return None
         states = torch.randn(2, 3, len(weight), generator=torch.Generator().manual_seed(0))
         states = (states * torch.tensor([[[0.01]], [[10.0]]])).to(weight.device, weight.dtype)

@@ -48,7 +48,12 @@ def test_a_norm_that_computes_something_else_is_left_alone():
         def forward(self, x):
             return super().forward(x.detach()) + 0 * x
 
+    class GatedRMSNorm(type(norm_of("llama"))):
+        def forward(self, x, gate=None):
+            return super().forward(x if gate is None else x * gate)
+
     assert FrozenNorm.of(MeanRMSNorm(8)) is None
+    assert FrozenNorm.of(GatedRMSNorm(8)) is None  # whoever gives it a gate would be refused
     assert FrozenNorm.of(DetachedRMSNorm(8)) is None  # right numbers, another gradient
     assert FrozenNorm.of(nn.LayerNorm(8)) is None
 
