@@ -68,7 +68,7 @@ class ParetoAligner:
             or every policy has parameters of its own ("independent"). By default "gates", and "independent" where what
             was asked for needs that: one objective or one policy, learning from comparisons, an explorer that gives
             policies tasks of their own, a learner or a weighting that keeps or compares them.
-        lora: A `peft.LoraConfig`; by default rank 8 on all linear layers but the head.
+        lora: A `peft.LoraConfig`; by default rank 8 on the attention projections.
         start_from: What the policies begin as, in the place of the untrained model: a front (or the folder of it or of
             its run), in which each finds what serves its preference there; or a PEFT LoRA folder, which all begin as.
             What they begin as is measured before the first step, and stays on the front until something better is

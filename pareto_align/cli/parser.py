@@ -415,7 +415,9 @@ def _bench(command: _Maker) -> None:
             metavar=letter,
             help=f"{meaning} (default {shown})",
         )
-    parser.add_argument("--targets", nargs="+", metavar="NAME", help="layers to adapt (default: all-linear)")
+    parser.add_argument(
+        "--targets", nargs="+", metavar="NAME", help="layers to adapt, or all-linear (default: attention projections)"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--quantization", choices=("4bit", "8bit"), help="keep the frozen base in that many bits")

@@ -343,15 +343,10 @@ def _lora(spec: Any) -> Any:
     r = checked_value("lora.r", spec.get("r", default.r), int)
     if r < 1:
         raise ConfigError(f"`lora.r` must be at least 1. Found {r}.")
-    if spec.get("layers_to_transform") is not None and "target_modules" not in spec:
-        raise ConfigError(
-            "`lora.layers_to_transform` goes with layers by name, and by default all are adapted. Name them: "
-            "`lora.target_modules`, a list such as [q_proj, v_proj]."
-        )
     settings = {
         "r": r,
         "lora_alpha": r * default.lora_alpha // default.r,
-        "target_modules": default.target_modules,
+        "target_modules": sorted(default.target_modules),
         "task_type": default.task_type,
     }
     return build(LoraConfig, settings | spec | {"r": r}, "`lora`")

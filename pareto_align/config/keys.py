@@ -41,7 +41,7 @@ SECTIONS: dict[str, str] = {
     "explorer": "a name such as grid, {name: grid, margin: ..., preferences: [...]}, or module:Class as name",
     "family": "independent, blocks, gates, panacea, pblora, directions, weights, rewards, {name: blocks, shared: ..., "
     "each: ...}, or module:Class",
-    "lora": "settings of peft.LoraConfig; by default rank 8 on all linear layers, and lora_alpha 2 r",
+    "lora": "settings of peft.LoraConfig; by default rank 8 on the attention projections, and lora_alpha 2 r",
     "start_from": "a run, a front or a PEFT adapter that the policies begin as, relative to the current folder; by "
     "default the untrained model",
     "tokenizer": "hub id or folder, where it does not come with the model",

@@ -87,7 +87,8 @@ def demo_aligner(model: Any = MODEL, **settings: Any) -> ParetoAligner:
 
     from pareto_align.aligner import ParetoAligner
 
-    # All linear layers of the upper half: that halves the backward pass, and is enough to change tone and length.
+    # The upper half of the layers halves the backward pass, and is enough to change tone and length. Adapters of all
+    # their linear layers learn faster than those of attention alone, and there is little here to forget.
     lora = LoraConfig(
         r=8,
         lora_alpha=16,

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from pareto_align.errors import ConfigError, ModelError, ParetoAlignWarning
-from pareto_align.policies.lora_config import ALL_LINEAR
+from pareto_align.policies.lora_config import ALL_LINEAR, ATTENTION_PROJECTIONS
 from pareto_align.printable import kind_of
 
 __all__ = ["find_targets", "target_names"]
@@ -38,15 +38,13 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     head = model.get_output_embeddings()
     named: Any = ()
     if config.target_modules is None:
-        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, ALL_LINEAR)
+        config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))
+    usual = set(config.target_modules) == set(ATTENTION_PROJECTIONS)  # the names that several kinds of model have
     if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-        if config.layers_to_transform is not None:  # PEFT itself would pass over it
-            raise ConfigError(
-                "LoraConfig(layers_to_transform=...) goes with layers by name, and all are adapted. Name them: "
-                "target_modules, a list such as ['q_proj', 'v_proj']."
-            )
         linear = _all_linear(modules, head)
         config.target_modules = linear - _misread(model, linear)
+    elif usual:
+        config.target_modules = set(config.target_modules) - _misread(model, ATTENTION_PROJECTIONS)
     elif not isinstance(config.target_modules, str):
         named = sorted(lora.target_modules or ())
     hits = {name: module for name, module in modules.items() if name and check_target_module_exists(config, name)}

@@ -251,22 +251,20 @@ def test_targets_that_match_nothing_are_refused():
         PolicyPopulation(tiny_base(), 2, lora=lora(targets=["nowhere"]))
 
 
-def test_the_default_targets_are_all_linear_layers_but_the_head():
+def test_the_default_targets_are_the_attention_projections():
     for family in FAMILIES:
-        base = tiny_base(family)
-        head = base.model.get_output_embeddings()
-        linear = [n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
-        with closing(PolicyPopulation(base, 1)) as population:
-            assert [block.name for block in population.blocks] == linear
+        with closing(PolicyPopulation(tiny_base(family), 1)) as population:
+            assert {block.name.split(".")[-2] for block in population.blocks} <= {"self_attn", "attention"}
 
 
-def test_by_default_a_mixture_is_adapted_beside_its_experts():
+def test_all_linear_layers_of_a_mixture_are_those_beside_its_experts():
     """Its experts and what chooses among them are left out; what all tokens pass is not."""
     from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
     sizes = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4}
     model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**COMMON, num_key_value_heads=2, num_experts_per_tok=2, **sizes))
-    with closing(PolicyPopulation(load_base(model, tokenizer=symbol_tokenizer(12, 4)), 1)) as population:
+    base = load_base(model, tokenizer=symbol_tokenizer(12, 4))
+    with closing(PolicyPopulation(base, 1, lora=lora(targets="all-linear"))) as population:
         names = [block.name.partition("layers.")[2] for block in population.blocks]
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     shared = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
@@ -293,10 +291,13 @@ def falcon_h1():
     return FalconH1ForCausalLM(FalconH1Config(**{**COMMON, **sizes}))
 
 
-@pytest.mark.parametrize(("make", "left_out"), [(deepseek, "gate_proj"), (falcon_h1, "out_proj")])
-def test_what_peft_would_not_find_in_a_folder_is_left_out_and_refused_by_name(make, left_out, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "left_out", "targets"),
+    [(deepseek, "gate_proj", "all-linear"), (falcon_h1, "out_proj", "all-linear"), (falcon_h1, "out_proj", None)],
+)
+def test_what_peft_would_not_find_in_a_folder_is_left_out_and_refused_by_name(make, left_out, targets, tmp_path):
     base = load_base(make(), tokenizer=symbol_tokenizer(12, 4))
-    with closing(PolicyPopulation(base, 1)) as population:
+    with closing(PolicyPopulation(base, 1, lora=None if targets is None else lora(targets=targets))) as population:
         population.parameters.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
         population.save_adapter(population.parameters[0], tmp_path)
         assert left_out not in population.targets
@@ -314,11 +315,6 @@ def test_what_chooses_among_experts_is_left_out_where_it_is_in_a_module_of_its_o
     sizes = {"num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "moe_topk": 2}
     model = HunYuanMoEV1ForCausalLM(HunYuanMoEV1Config(**COMMON, **sizes))
     assert isinstance(model.model.layers[0].mlp.gate.wg, torch.nn.Linear)
-    with closing(PolicyPopulation(load_base(model, tokenizer=symbol_tokenizer(12, 4)), 1)) as population:
+    base = load_base(model, tokenizer=symbol_tokenizer(12, 4))
+    with closing(PolicyPopulation(base, 1, lora=lora(targets="all-linear"))) as population:
         assert population.targets == ["k_proj", "o_proj", "q_proj", "v_proj"]
-
-
-def test_layers_by_number_need_layers_by_name():
-    """Of a kind of model for which PEFT knows no names, none means all linear layers, and their numbers were lost."""
-    with pytest.raises(ConfigError, match=r"layers_to_transform.*target_modules, a list"):
-        PolicyPopulation(tiny_base("cohere"), 1, lora=lora(targets=None, layers_to_transform=[1]))
