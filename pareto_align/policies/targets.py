@@ -39,15 +39,18 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     named: Any = ()
     if config.target_modules is None:
         config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))
-    usual = set(config.target_modules) == set(ATTENTION_PROJECTIONS)  # the names that several kinds of model have
+    meant: Any = modules.keys() - {""}
     if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-        linear = _all_linear(modules, head)
+        linear = _all_linear(model, modules)
         config.target_modules = linear - _misread(model, linear)
-    elif usual:
+    elif set(config.target_modules) == set(ATTENTION_PROJECTIONS):  # our own default: names of several kinds of models
+        meant = _all_linear(model, modules)
         config.target_modules = set(config.target_modules) - _misread(model, ATTENTION_PROJECTIONS)
     elif not isinstance(config.target_modules, str):
         named = sorted(lora.target_modules or ())
-    hits = {name: module for name, module in modules.items() if name and check_target_module_exists(config, name)}
+    hits = {
+        name: module for name, module in modules.items() if name in meant and check_target_module_exists(config, name)
+    }
     found = [(name, module) for name, module in hits.items() if isinstance(module, nn.Linear) and module is not head]
     for name, module in hits.items():
         if module is head or isinstance(module, nn.Embedding):
@@ -81,12 +84,16 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     return found
 
 
-def _all_linear(modules: Mapping[str, nn.Module], head: Any) -> set[str]:
-    """All linear layers but the head, and but the experts of a mixture and what chooses among them."""
+def _all_linear(model: Any, modules: Mapping[str, nn.Module]) -> set[str]:
+    """All linear layers that read text but the head, and but the experts of a mixture and what chooses among them.
+
+    Policies are asked in text: what reads images is never run, and would be nothing but zeros in every adapter.
+    """
     mixtures = {name.rpartition(".")[0] for name in modules if name.rpartition(".")[2] == "experts"}
     # a mixture's own layers choose, or are in a module of its own that does
     choosing = mixtures | {f"{name}.{part}" for name in mixtures for part in ("gate", "router")}
-    linear = {name for name, module in modules.items() if isinstance(module, nn.Linear) and module is not head}
+    reading = set(map(id, (model.get_decoder() or model).modules())) - {id(model.get_output_embeddings())}
+    linear = {name for name, module in modules.items() if isinstance(module, nn.Linear) and id(module) in reading}
     return {name for name in linear if ".experts." not in name and name.rpartition(".")[0] not in choosing}
 
 

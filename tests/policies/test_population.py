@@ -23,7 +23,9 @@ from pareto_align.errors import ConfigError, ModelError
 from pareto_align.policies import PolicyPopulation, load_base
 from pareto_align.policies.layers.linear import FrozenLinear
 from pareto_align.policies.layers.lora import PopulationLinear
+from pareto_align.policies.lora_config import default_lora_config
 from pareto_align.policies.parity import compare_with_peft
+from pareto_align.policies.targets import find_targets
 from pareto_align.testing.tiny import symbol_tokenizer
 
 ENGINE = ["llama", "llama-tied", "qwen2", "qwen3", "gemma2", "gpt_neox", "phi", "mistral"]
@@ -318,3 +320,16 @@ def test_what_chooses_among_experts_is_left_out_where_it_is_in_a_module_of_its_o
     base = load_base(model, tokenizer=symbol_tokenizer(12, 4))
     with closing(PolicyPopulation(base, 1, lora=lora(targets="all-linear"))) as population:
         assert population.targets == ["k_proj", "o_proj", "q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(("config", "each"), [(default_lora_config(), 4), (lora(targets="all-linear"), 7)])
+def test_nothing_is_adapted_that_reads_images(config, each):
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**FAMILIES["gemma2"][1], "attn_implementation": "sdpa"}
+    sight |= {"image_size": 28, "patch_size": 14}
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4))
+    names = [name for name, _ in find_targets(model, config)]
+    assert len(names) == 2 * each
+    assert all("language_model.layers" in name for name in names)
