@@ -56,6 +56,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoX", COMMON),
     "phi": ("Phi", {**COMMON, "num_key_value_heads": 4}),
 }
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon": ("Falcon", {**COMMON, "alibi": False, "bias": False}),
+}
+"""Those whose attention transformers cannot set."""
 
 RAGGED = ["<0>", "<1>abc", "<2>abcdefg"]
 """Prompts of 2, 5 and 9 tokens."""
@@ -65,7 +69,7 @@ def tiny_model(family: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     """A random model of one architecture; a call with the same arguments gives the same weights."""
     import transformers
 
-    name, settings = FAMILIES[family]
+    name, settings = (FAMILIES | OTHERS)[family]
     config = getattr(transformers, f"{name}Config")(**{**settings, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -63,6 +63,12 @@ def test_a_model_with_an_attention_of_its_own_reads_packed_rows_by_a_mask():
     assert torch.allclose(logprobs(population, done, True), expected, atol=1e-5)
 
 
+def test_a_model_whose_attention_cannot_be_set_is_read_by_its_own():
+    population, done = sampled("falcon")
+    assert not population.attention.in_place
+    assert torch.allclose(logprobs(population, done, False), done.logprobs, atol=2e-5)
+
+
 def gradient(population, done, *, packed, plain=False):
     population.grad.zero_()
     rows = lay_out(population, done.prompt_ids, done.tokens, done.mask, packed=packed)

@@ -62,7 +62,9 @@ class PopulationAttention:
         interface = self.before in TAKES_OVER or (
             self.before == "eager" and getattr(model, "_supports_attention_backend", False)
         )
-        self.in_place = bool(attention) and interface
+        # where it cannot be set transformers warns and goes on with the model's own, which reads our rows wrongly
+        settable = getattr(model, "_can_set_attn_implementation", lambda: True)()
+        self.in_place = bool(attention) and interface and settable
         self.modules = attention if self.in_place else []
         if self.in_place:
             ALL_ATTENTION_FUNCTIONS.register(NAME, population_attention)
