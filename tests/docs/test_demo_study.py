@@ -53,3 +53,11 @@ def test_what_the_text_quotes_was_answered(page, results):
     answers = [" ".join(answer.split()) for member in results["default-0"]["samples"] for answer in member]
     for quote in quotes:
         assert any(quote.rstrip(".") in answer for answer in answers), quote
+
+
+def test_the_first_page_says_what_the_figure_has(results):
+    text = " ".join((STUDY.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    family, linear, chebyshev = (
+        f"{results[f'{kind}-0']['hypervolume'][0]:.2f}"[1:] for kind in ("default", "linear", "chebyshev")
+    )
+    assert f"hypervolume {family} for the family, {linear} with linear and {chebyshev} with Chebyshev weights" in text
