@@ -9,6 +9,7 @@ from typing import Any
 
 from pareto_align.cli.output import print_json, say
 from pareto_align.data.comparisons import Comparisons
+from pareto_align.errors import ConfigError
 from pareto_align.front.files import check_new
 from pareto_align.report.data_report import examine, report_lines
 
@@ -36,6 +37,9 @@ def rewards(arguments: argparse.Namespace) -> None:
     """Learn rewards from a file of comparisons and write them to a folder."""
     from pareto_align.learning.rewards import fit_rewards
 
+    passes = {} if arguments.passes is None else {"passes": arguments.passes}
+    if passes and not arguments.lora:
+        raise ConfigError("`--passes` is how often adapters read the file. Give `--lora` as well, or leave it out.")
     check_new(arguments.out)
     comparisons = _read(arguments)
     found = fit_rewards(
@@ -45,7 +49,7 @@ def rewards(arguments: argparse.Namespace) -> None:
         objective=arguments.objective,
         groups=arguments.groups,
         seed=arguments.seed,
-        **({"lora": True, "passes": arguments.passes} if arguments.lora else {}),
+        **({"lora": True, **passes} if arguments.lora else {}),
     )
     folder = found.save(arguments.out)
     if arguments.json:

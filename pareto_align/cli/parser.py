@@ -212,7 +212,7 @@ def _rewards(command: _Maker) -> None:
     parser.add_argument(
         "--lora", action="store_true", help="with bt or regression: train an adapter for each objective beside its head"
     )
-    parser.add_argument("--passes", type=count, default=3, metavar="N", help="with --lora: over the file (default 3)")
+    parser.add_argument("--passes", type=count, metavar="N", help="with --lora: over the file (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out (default 0)")
 
 

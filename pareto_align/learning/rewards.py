@@ -270,11 +270,11 @@ def fit_rewards(
     """
     if lora and kind not in ADAPTED_KINDS:
         raise ConfigError(f"`lora` trains adapters beside heads, of kind {' or '.join(ADAPTED_KINDS)}. Found {kind!r}.")
-    base = load_base(base)
     if objective is not None:
         if objective not in comparisons.names:
             raise ConfigError(f"`objective` must be one of {', '.join(comparisons.names)}. Found {objective!r}.")
         comparisons = comparisons.for_objectives([Objective(objective, prefers=objective)])
+    base = load_base(base)
     how = {name: more.pop(name) for name in ("max_length", "overflow") if name in more}
     rows, _ = encode_comparisons(comparisons, base, **how)
     judged = judged_rows(base, rows, comparisons.names)

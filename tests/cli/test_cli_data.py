@@ -135,6 +135,8 @@ def test_rewards_are_learned_and_a_config_names_one(cli, file, tmp_path):
     assert np.isfinite(learned_reward(tmp_path / "c")(["<0>a"] * 2, ["ab", "c"])).all()
     refused = cli("rewards", file, "--model", model, "--out", tmp_path / "d", "--lora", "--kind", "gpm")
     assert "Found 'gpm'" in refused.err
+    refused = cli("rewards", file, "--model", "nowhere", "--out", tmp_path / "d", "--passes", "1")
+    assert "Give `--lora` as well" in refused.err
     told = cli("rewards", file, "--labels", "warm", "--model", model, "--out", tmp_path / "b", "--json").json()
     assert told["names"] == ["warm"]
     assert 0 <= told["report"][0]["accuracy"] <= 1
