@@ -595,8 +595,11 @@ class ParetoAligner:
             return self.settings.learning_rate
         from pareto_align.discovery.assembly import usual_rate
 
-        shape = self.loading.load(quiet=not self.progress, weights=False, device="cpu", dtype="float32")
-        return usual_rate(self._plan(), shape)
+        return usual_rate(self._plan(), self._load_base(weights=False, device="cpu", dtype="float32"))
+
+    def _load_base(self, **otherwise: Any) -> Base:
+        """See `Loading.load`."""
+        return self.loading.load(quiet=not self.progress, **otherwise)
 
     def _placed(
         self, callbacks: Iterable[Callable[[Mapping[str, Any]], None]]
