@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from amount import ALL
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "gpu"
@@ -119,6 +120,7 @@ def test_the_operations_of_a_step_are_counted_on_paper(code):
     assert code.training.operations(shape, 1, 1, 4, 2, 3) == expected
 
 
+@pytest.mark.skipif(not ALL, reason="CI runs the whole command small")
 def test_the_command_runs_small(tmp_path):
     done = subprocess.run(
         [sys.executable, str(STUDY / "run.py"), "--smoke", "--out", str(tmp_path), "--only", "01-correctness",

@@ -170,7 +170,11 @@ def test_code_of_a_model_is_trusted_only_where_the_user_says_so():
                         seen += 1
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 # passed on from the user under the same name, never a constant
-                assert ast.unparse(node.value).removeprefix("self.") == "trust_remote_code", f"{file}:{node.lineno}"
+                given = ast.unparse(node.value).removeprefix("self.").removeprefix("loading.")
+                assert given == "trust_remote_code", f"{file}:{node.lineno}"
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "trust_remote_code":  # of a dataclass
+                assert node.value is None or ast.unparse(node.value) == "False", f"{file}:{node.lineno}"
+                seen += 1
             if isinstance(node, ast.Dict):
                 for key, value in zip(node.keys, node.values, strict=True):
                     if isinstance(key, ast.Constant) and key.value == "trust_remote_code":

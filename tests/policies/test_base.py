@@ -56,7 +56,8 @@ def test_a_folder_may_be_at_home(tmp_path, monkeypatch):
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     base = load_base("~/model", tokenizer="~/tokenizer", dtype="float32")
     assert base.name == str(tmp_path / "model")
-    assert ParetoAligner("~/model", {"a": len_of, "b": len_of}).model == base.name  # so that a run can be resumed
+    aligner = ParetoAligner("~/model", {"a": len_of, "b": len_of})
+    assert aligner.loading.model == base.name  # so that a run can be resumed
     with pytest.raises(ModelError, match="there is no such folder or file"):
         load_base("~/nowhere")
 
