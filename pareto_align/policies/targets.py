@@ -40,18 +40,21 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
     if config.target_modules is None:
         config.target_modules = BY_MODEL_TYPE.get(model.config.model_type, list(ATTENTION_PROJECTIONS))
     meant: Any = modules.keys() - {""}
-    if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-        linear = _all_linear(model, modules)
-        config.target_modules = linear - _misread(model, linear)
-    elif set(config.target_modules) == set(ATTENTION_PROJECTIONS):  # our own default: names of several kinds of models
+    everything = isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
+    # our own default holds the names of several kinds of models
+    if ours := everything or set(config.target_modules) == set(ATTENTION_PROJECTIONS):
         meant = _all_linear(model, modules)
-        config.target_modules = set(config.target_modules) - _misread(model, ATTENTION_PROJECTIONS)
-    elif not isinstance(config.target_modules, str):
+    if everything:
+        config.target_modules = meant
+    elif not ours and not isinstance(config.target_modules, str):
         named = sorted(lora.target_modules or ())
     hits = {
         name: module for name, module in modules.items() if name in meant and check_target_module_exists(config, name)
     }
     found = [(name, module) for name, module in hits.items() if isinstance(module, nn.Linear) and module is not head]
+    misread = _misread(model, [name for name, _ in found])
+    if ours:
+        found = [(name, module) for name, module in found if name not in misread]
     for name, module in hits.items():
         if module is head or isinstance(module, nn.Embedding):
             what = "head" if module is head else "embedding"
@@ -72,9 +75,9 @@ def find_targets(model: Any, lora: Any) -> list[tuple[str, nn.Linear]]:
         raise ModelError(
             "Targets inside mixture-of-experts layers cannot be trained as a population: tokens are reordered."
         )
-    if misread := sorted(_misread(model, [name for name, _ in found])):
+    if misread and not ours:
         raise ModelError(
-            f"target_modules={lora.target_modules!r} selects {misread[0]!r}. Where an adapter of it is loaded, PEFT "
+            f"target_modules={lora.target_modules!r} selects {min(misread)!r}. Where an adapter of it is loaded, PEFT "
             f"finds no such layer in a model of type {model.config.model_type!r}, or refuses it: nobody could use what "
             "is trained. Leave it out, or take 'all-linear', which does."
         )

@@ -120,17 +120,21 @@ class Cluster:
             return ("never" if actor in self.alive else "lost"), None
         if actor not in self.alive or (actor.number in self.broken & self.lost_at):
             return "lost", None
-        given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
-        try:
-            found = "value", copied(getattr(actor.instance, method)(*given))
-        except Exception as error:
-            found = "failed", error
+        found = self.called(actor, method, arguments)
         if isinstance(fate, int):
             return *found, fate
         if fate == "dies after":
             self.alive.discard(actor)
             return "lost", None
         return found
+
+    def called(self, actor, method, arguments):
+        """What a call comes to where nothing becomes of the worker."""
+        given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
+        try:
+            return "value", copied(getattr(actor.instance, method)(*given))
+        except Exception as error:
+            return "failed", error
 
     def said(self, actor, method, arguments):
         """The result of a call on a reward worker, which a thread of its own asks for."""
@@ -144,11 +148,7 @@ class Cluster:
             self.alive.discard(actor)
         if actor not in self.alive:
             return "lost", None
-        given = [copied(self.get(one) if isinstance(one, Reference) else one) for one in arguments]
-        try:
-            found = "value", copied(getattr(actor.instance, method)(*given))
-        except Exception as error:
-            found = "failed", error
+        found = self.called(actor, method, arguments)
         if fate == "dies after":
             self.alive.discard(actor)
             return "lost", None

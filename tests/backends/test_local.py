@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sharded_runs import FAMILY, SMALL, TEXTS, bytes_of, fit, make, saved_model, second
+from sharded_runs import FAMILY, SMALL, TEXTS, bytes_of, fit, make, second
 from tiny_models import lora
 
 from pareto_align import ConfigError, Objective, ParetoAligner, ParetoAlignWarning
@@ -26,11 +26,6 @@ from pareto_align.runs.folder import read_run_record, read_splits
 from pareto_align.runs.journal import read_journal
 from pareto_align.runs.settings import Settings
 from pareto_align.seeds import seed_for
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 def test_by_default_a_run_is_the_engine_the_learner_and_the_optimizer_on_all_policies(model, tmp_path):

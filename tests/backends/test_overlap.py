@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from overlapped_runs import KINDS, LATE, QUICK, aligner_of, failing, fitted, judging, steps_of
-from sharded_runs import SMALL, TEXTS, bytes_of, first, saved_model, second
+from sharded_runs import SMALL, TEXTS, bytes_of, first, second
 from tiny_models import lora
 
 from pareto_align import ConfigError, Objective, ObjectiveError, ParetoAligner, ParetoAlignWarning, TrainingError
@@ -21,12 +21,6 @@ from pareto_align.objectives import shared
 from pareto_align.objectives.verifiable import conciseness
 from pareto_align.runs.journal import read_journal
 from pareto_align.weighting import Fixed
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
-
 
 # ------------------------------------------------------------------------------------------------ the same bytes
 

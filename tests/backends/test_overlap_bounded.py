@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 from overlapped_runs import KINDS, LATE, aligner_of, failing, fitted, judging, steps_of
 from pretended_ray import Cluster
-from sharded_runs import FAMILY, TEXTS, bytes_of, saved_model
+from sharded_runs import FAMILY, TEXTS, bytes_of
 
 from pareto_align import ConfigError, ParetoAlignWarning
 from pareto_align.discovery.extension import FloorKeeper
 from pareto_align.discovery.weights import AgedWeights
 from pareto_align.weighting import Signal, Weighting
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
-
 
 # ------------------------------------------------------------------------------------------------ bounded ages
 

@@ -8,7 +8,7 @@ import warnings
 import pytest
 from overlapped_runs import KINDS, aligner_of, fitted, judging
 from pretended_ray import Cluster
-from sharded_runs import TEXTS, bytes_of, saved_model
+from sharded_runs import TEXTS, bytes_of
 
 from pareto_align.backends.ray import backend as ray_backend
 from pareto_align.backends.ray import cluster as ray_cluster
@@ -22,11 +22,6 @@ RUNS = {
     "family": {**KINDS["family, no barrier"], "overlap": "exact"},
     "bounded": {"overlap": "bounded", "max_age": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pretended_ray import Cluster
 from pretended_vllm import Machine
 from ranks_here import Reused, tried, whole
 from safetensors.torch import load_file
-from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
+from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make
 from tiny_models import lora, relative_error, tiny_model
 
 from pareto_align import ConfigError, ModelError, ParetoAlignWarning, TrainingError
@@ -45,11 +45,6 @@ def pair():
         yield
         Reused.end()
     onednn_works.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

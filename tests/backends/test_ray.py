@@ -14,7 +14,7 @@ import warnings
 
 import pytest
 from amount import ALL
-from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
+from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make
 
 from pareto_align import ConfigError, ParetoAlignWarning
 
@@ -27,11 +27,6 @@ STRIKES = {
     3: (1, signal.SIGSTOP, 0.0),
 }
 """After a step: which worker gets what signal, seconds later. The third one judges."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from pretended_ray import Cluster
-from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make, saved_model
+from sharded_runs import FAMILY, TEXTS, bytes_of, fit, make
 
 from pareto_align import ConfigError, ObjectiveError, ParetoAlignWarning, TrainingError
 from pareto_align.backends.ray import backend as ray_backend
@@ -18,11 +18,6 @@ from pareto_align.backends.ray import cluster as ray_cluster
 from pareto_align.backends.ray import recovery as ray_recovery
 from pareto_align.backends.ray.calls import ATTEMPTS
 from pareto_align.backends.ray.recovery import Staff
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

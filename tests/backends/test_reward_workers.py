@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from overlapped_runs import QUICK, aligner_of
 from pretended_ray import Cluster
-from sharded_runs import FAMILY, SMALL, TEXTS, bytes_of, first, saved_model, second
+from sharded_runs import FAMILY, SMALL, TEXTS, bytes_of, first, second
 from tiny_models import lora
 
 from pareto_align import ConfigError, Objective, ObjectiveError, ParetoAligner, ParetoAlignWarning, TrainingError
@@ -106,11 +106,6 @@ def fit(model, run, rewards=REWARDS, more=None, **settings):
     assert aligner.objectives.elsewhere is None, "whoever judges later asks here"
     assert not [one for one in threading.enumerate() if one.name.startswith("pareto-align-reward worker")]
     return [str(one.message) for one in told if "eward worker" in str(one.message)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
