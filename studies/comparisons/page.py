@@ -1,4 +1,4 @@
-"""README.md: every number in its tables comes from results.json."""
+"""README.md and its figure: every number in them comes from results.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ sys.path.insert(1, str(HERE.parent))  # for `runs`
 
 from cases import JUDGE, JUDGES, METHODS, POLICIES, SEEDS, TOKENS  # noqa: E402
 from runs import spread  # noqa: E402
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SINGLE = [method for method, settings in METHODS.items() if "alone" in settings]
 FRONTS = [method for method in METHODS if method not in SINGLE]
@@ -97,6 +100,56 @@ def members(results: dict[str, Any], seed: int = 0) -> str:
             said = run["samples"][place][0] if run["samples"][place] else ""
             lines.append(f"| {method} | {weight} | {cells} | {said} |".replace("\n", " "))
     return "\n".join(lines)
+
+
+LOOKS = {
+    "modpo": ("tab:blue", "o"),
+    "dpo": ("tab:cyan", "s"),
+    "dpo, family": ("tab:green", "^"),
+    "single, middle": ("tab:gray", "D"),
+    "single, warm": ("tab:gray", ">"),
+    "single, brief": ("tab:gray", "<"),
+    "single, middle, slower": ("black", "D"),
+}
+"""Colour and mark of each method; what had the whole budget to itself is grey or black."""
+
+
+def draw(results: dict[str, Any]) -> Figure:
+    """Warm against brief, a panel a seed, as the head sees it: the members of a front, and single policies."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(SEEDS), sharex=True, sharey=True)
+    for seed, axes in zip(SEEDS, panels, strict=True):
+        known = {method: results["runs"].get(f"{method}/{seed}") for method in METHODS}
+        for method, run in known.items():
+            if run is None:
+                continue
+            color, mark = LOOKS[method]
+            order = np.argsort(np.array(run["values"])[:, 0])
+            (x, y), (wide, high) = (
+                np.array(run[name])[order][:, list(JUDGES["head"])].T for name in ("values", "stderr")
+            )
+            line = "-" if len(x) > 1 else ""
+            axes.errorbar(
+                x, y, 1.96 * high, 1.96 * wide, fmt=mark + line, color=color, markersize=6, elinewidth=0.6, alpha=0.85,
+                label=method,
+            )  # fmt: skip
+        untrained = next((run["untrained"] for run in known.values() if run and run["untrained"]), None)
+        if untrained is not None:
+            place = np.array(untrained)[list(JUDGES["head"])]
+            axes.plot(*place, "*", mfc="white", mec="black", ms=11, ls="", label="untrained")
+        axes.set_title(f"seed {seed}", loc="left")
+        axes.set_xlabel("warm, by the head (better →)")
+        axes.grid(color="#e5e5e5")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("brief (better →)")
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
 
 
 def judge_line() -> str:

@@ -1,7 +1,7 @@
 """The study of comparisons: `python studies/comparisons/run.py` trains what is missing, writes results and README.md.
 
 Several minutes a run on one core; a run that is in results.json is not repeated, so it can be stopped at any time.
-`--methods` and `--seeds` take a part. README.md is written from report.md and the results; `--page` does only that.
+`--methods` and `--seeds` take a part. README.md and fronts.png are written from the results; `--page` does only that.
 `--smoke` tries it in a few steps and writes nothing unless it is told where. The ratings are fetched by pip.
 """
 
@@ -20,10 +20,11 @@ from cases import METHODS, SEEDS, SETTING, SMOKE, cases, measure  # noqa: E402
 
 
 def write_page(results: dict[str, Any]) -> None:
-    """README.md."""
-    from page import report
+    """README.md and its figure."""
+    from page import draw, report
 
     (HERE / "README.md").write_text(report(results), encoding="utf-8")
+    draw(results).savefig(HERE / "fronts.png", dpi=130)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,3 +80,13 @@ def test_the_command_keeps_what_it_ran_and_does_not_repeat_it(code, tmp_path, ca
     assert code.run.main(arguments) == 0
     assert len(calls) == len(code.cases.METHODS)
     assert "modpo/0" in capsys.readouterr().out
+
+
+def test_the_figure_shows_every_method_and_seed(code, results):
+    figure = code.page.draw(results)
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"untrained", *code.cases.METHODS}
+    for seed, axes in zip(code.cases.SEEDS, figure.axes, strict=True):
+        places = [tuple(xy) for line in axes.lines for xy in line.get_xydata()]
+        members = results["runs"][f"dpo/{seed}"]["values"]
+        assert all((warm, brief) in places for warm, brief, _ in members)
