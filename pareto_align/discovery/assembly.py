@@ -279,7 +279,7 @@ def assemble(
         plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
     backend.everywhere("begin", work)
     backend.populate()
-    shards = Shards(backend, settings.shards, population, objectives, plan.family)
+    shards = Shards(backend, settings.shards, population, objectives, plan.family, settings.max_step_kl)
     plan.weighting.setup(settings.population, objectives.m)
     publisher = Publisher(
         None if folder is None else folder / "front",

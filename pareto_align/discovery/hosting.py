@@ -32,7 +32,7 @@ from pareto_align.policies.engine import Engine
 from pareto_align.policies.families import Family
 from pareto_align.policies.gradients import ObjectiveGradients
 from pareto_align.policies.micro_batch import default_micro_batch, recorded_micro_batch
-from pareto_align.policies.optimizer import OPTIMIZERS, FamilyOptimizer, PopulationOptimizer
+from pareto_align.policies.optimizer import OPTIMIZERS, FamilyOptimizer, PopulationOptimizer, keep_within
 from pareto_align.policies.parity import parity_of
 from pareto_align.policies.population import PolicyPopulation
 from pareto_align.policies.records import processor
@@ -210,6 +210,8 @@ class Shard:
         self.deterministic = settings.deterministic
         self.seen: Any = None
         self.found: ObjectiveGradients | None = None
+        self.limit = settings.max_step_kl
+        self._start: Tensor | None = None  # where the last step began, if it has a limit
         chosen: dict[str, Any] = {"max_norm": settings.max_grad_norm, "weight_decay": settings.weight_decay}
         optimizer: PopulationOptimizer | FamilyOptimizer
         with self._here():
@@ -281,19 +283,48 @@ class Shard:
             The report, and what was pulled back (`FamilyOptimizer.pulled`) where `move` is to follow.
         """
         self._take(rewards)
-        seen, found, self.seen, self.found = self.seen, self.found, None, None
-        with self._here(), deterministic(self.deterministic):
-            report = self.learner.step(seen, weights, learning_rate, applies_to=applies_to, gradients=found)
+        found, self.found = self.found, None
         optimizer = self.learner.optimizer
-        if not isinstance(optimizer, FamilyOptimizer) or optimizer.alone or optimizer.pulled is None:
-            return report, None
-        gradient, count = optimizer.pulled
-        return report, (gradient.cpu(), count)
+        self._start = None if self.limit is None else optimizer.parameters.clone()
+        with self._here(), deterministic(self.deterministic):
+            report = self.learner.step(self.seen, weights, learning_rate, applies_to=applies_to, gradients=found)
+        if isinstance(optimizer, FamilyOptimizer) and not optimizer.alone:
+            return report, None if optimizer.pulled is None else (optimizer.pulled[0].cpu(), optimizer.pulled[1])
+        moved = self._moved()
+        if moved is not None and self.limit is not None:
+            keep_within(self.limit, moved, self.rescale, together=self.family is not None)
+        return report.and_moved(moved), None
 
-    def move(self, gradient: Tensor, learning_rate: float) -> None:
-        """Take a family's step along the gradient `[1, D]` that all shards have found."""
-        with self._here():
+    def move(self, gradient: Tensor, learning_rate: float) -> np.ndarray | None:
+        """Take a family's step along the gradient `[1, D]` that all shards have found.
+
+        Returns:
+            `Learner.moved` of the policies here, where `rescale` may follow.
+        """
+        with self._here(), deterministic(self.deterministic):
             self._family.move(gradient.to(self.parameters.device), learning_rate)
+        return self._moved()
+
+    def rescale(self, factors: list[float], again: bool) -> np.ndarray | None:
+        """Make the step that was just made longer or shorter: see `keep_within`.
+
+        Args:
+            factors: One a policy here, or one of a family.
+            again: Whether it is asked how far the policies are now.
+
+        Returns:
+            `Learner.moved`, if it was asked for.
+        """
+        assert self._start is not None, "a step was made that has a limit"
+        with self._here():
+            self.learner.optimizer.rescale(self._start, factors)
+        return self._moved() if again else None
+
+    def _moved(self) -> np.ndarray | None:
+        if self.limit is None:
+            return None
+        with self._here(), deterministic(self.deterministic):
+            return self.learner.moved(self.seen)
 
     def _take(self, rewards: np.ndarray | None) -> None:
         assert self.seen is not None, "a step learns from what was collected for it"

@@ -14,6 +14,7 @@ from pareto_align.learning.learner import StepReport, Told
 from pareto_align.learning.rollouts import Answers
 from pareto_align.objectives import ObjectiveSet, RewardScale
 from pareto_align.policies.families import Family
+from pareto_align.policies.optimizer import keep_within
 from pareto_align.policies.population import PolicyPopulation
 
 __all__ = ["Shards"]
@@ -28,6 +29,7 @@ class Shards:
         population: Where the policies are brought home to. That of a backend in this process has them all the time.
         objectives: Judge what is said, all of it in one call each.
         family: What is trained, where it is a family; its parameters are brought home too.
+        max_step_kl: Nats a completion by which a step may move a family; None for any number.
 
     Attributes:
         scale: The scale of what a step sees.
@@ -40,7 +42,9 @@ class Shards:
         population: PolicyPopulation,
         objectives: ObjectiveSet,
         family: Family | None = None,
+        max_step_kl: float | None = None,
     ) -> None:
+        self.max_step_kl = max_step_kl
         self.backend, self.slots, self.population = backend, slots, population
         self.objectives, self.family = objectives, family
         self.scale: RewardScale = self._of_one(0, "scale")
@@ -85,12 +89,20 @@ class Shards:
         """The report on all policies from what `Shard.step` returned for each shard; a family takes its step now."""
         self._at_home = False
         reports, pulled = zip(*found, strict=True)
+        report = StepReport.together(reports) if len(reports) > 1 else reports[0]
         if parts := [part for part in pulled if part is not None]:
             # in the order of the shards: a sum depends on it
             count = sum(number for _, number in parts)
             total = sum(gradient * (number / count) for gradient, number in parts)
-            self._of_all("move", total, learning_rate)
-        return StepReport.together(reports) if len(reports) > 1 else reports[0]
+            report = self._kept(report, self._of_all("move", total, learning_rate))
+        return report
+
+    def _kept(self, report: StepReport, moved: list[np.ndarray | None]) -> StepReport:
+        """Make a family's step shorter where it went too far; what is told is how far it went at first."""
+        nats = _joined(moved)
+        if nats is not None and self.max_step_kl is not None:
+            keep_within(self.max_step_kl, nats, lambda *how: _joined(self._of_all("rescale", *how)), together=True)
+        return report.and_moved(nats)
 
     def _rewards(self, seen: Answers | Told) -> list[np.ndarray | None]:
         """What each shard is told of the rewards, once."""
@@ -182,3 +194,9 @@ class Shards:
     def _of_each(self, method: str, several: list[tuple[Any, ...]]) -> list[Any]:
         found = self.backend.call(method, dict(enumerate(several)))
         return [found[n] for n in range(len(several))]
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """`[K]` of all policies from those of each shard; None where it is not known."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

@@ -57,6 +57,10 @@ class StepReport:
         kl, entropy, spread = (np.array([part.mean()]) for part in (self.kl, self.entropy, self.spread))
         return replace(self, grad_norm=norm, kl=kl, entropy=entropy, spread=spread, sound=np.array([self.sound.all()]))
 
+    def and_moved(self, moved: np.ndarray | None) -> StepReport:
+        """The same with how far the whole step moved each policy, `[K]` nats a completion, where that is known."""
+        return self if moved is None else replace(self, more={**self.more, "step_kl": moved})
+
     @classmethod
     def together(cls, parts: Sequence[StepReport]) -> StepReport:
         """The report on all policies, from reports on some of them each."""
@@ -266,6 +270,17 @@ class Learner(KeepsArguments, ABC):
             gradients: What `gradients(seen)` found. Where a weighted sum of them is the update, no second backward pass
                 is made.
         """
+
+    def moved(self, seen: Any) -> np.ndarray | None:
+        """How far a step has moved each policy since it answered: `[K]` nats of KL divergence a completion.
+
+        Args:
+            seen: What the step was made from.
+
+        Returns:
+            None where it is not known, as by default: what is learned from was not said by the policies.
+        """
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What it was built with, in JSON's own types: a run that goes on must have the same."""

@@ -118,6 +118,7 @@ class Rollouts:
         token_lists: The completions as token ids, without the end token; None where they were not asked for.
         columns: What rewards are given beside the prompts' columns, an entry a completion.
         sampled: The sampler's log-probabilities `[K, N, G, T]`, where the completions have the trainer's instead.
+        trained: The trainer's log-probabilities `[K, N, G, T]` before the step, where a step found them.
     """
 
     prompts: list[PromptRow]
@@ -129,6 +130,7 @@ class Rollouts:
     token_lists: list[list[int]] | None = None
     columns: Mapping[str, list[Any]] = field(default_factory=dict)
     sampled: Tensor | None = None
+    trained: Tensor | None = None
 
     @property
     def prompt_ids(self) -> list[list[int]]:

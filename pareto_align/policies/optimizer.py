@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from pareto_align.policies.families import Family
     from pareto_align.policies.population import PolicyPopulation
 
-__all__ = ["OPTIMIZERS", "FamilyOptimizer", "PopulationAdamW", "PopulationLion", "PopulationOptimizer"]
+__all__ = ["OPTIMIZERS", "FamilyOptimizer", "PopulationAdamW", "PopulationLion", "PopulationOptimizer", "keep_within"]
 
 
 class PopulationOptimizer(ABC):
@@ -82,6 +84,18 @@ class PopulationOptimizer(ABC):
         """Forget the moments and step count of one policy, as for a freshly made optimizer."""
         for name in self.state_names:
             getattr(self, name)[slot].zero_()
+
+    @torch.no_grad()
+    def rescale(self, start: Tensor, factors: Sequence[float]) -> None:
+        """Make the way that was gone since `start` longer or shorter; the moments stay as they are.
+
+        Args:
+            start: `[K, P]` the parameters of before.
+            factors: K factors of each policy's way; 1 leaves it to the bit.
+        """
+        for row, factor in enumerate(factors):
+            if factor != 1:
+                self.parameters[row].sub_(start[row]).mul_(factor).add_(start[row])
 
     @torch.no_grad()
     def put_back(self, slot: int, policy: Tensor) -> None:
@@ -188,6 +202,52 @@ def _bias(beta: float, steps: Tensor) -> Tensor:
     return -torch.expm1(steps * math.log(beta)) if beta > 0 else torch.ones_like(steps)
 
 
+CUT = 0.5
+"""Where more than this share of a step is taken back, what is left is measured and corrected once more."""
+
+
+def keep_within(
+    limit: float,
+    moved: np.ndarray,
+    rescale: Callable[[list[float], bool], np.ndarray | None],
+    *,
+    together: bool = False,
+) -> None:
+    """Make steps shorter that moved their policies too far.
+
+    Near by the divergence grows as the square of a step. Far away it grows otherwise: by which power, a second
+    measurement tells. Wu et al., "Scalable trust-region method for deep reinforcement learning using
+    Kronecker-factored approximation", arXiv 1708.05144, shorten their step by the same root, of a divergence that
+    they predict.
+
+    Args:
+        limit: In nats of KL divergence.
+        moved: `[K]` by how many nats the steps as they are have moved the policies; those where it is not finite are
+            left as they are.
+        rescale: Multiplies the ways gone by K factors, or by one, and says, if asked to, how far they are now.
+        together: The policies are of one family, which has one way: the mean over them counts.
+    """
+    far = _of_family(moved) if together else moved
+    long = np.isfinite(far) & (far > limit)
+    if not long.any():
+        return
+    share = np.sqrt(limit / far, out=np.ones(len(far)), where=long)
+    again = bool((share < CUT).any())
+    now = rescale(share.tolist(), again)
+    if not again or now is None:
+        return
+    now = _of_family(now) if together else now
+    cut = long & (share < CUT) & np.isfinite(now) & (now > 0)
+    power = np.log(now / far, out=np.full(len(far), 2.0), where=cut) / np.log(share, out=np.ones(len(far)), where=cut)
+    factor = np.power(limit / now, 1 / power.clip(1, 4), out=np.ones(len(far)), where=cut)
+    rescale(np.minimum(factor, 1 / share).tolist(), False)
+
+
+def _of_family(moved: np.ndarray) -> np.ndarray:
+    known = moved[np.isfinite(moved)]
+    return np.array([known.mean() if len(known) else np.nan])
+
+
 class FamilyOptimizer:
     """An optimizer of a family's parameters, with the face of one of policies: it is handed the policies' gradients.
 
@@ -255,6 +315,12 @@ class FamilyOptimizer:
     def parameters(self) -> Tensor:
         """`[1, D]` what is trained."""
         return self.family.parameters
+
+    @torch.no_grad()
+    def rescale(self, start: Tensor, factors: Sequence[float]) -> None:
+        """Make the family's way since parameters `[1, D]` longer or shorter; see `PopulationOptimizer.rescale`."""
+        self.inner.rescale(start, factors)
+        self.place(self.preferences)
 
     @torch.no_grad()
     def put_back(self, row: int, parameters: Tensor) -> None:

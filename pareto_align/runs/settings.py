@@ -58,6 +58,10 @@ class Settings:
     lr_schedule: str = _setting("linear", "linear or cosine decay to zero, or constant")
     weight_decay: float = _setting(0.0, "of the optimizer")
     max_grad_norm: float | None = _setting(1.0, "a policy's gradient is clipped to this L2 norm")
+    max_step_kl: float | None = _setting(
+        None,
+        "nats a completion by which a step from rewards may move a policy, a longer one is shortened; by default any",
+    )
     kl_coef: float = _setting(
         0.0,
         "price of one nat of KL to the untrained model per completion: in scaled reward with the learners centred, "
@@ -162,7 +166,7 @@ class Settings:
             "temperature", "weight_decay", "kl_coef", "kl_limit_coef", "clip", "resolution", "rollout_cap",
         ):  # fmt: skip
             _require_number(name, getattr(self, name))
-        for name in ("learning_rate", "top_p", "max_grad_norm", "max_seconds", "kl_limit"):
+        for name in ("learning_rate", "top_p", "max_grad_norm", "max_step_kl", "max_seconds", "kl_limit"):
             if getattr(self, name) is not None:
                 _require_number(name, getattr(self, name))
         for name in ("remeasure_rounds", "samples_kept", "seed"):
@@ -201,6 +205,8 @@ class Settings:
                 raise ConfigError(f"`{name}` must be True or False. Found {getattr(self, name)!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"`max_grad_norm` must be positive or None. Found {self.max_grad_norm!r}.")
+        if self.max_step_kl is not None and not self.max_step_kl > 0:
+            raise ConfigError(f"`max_step_kl` must be positive or None. Found {self.max_step_kl!r}.")
         if self.max_tokens is not None and self.max_tokens < self.rows_a_step:
             raise ConfigError(
                 f"`max_tokens` cannot pay for one step: it samples {self.rows_a_step} completions (population x "

@@ -174,7 +174,7 @@ class Trackers:
             for prefix, names, table in rows:
                 for policy, row in enumerate(table):
                     yield from _named(f"policy_{policy:02d}/{prefix}", names, row)
-            for quantity in ("kl", "entropy", "length", "grad_norm", "mismatch"):
+            for quantity in ("kl", "entropy", "length", "grad_norm", "step_kl", "mismatch"):
                 for policy, value in enumerate(event.get(quantity) or []):
                     yield from _named(f"policy_{policy:02d}/", [quantity], [value])
             yield from _named("run/", ["seconds"], [event["seconds"]])

@@ -16,7 +16,7 @@ from pareto_align.runs.settings import Settings
 __all__ = ["DEFAULT_SPACE", "TUNABLE", "Dimension", "Space"]
 
 TUNABLE = (
-    "learning_rate", "lr_schedule", "weight_decay", "max_grad_norm", "kl_coef", "kl", "clip", "kl_limit",
+    "learning_rate", "lr_schedule", "weight_decay", "max_grad_norm", "max_step_kl", "kl_coef", "kl", "clip", "kl_limit",
     "updates_per_rollout", "aggregation", "temperature", "top_k", "top_p",
 )  # fmt: skip
 """Settings that change how policies learn and sample. What changes the price of a run or how it is measured is not

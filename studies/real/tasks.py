@@ -35,6 +35,16 @@ TOPICS = (
     "a tractor", "a vaccine", "a satellite", "a map", "a ladder", "a sail", "a cactus", "a theatre",
     "a lens", "a whistle", "a zip", "a stapler", "a well", "a mill", "an orchard",
 )  # fmt: skip
+WHO = (
+    "The baker", "My neighbour", "Our teacher", "The old doctor", "A young painter", "The farmer", "His sister",
+    "The postman", "Her uncle", "The gardener", "A tired nurse",
+)  # fmt: skip
+DID = (
+    "bought a blue bicycle", "repaired the broken window", "wrote a letter to the mayor", "planted three apple trees",
+    "forgot the keys at home", "cooked soup for the guests", "sold the house by the river", "found a coin in a field",
+    "painted the kitchen yellow", "missed the train to the city",
+)  # fmt: skip
+WHEN = ("last summer", "this morning")
 ASKED = ("What is {}?", "Why do people need {}?", "Where would I find {}?", "How would you describe {}?")
 THINGS = (
     "dog", "river", "teacher", "garden", "winter", "train", "bread", "music", "doctor", "mountain", "letter", "market",
@@ -101,6 +111,11 @@ def _pairs() -> list[Any]:
     return [{"prompt": chat, "keywords": list(pair)} for chat, pair in zip(chats, pairs, strict=True)]
 
 
+def _sentences() -> list[Any]:
+    said = [f"{who} {did} {when}." for who, did, when in itertools.product(WHO, DID, WHEN)]
+    return _chats("Say the sentence in other words.", said)
+
+
 def copied(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
     """The share of an answer's words that stand in the question; 1 for no words at all."""
     from pareto_align.objectives.text import completion_text, words
@@ -117,6 +132,14 @@ def added(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) ->
     asked = [{word.lower() for word in words(prompt[-1]["content"])} for prompt in prompts]
     said = [{word.lower() for word in words(completion_text(text))} for text in completions]
     return [float(len(own - known)) for known, own in zip(asked, said, strict=True)]
+
+
+def new(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """The share of an answer's words that do not stand in the question; 0 for fewer than three words."""
+    from pareto_align.objectives.text import completion_text, words
+
+    enough = [len(words(completion_text(text))) >= 3 for text in completions]
+    return [(1 - share) * long for share, long in zip(copied(prompts, completions), enough, strict=True)]
 
 
 def worked(completions: Sequence[Any], a: Sequence[int], b: Sequence[int], **columns: Any) -> list[float]:
@@ -212,6 +235,17 @@ def _words_and_tone() -> list[Objective]:
     ]
 
 
+def _meaning_and_novelty() -> list[Objective]:
+    """What the sentence means (MiniLM's cosine), against words that are not the sentence's, in answers that mean it."""
+    from pareto_align.objectives import conditioned, relevance, shared
+
+    about = shared(relevance())
+    return [
+        _objective("meaning", about),
+        _objective("novelty", conditioned(new, where=about, at_least=ABOUT)),
+    ]
+
+
 def _adding() -> Task:
     sys.path.insert(1, str(ADDING))
     try:
@@ -241,5 +275,9 @@ TASKS: dict[str, Callable[[], Task]] = {
     "within": lambda: _smollm(_within, _friendly, weighting="lagrangian"),
     "adding": _adding,
     "words": lambda: _smollm(_words_and_tone, _pairs),
+    "otherwise": lambda: _smollm(_meaning_and_novelty, _sentences),
 }
-"""By name, in the order in which they run. `words` is kept back: nothing was tried on it while defaults were chosen."""
+"""By name, in the order in which they run.
+
+The last two are kept back: nothing was tried on them while defaults were chosen.
+"""

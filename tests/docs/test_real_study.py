@@ -44,6 +44,12 @@ def test_words_are_added_that_are_not_the_question_s(code):
     assert code.tasks.added(asked, said) == [2.0, 4.0, 0.0]
 
 
+def test_new_words_are_counted_in_answers_of_three_or_more(code):
+    asked = [[{"role": "user", "content": "The baker bought a blue bicycle."}]] * 4
+    said = ["The baker bought bread.", "A man got one", "Blue.", "Well well"]
+    assert code.tasks.new(asked, said) == [0.25, 0.75, 0.0, 0.0]
+
+
 def test_other_pages_say_what_the_study_has_of_pairs(code, results):
     pairs, gap, interval = code.page.ahead(results)
     for page in ("README.md", "docs/choosing-a-family.md"):
