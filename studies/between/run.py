@@ -3,6 +3,8 @@
 python studies/between/run.py speed      # SmolLM2-135M-Instruct; adds to results.json
 python studies/between/run.py quality    # known fronts, trained here; adds to results.json
 python studies/between/run.py questions  # synthetic users, a few minutes; adds to results.json
+python studies/between/run.py bounds     # known fronts, trained here; adds to results.json
+python studies/between/run.py figures    # measure nothing, draw the figures from the results
 python studies/between/run.py speed --smoke   # a tiny random model: whether it runs, in seconds; writes nothing
 """
 
@@ -23,6 +25,7 @@ from peft import LoraConfig
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "speed"))  # the model, and taking turns at the clock
 
+import figures  # noqa: E402
 from questions import questions  # noqa: E402
 from subject import Subject  # noqa: E402
 from timing import alternate, compare, environment, spread  # noqa: E402
@@ -32,12 +35,14 @@ from pareto_align.front.blending import coefficients_for  # noqa: E402
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample  # noqa: E402
 from pareto_align.policies.blending import sample_blend  # noqa: E402
 from pareto_align.policies.mixing import mix  # noqa: E402
-from pareto_align.testing.exact import missed_share, policy_table  # noqa: E402
+from pareto_align.testing.exact import best_value, missed_share, policy_table  # noqa: E402
+from pareto_align.testing.judging import judged_fit  # noqa: E402
 from pareto_align.testing.problems import KnownFrontProblem, get_problem  # noqa: E402
 
 EXPERTS = 3
 UNSEEN = 20
 BETA = 0.05
+ARC_BETA = 0.1
 STEPS = 300
 MEASURED = 512
 """Held-out rows of the select split, and as many of the report split."""
@@ -191,21 +196,46 @@ def quality(smoke: bool, seeds: int = 3) -> dict[str, Any]:
     return found
 
 
+def bounds(smoke: bool) -> dict[str, Any]:
+    """`front.bounds` of a known front of two and of five policies, with what it is about, along the preferences."""
+    problem = get_problem("arc", V=8)
+    found: dict[str, Any] = {}
+    for policies in (2, 5):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParetoAlignWarning)
+            fit = judged_fit(
+                problem, Path(folder) / "run", weighting="fixed", population=policies, kl_coef=ARC_BETA,
+                steps=4 if smoke else 120, eval_every=4 if smoke else 120, learning_rate=1e-2, eval_group_size=256,
+            )  # fmt: skip
+            weights = np.linspace(0, 1, 5 if smoke else 41)
+            told = [fit.front.bounds([w, 1 - w]) for w in weights]
+            truth = [best_value(fit.reference, problem.rewards, [w, 1 - w], ARC_BETA) for w in weights]
+        row = {"weights": weights, "lower": [b.lower for b in told], "upper": [b.upper for b in told], "truth": truth}
+        found[f"{policies} policies"] = {name: np.round(values, 5).tolist() for name, values in row.items()}
+        print(f"{policies} policies: gain {max(b.gain for b in told):.3f} at most", flush=True)
+    return found
+
+
 def main() -> None:
     """Run one part, and keep the others' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "quality", "questions"))
+    parser.add_argument("part", choices=("speed", "quality", "questions", "bounds", "figures"))
     parser.add_argument("--smoke", action="store_true", help="small and short; writes nothing")
     parser.add_argument("--seeds", type=int, default=3, help="fronts a problem, for quality")
     arguments = parser.parse_args()
-    parts = {"speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds), "questions": questions}
-    found = parts[arguments.part](arguments.smoke)
+    parts = {
+        "speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds), "questions": questions,
+        "bounds": bounds,
+    }  # fmt: skip
+    found = parts[arguments.part](arguments.smoke) if arguments.part in parts else None
     if arguments.smoke:
         return
     file = HERE / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    results[arguments.part] = found
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if found is not None:
+        results[arguments.part] = found
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    figures.write(results)
 
 
 if __name__ == "__main__":

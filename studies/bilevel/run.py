@@ -163,8 +163,29 @@ NAMES = {
 }
 
 
+def draw(results: dict[str, Any]) -> Any:
+    """The share of the best fixed weights' gain on `misleading`, a mark a seed, and the mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    panel = figure.subplots()
+    runs = results["runs"]
+    for place, method in enumerate(METHODS):
+        known = [case.key for case in cases(methods=[method]) if case.problem == "misleading"]
+        shares = [share(runs[key]) for key in known if key in runs]
+        color = "tab:gray" if method in ("even", "ctwa") else "tab:blue"
+        panel.plot(shares, [place] * len(shares), "o", color=color, alpha=0.35, markeredgewidth=0)
+        panel.plot(np.mean(shares), place, "|", color=color, markersize=18, markeredgewidth=2)
+    panel.set_yticks(range(len(METHODS)), [NAMES[method].replace("*", "").replace("`", "") for method in METHODS])
+    panel.invert_yaxis()
+    panel.set_xlabel("share of the best fixed weights' gain in the audited score")
+    panel.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def write_pages(results: dict[str, Any]) -> None:
-    """README.md from report.md and the results."""
+    """README.md from report.md and the results, and the figure."""
+    draw(results).savefig(HERE / "shares.png", dpi=130)
     text = (HERE / "report.md").read_text(encoding="utf-8").replace("{table}", table(results))
     (HERE / "README.md").write_text(text, encoding="utf-8")
 

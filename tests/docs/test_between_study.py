@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-import pytest
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "between"
 
 
-@pytest.fixture(scope="module")
-def results():
-    return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
+MODULES = ("questions", "figures")
 
 
-def test_the_table_of_questions_is_the_study_s(results, monkeypatch):
-    monkeypatch.syspath_prepend(STUDY)
-    monkeypatch.delitem(sys.modules, "questions", raising=False)
-    import questions
-
+def test_the_table_of_questions_is_the_study_s(code, results):
+    questions = code.questions
     known = [{name: row[name] for name in questions.ROWS[0]} for row in results["questions"]]
     assert known == questions.ROWS
     assert {row["users"] for row in results["questions"]} == {questions.USERS}
     assert questions.table(results["questions"]) in (ROOT / "docs" / "eliciting.md").read_text(encoding="utf-8")
+
+
+def test_the_truth_lies_between_the_bounds_as_often_as_they_say(results):
+    for front in results["bounds"].values():
+        lower, upper, truth = (np.array(front[name]) for name in ("lower", "upper", "truth"))
+        assert np.mean(lower <= truth) >= 0.95
+        assert np.mean(truth <= upper) >= 0.95
+    two, five = (np.subtract(front["upper"], front["lower"]).max() for front in results["bounds"].values())
+    assert five < two
+
+
+def test_the_figures_show_all_that_was_measured(code, results):
+    asked, missed, bounds = (
+        code.figures.draw_questions(results["questions"]),
+        code.figures.draw_missed(results["quality"]),
+        code.figures.draw_bounds(results["bounds"]),
+    )
+    assert [len(panel.containers) for panel in asked.axes] == [4, 4]
+    top = asked.axes[0].get_ylim()[1]
+    assert top > max(max(row["regret"]) for row in results["questions"])
+    assert [panel.get_title() for panel in missed.axes] == list(results["quality"])
+    assert [panel.get_title() for panel in bounds.axes] == list(results["bounds"])
 
 
 def test_the_table_of_fronts_is_the_study_s(results):

@@ -40,28 +40,28 @@ def tables(population, adapters):
     return np.log(np.maximum(found, 1e-300))
 
 
-def conditionals(table):
+def conditionals(table, problem=PROBLEM):
     """Log-probabilities [V**t, V] of each next symbol, from those [V**T] of strings."""
-    left = table.reshape((PROBLEM.V,) * PROBLEM.T)
+    left = table.reshape((problem.V,) * problem.T)
     found = []
-    for _ in range(PROBLEM.T):
+    for _ in range(problem.T):
         shorter = np.logaddexp.reduce(left, axis=-1)
-        found.append((left - shorter[..., None]).reshape(-1, PROBLEM.V))
+        found.append((left - shorter[..., None]).reshape(-1, problem.V))
         left = shorter
     return found[::-1]
 
 
-def enumerated(tables, coefficients):
+def enumerated(tables, coefficients, problem=PROBLEM):
     """Token-wise and exact mixtures [N, V**T], logs, and the disagreement S [N, V**T]."""
     token, disagreement = [], []
     for x in range(tables.shape[1]):
-        parts = [conditionals(table[x]) for table in tables]
+        parts = [conditionals(table[x], problem) for table in tables]
         logp, s = np.zeros(1), np.zeros(1)
-        for t in range(PROBLEM.T):
+        for t in range(problem.T):
             raw = sum(c * part[t] for c, part in zip(coefficients, parts, strict=True))
             z = np.logaddexp.reduce(raw, axis=1)
             logp = (logp[:, None] + raw - z[:, None]).ravel()
-            s = np.repeat(s - z, PROBLEM.V)
+            s = np.repeat(s - z, problem.V)
         token.append(logp)
         disagreement.append(s)
     exact = np.tensordot(coefficients, tables, 1)
@@ -195,3 +195,29 @@ def test_on_every_device_one_alone_is_itself_and_two_agree_in_length(place):
     assert (both.disagreement >= 0).all()
     assert both.disagreement.max() > 0
     population.close()
+
+
+@pytest.mark.parametrize("name", ["contexts", "strings"])
+def test_the_distance_in_nats_ranks_mixtures_as_the_true_distance_does(tables, name):
+    """What the answers' own S says, against the total variation that only an enumeration knows.
+
+    Of policies as they come, and of the best ones where the reward is of the whole string.
+    """
+    from scipy.stats import spearmanr
+
+    from pareto_align.testing.exact import optimal_policy
+
+    known, experts = PROBLEM, tables
+    if name == "strings":
+        known = get_problem(name)
+        reference = np.full(known.rewards.shape[:2], 1 / known.rewards.shape[1])
+        experts = np.log([optimal_policy(reference, known.rewards, w, 0.1) for w in np.eye(known.m)])
+    told, truth = [], []
+    for w in np.random.default_rng(0).dirichlet(np.ones(len(experts)), size=20):
+        token, exact, disagreement = enumerated(experts, w, known)
+        said = np.exp(token)
+        kept = np.log((said * np.exp(-disagreement)).sum(1))
+        told.append(((said * disagreement).sum(1) + kept).mean())
+        truth.append(np.abs(said - np.exp(exact)).sum(1).mean() / 2)
+    assert min(told) > 0
+    assert spearmanr(told, truth).statistic > 0.8
