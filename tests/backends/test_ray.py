@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -187,6 +188,39 @@ def test_a_node_that_is_not_like_the_others_is_named(differs, model, joined, tmp
             os.close(200)
     assert not (tmp_path / "run" / "journal.jsonl").exists()
     assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
+
+
+DRIVER = """
+import os, signal, sys
+from sharded_runs import FAMILY, fit
+
+def after(event):
+    if event["event"] == "step" and event["step"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+backend = {"name": "ray", "workers": 1, "address": sys.argv[3]}
+fit(sys.argv[1], sys.argv[2], backend=backend, callbacks=[after], weighting="mgda", kl_coef=0.05, **FAMILY)
+"""
+
+
+@pytest.mark.skipif(
+    not ALL, reason="a process and a worker that begin; on a pretended cluster the same is always tried"
+)
+def test_a_process_of_a_run_that_is_killed_leaves_nothing_there_and_its_run_goes_on(model, cluster, tmp_path):
+    fit(model, tmp_path / "local", **KINDS["family"])
+    command = [sys.executable, "-c", DRIVER, model, tmp_path / "ray", cluster.address]
+    path = os.pathsep.join(folder for folder in sys.path if folder)
+    killed = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        make(model, **KINDS["family"]).resume(tmp_path / "ray")
+    found, expected = (bytes_of(tmp_path / run) | {"journal": ""} for run in ("ray", "local"))
+    assert found == expected
+    with others(2):
+        pass  # all that the run had reserved is free
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
