@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from amount import ALL
@@ -117,10 +118,13 @@ TRIED = [("family", signal.SIGSTOP, signal.SIGKILL), ("independent", signal.SIGK
 
 @pytest.mark.parametrize(("kind", "judge", "worker"), TRIED if ALL else TRIED[:1])
 def test_a_worker_that_is_killed_one_that_stands_still_and_a_node_that_is_gone_change_no_byte(
-    kind, judge, worker, model, cluster, joined, tmp_path
+    kind, judge, worker, model, cluster, joined, tmp_path, monkeypatch
 ):
     """All in one run, of a family, for a worker takes seconds to import what it needs; with PARETO_ALIGN_ALL_TESTS of
-    independent policies too, with the signals the other way round."""
+    independent policies too, with the signals the other way round. The model is named from a folder that the nodes were
+    not started in."""
+    monkeypatch.chdir(Path(model).parent)
+    model = Path(model).name
     fit(model, tmp_path / "local", **KINDS[kind])
     with others(1):
         joined("node-1"), joined("node-2")

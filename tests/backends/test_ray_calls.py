@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from contextlib import chdir
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -503,6 +505,20 @@ def test_workers_of_several_kinds_are_said(model, cluster, monkeypatch, tmp_path
     monkeypatch.setattr(hosting, "processor", lambda: next(kinds))
     with pytest.warns(ParetoAlignWarning, match="workers are of several kinds"):
         make(model, output_dir=tmp_path / "run", backend=on(2)).fit(TEXTS)
+
+
+def test_a_folder_is_the_one_that_the_run_means_wherever_ray_was_started(model, cluster, tmp_path, monkeypatch):
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        with chdir(tmp_path):
+            return original(actor, method, arguments)
+
+    monkeypatch.chdir(Path(model).parent)
+    monkeypatch.setattr(cluster, "made", made)
+    fit(Path(model).name, tmp_path / "here", tokenizer=Path(model).name)
+    fit(Path(model).name, tmp_path / "there", tokenizer=Path(model).name, backend=on(1))
+    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
 
 
 def test_a_model_that_a_worker_cannot_see_is_said(model, cluster, tmp_path):
