@@ -127,7 +127,8 @@ class Loading:
                 yield base, Host(base).facts()
                 return
             announce(callbacks, f"starting the {_hosts(backend)}, which load the model")
-            backend.open(partial(load_host, self.told, backend.sharding), shards)
+            told = {name: _from_anywhere(given) for name, given in self.told.items()}
+            backend.open(partial(load_host, told, backend.sharding), shards)
             hosts = backend.everywhere("facts", alike=partial(check_alike, here=versions()))
             base = self.load(quiet=quiet, weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
             yield base, hosts[0]
@@ -217,6 +218,12 @@ class Loading:
                 "Ranks compute on GPUs with CUDA, one each, or on the CPU: use device='auto', 'cuda' or 'cpu', and "
                 f"CUDA_VISIBLE_DEVICES to say which GPUs. Found device={str(self.device)!r}."
             )
+
+
+def _from_anywhere(given: Any) -> Any:
+    """A folder of this process's own folder by its whole name: a worker of Ray is in the one where Ray was started."""
+    here = isinstance(given, str | os.PathLike) and os.path.exists(given)
+    return os.path.abspath(given) if here else given
 
 
 def _hosts(backend: Backend) -> str:

@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -83,6 +82,8 @@ def said_rewards(ratings: FloatArray, unit: str) -> FloatArray:
         unit: "quantile": the normal deviate with as many of the data's ratings below it, half of those that are equal;
             "score": the distance from the mean in standard deviations.
     """
+    from scipy.stats import norm, rankdata  # takes a quarter of a second, and every worker loads this module
+
     found = np.full(ratings.shape, np.nan)
     for column, into in zip(ratings.T, found.T, strict=True):
         known = np.isfinite(column)

@@ -1,4 +1,4 @@
-"""What a shard-step costs beside its work, how busy two workers are, and what is left of a run whose workers die.
+"""What a shard-step costs beside its work, how busy workers are, and what is left of a run whose workers die.
 
 Runs of a tiny Llama that is saved in a folder, so that workers can load it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -14,12 +15,17 @@ import signal
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from simulation import Assumed, seconds
+
 from pareto_align import Objective, ParetoAligner
+from pareto_align.backends.ray import Ray
 from pareto_align.runs.journal import read_journal
 from pareto_align.testing.tiny import symbol_tokenizer
 
@@ -181,22 +187,73 @@ def _timed_judging(objectives: Any) -> list[float]:
     return took
 
 
-def pace(model: str, steps: int) -> dict[str, float]:
-    """Seconds a step of two shards in this process, and on two workers of one thread each: medians."""
-    settings = {"steps": steps + 4, "eval_every": 1000, "group_size": 8, "prompts_per_step": 8, "max_new_tokens": 48,
-                "population": 8, "shard_size": 4}  # fmt: skip
-    found = {}
-    for name, backend in (("local", "local"), ("ray", {"name": "ray", "workers": 2})):
-        took = []
-        with aligner(model, backend=backend, **settings).by_hand(texts()) as discovery:
-            for _ in range(steps + 3):
-                start = time.monotonic()
-                discovery.tell(discovery.ask())
-                took.append(time.monotonic() - start)
-        found[name] = sorted(took[3:])[len(took[3:]) // 2]
-    busy = os.getloadavg()[0]
-    return {"steps": steps, "local_s": found["local"], "ray_s": found["ray"], "load": busy,
-            "efficiency": found["local"] / (2 * found["ray"])}  # fmt: skip
+def pace(model: str, steps: int, workers: tuple[int, ...], **settings: Any) -> list[dict[str, Any]]:
+    """Seconds a step of four shards in this process, and on workers of one thread each: medians. And what the
+    simulation says of them that knows no more than how long the shards took in this process, and how many cores there
+    are."""
+    usual = {"eval_every": 1000, "group_size": 8, "prompts_per_step": 8, "max_new_tokens": 48, "population": 16,
+             "shard_size": 4}  # fmt: skip
+    usual.update(steps=steps + 4, **settings)
+    shards, cores = usual["population"] // usual["shard_size"], os.cpu_count() or 1
+    with _timed_shards() as took:
+        one = _paces(aligner(model, **usual), steps, took)
+    one_load = os.getloadavg()[0]
+    work = np.array([[sum(calls) for calls in step.values()] for step in took[-steps:]])
+    driver = max(one - float(np.median(work.sum(1))), 0.0)
+    assumed = Assumed(
+        sample=float(work.mean()), judge=0.0, train=0.0, measure=0.0, jitter=float(np.log(work).std()), spread=0.0,
+        slow=0.0, hours=math.inf, message=driver / shards, offer=0.0,
+    )  # fmt: skip
+    found = []
+    for count in workers:
+        median = _paces(aligner(model, backend={"name": "ray", "workers": count}, **usual), steps)
+        simulated = np.mean([
+            seconds(count, assumed, shards=shards, cores=cores, steps=steps, seed=seed) for seed in range(20)
+        ])  # fmt: skip
+        found.append({
+            "workers": count, "shards": shards, "cores": cores, "steps": steps, "one_s": one, "s": median,
+            "efficiency": one / (min(count, cores) * median), "simulated_s": float(simulated),
+            "shard_s": assumed.sample, "jitter": assumed.jitter, "driver_s": driver, "one_load": one_load,
+            "load": os.getloadavg()[0],
+        })  # fmt: skip
+        print(found[-1], flush=True)
+    return found
+
+
+def _paces(begun: ParetoAligner, steps: int, took: list[Any] | None = None) -> float:
+    """Median seconds of a step, without the first three; what shards take is noted by step."""
+    found = []
+    with begun.by_hand(texts()) as discovery:
+        for _ in range(steps + 3):
+            if took is not None:
+                took.append(defaultdict(list))
+            start = time.monotonic()
+            discovery.tell(discovery.ask())
+            found.append(time.monotonic() - start)
+    return float(np.median(found[3:]))
+
+
+@contextmanager
+def _timed_shards() -> Iterator[list[dict[int, list[float]]]]:
+    """Within this context seconds of the calls of each shard, in the last of what is in the list."""
+    from pareto_align.discovery.hosting import Host
+
+    took: list[dict[int, list[float]]] = []
+    original = Host.call
+
+    def call(self: Host, shard: int, method: str, arguments: Any) -> Any:
+        start = time.monotonic()
+        try:
+            return original(self, shard, method, arguments)
+        finally:
+            if took:
+                took[-1][shard].append(time.monotonic() - start)
+
+    Host.call = call  # type: ignore[method-assign]
+    try:
+        yield took
+    finally:
+        Host.call = original  # type: ignore[method-assign]
 
 
 def killed(model: str, folder: Path, kind: str, seed: int) -> dict[str, Any]:
@@ -213,8 +270,10 @@ def killed(model: str, folder: Path, kind: str, seed: int) -> dict[str, Any]:
 
     def strike() -> None:
         time.sleep(share * took[-1])
-        where = begun.backend._places[victim].where  # type: ignore[attr-defined]
-        os.kill(int(re.search(r"process (\d+)", where)[1]), signal.SIGKILL)  # type: ignore[index]
+        assert isinstance(begun.backend, Ray)
+        process = re.search(r"process (\d+)", begun.backend._staff.places[victim].where)
+        assert process is not None
+        os.kill(int(process[1]), signal.SIGKILL)
 
     def after(event: Any) -> None:
         if event["event"] == "step":

@@ -4,8 +4,8 @@ Judging waits and does not compute: a second for a call whatever its size (`late
 the same time, or a second for the answers of a whole step in proportion to their number (`rate`), one call at a time.
 Both only for answers that are trained on. The second objective is quick.
 
-Sampling and training are real and tiny, and filled up to a fixed time by waiting, as for an accelerator: the figures
-are of the schedule, and not of how busy others keep this machine's cores.
+In `overlap` sampling and training are tiny, and filled up to a fixed time by waiting, as for an accelerator: the
+figures are of the schedule, and not of how busy others keep this machine's cores. In `computing` they take that time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ CASES: list[tuple[str, str, int, str, dict[str, Any]]] = [
     ("family", "rate", 4, "exact", FAMILY),
 ]
 """What is weighted how, the judge, shards, the mode, settings."""
+COMPUTING = [CASES[0], CASES[1], CASES[4]]
+"""Those that are tried where shards compute all the time."""
 POPULATION, PROMPTS, GROUP = 8, 1, 4
+TOKENS = 16
+"""Of an answer at most, where shards compute all the time."""
 SAMPLING_S, TRAINING_S = 0.8, 0.4
 """Seconds of a step that all shards together take to sample and to train: about the judge's own."""
 
@@ -74,21 +78,64 @@ def judged(model: str, judge: Callable[..., Any], shards: int, **settings: Any) 
 def overlap(model: str, folder: Path, steps: int, seconds: float = 1.0) -> list[dict[str, Any]]:
     """By case, seconds a step without and with overlap."""
     found = []
-    for case, (name, kind, shards, mode, settings) in enumerate(CASES):
-        judge = judges(kind, POPULATION * PROMPTS * GROUP, seconds)
-        runs = [folder / f"{case}-{overlapped}" for overlapped in ("off", mode)]
+    for case in CASES:
+        shards = case[2]
         with _filled_up({"collect": seconds * SAMPLING_S / shards, "step": seconds * TRAINING_S / shards}):
-            off, on = (
-                _run(judged(model, judge, shards, steps=steps, overlap=overlapped, output_dir=run, **settings))
-                for overlapped, run in zip(("off", mode), runs, strict=True)
-            )
-        found.append({
-            "weighting": name, "judge": kind, "shards": shards, "mode": mode, "steps": steps - 4,
-            "compute_s": off["s"] - off["waited"], "off_s": off["s"], "overlap_s": on["s"],
-            "share": on["s"] / off["s"], "waited_s": on["waited"], "hidden_s": on["hidden"],
-            "same": bytes_of(runs[0]) == bytes_of(runs[1]), "load": os.getloadavg()[0],
-        })  # fmt: skip
-        print(found[-1], flush=True)
+            found.append(_compared(model, folder / f"waiting-{len(found)}", case, steps, seconds, PROMPTS))
+    return found
+
+
+def computing(model: str, folder: Path, steps: int, seconds: float = 1.0) -> list[dict[str, Any]]:
+    """The same on a core that computes: a step has as many prompts as it takes."""
+    prompts = _prompts(model, seconds * (SAMPLING_S + TRAINING_S))
+    return [
+        _compared(model, folder / f"computing-{n}", case, steps, seconds, prompts, max_new_tokens=TOKENS)
+        | {"prompts": prompts, "tokens": TOKENS}
+        for n, case in enumerate(COMPUTING)
+    ]
+
+
+def _prompts(model: str, lasts: float) -> int:
+    """Of a step that is to last so many seconds without rewards, from steps of 2 and of 8."""
+    chosen = {"weighting": "fixed", "overlap": "off", "steps": 6, "max_new_tokens": TOKENS}
+    medians = {}
+    for prompts in (2, 8):
+        took = []
+        with judged(model, first, COMPUTING[0][2], prompts_per_step=prompts, **chosen).by_hand(texts()) as discovery:
+            for _ in range(5):
+                start = time.monotonic()
+                discovery.tell(discovery.ask())
+                took.append(time.monotonic() - start)
+        medians[prompts] = sorted(took)[2]
+    each = (medians[8] - medians[2]) / 6
+    found = min(max(round(2 + (lasts - medians[2]) / each), 1), 16) if each > 0 else 8
+    return found + (found % 5 == 0)  # answers to a multiple of five prompts are taken for those of a measurement
+
+
+def _compared(
+    model: str,
+    folder: Path,
+    case: tuple[str, str, int, str, dict[str, Any]],
+    steps: int,
+    seconds: float,
+    prompts: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """A case without and with overlap."""
+    name, kind, shards, mode, settings = case
+    judge = judges(kind, POPULATION * prompts * GROUP, seconds)
+    settings = {**settings, **more, "prompts_per_step": prompts}
+    runs = [folder / overlapped for overlapped in ("off", mode)]
+    off, on = (
+        _run(judged(model, judge, shards, steps=steps, overlap=run.name, output_dir=run, **settings)) for run in runs
+    )
+    found = {
+        "weighting": name, "judge": kind, "shards": shards, "mode": mode, "steps": steps - 4,
+        "compute_s": off["s"] - off["waited"], "off_s": off["s"], "overlap_s": on["s"], "share": on["s"] / off["s"],
+        "waited_s": on["waited"], "hidden_s": on["hidden"], "same": bytes_of(runs[0]) == bytes_of(runs[1]),
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+    print(found, flush=True)
     return found
 
 

@@ -5,7 +5,7 @@
     python studies/scale/run.py --page            # README.md alone, from results.json
     python studies/scale/run.py --smoke           # whether it runs at all; writes nothing
 
-`pace` needs two free cores, and is to be taken alone on the machine.
+`pace` needs two free cores and `computing` one: take them alone on the machine.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ def driver(few: bool) -> Rows:
 
 
 def pace(few: bool) -> Rows:
-    """One process and two workers."""
+    """One process, and 1, 2 and 4 workers."""
     import measuring
 
-    with tempfile.TemporaryDirectory() as folder, measuring.cluster(2):
+    few_of = {"population": 4, "shard_size": 1, "max_new_tokens": 8}
+    with tempfile.TemporaryDirectory() as folder, measuring.cluster(4):
         model = measuring.saved_model(Path(folder), width=256, layers=4)
-        return [measuring.pace(model, 3 if few else 20)]
+        return measuring.pace(model, 2, (2,), **few_of) if few else measuring.pace(model, 20, (1, 2, 4))
 
 
 def killed(few: bool) -> Rows:
@@ -102,6 +103,17 @@ def overlap(few: bool) -> Rows:
         return overlapping.overlap(model, Path(folder), 6 if few else 10, 0.1 if few else 1.0)
 
 
+def computing(few: bool) -> Rows:
+    """The same where what is done meanwhile keeps a core busy."""
+    import measuring
+    import overlapping
+
+    with tempfile.TemporaryDirectory() as folder:
+        size = {} if few else {"width": 256, "layers": 4}
+        model = measuring.saved_model(Path(folder) / "model", **size)
+        return overlapping.computing(model, Path(folder), 6 if few else 14, 0.1 if few else 1.0)
+
+
 MEASURES: dict[str, Callable[[bool], Rows]] = {
     "overhead": overhead,
     "driver": driver,
@@ -109,7 +121,9 @@ MEASURES: dict[str, Callable[[bool], Rows]] = {
     "killed": killed,
     "simulation": simulation,
     "overlap": overlap,
+    "computing": computing,
 }
+NEED_FREE_CORES = {"pace", "computing"}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -138,26 +152,62 @@ def page(results: dict[str, Any]) -> str:
     for row in told["killed"]:
         yes = "yes" if row["same"] else "**no**"
         lines.append(f"| {row['kind']} | {row['seed']} | {row['worker']} | {row['after']} | {row['lost']} | {yes} |")
-    lines += ["", *_overlapped(told["overlap"]), "", *_simulated(told["simulation"])]
+    lines += ["", *_overlapped(told["overlap"]), "", *_computed(told.get("computing", []))]
+    lines += ["", *_simulated(told["simulation"])]
     return "\n".join([*lines, "", f"Machine: {results['machine']}."]) + "\n"
 
 
 def _pace(rows: Rows) -> list[str]:
     if not rows:
         return ["**Pace.** Not taken yet: it needs two free cores."]
-    (row,) = rows
-    busy = "" if row["load"] < 2.5 else " Others used the machine meanwhile, so this is no speed."
-    return [
-        f"**Pace.** {row['local_s']:.2f} s a step in one process, {row['ray_s']:.2f} s on two workers: efficiency "
-        f"{row['efficiency']:.2f}, at a load of {row['load']:.1f}.{busy}"
+    row = rows[0]
+    lines = [
+        f"**Pace.** {row['one_s']:.2f} s a step of {row['shards']} shards in one process, on a machine with "
+        f"{row['cores']} cores. More workers than cores share them: they are at best as fast as one on each.",
+        "",
+        "| workers | s a step | efficiency | simulated, s | measured / simulated | load |",
+        "|---|---|---|---|---|---|",
     ]
+    for row in rows:
+        simulated = row["simulated_s"]
+        told = "|" if simulated is None else f"{simulated:.2f} | {row['s'] / simulated:.2f}"
+        busy = "" if quiet(row) else ", **others used the machine meanwhile**"
+        lines.append(
+            f"| {row['workers']} | {row['s']:.2f} | {row['efficiency']:.2f} | {told} | {row['load']:.1f}{busy} |"
+        )
+    return lines
+
+
+def quiet(row: dict[str, Any]) -> bool:
+    """Whether nobody else had the machine when a pace was taken."""
+    return bool((row["one_load"] or 0.0) <= 1.5 and row["load"] <= row["workers"] + 0.5)
 
 
 def _overlapped(rows: Rows) -> list[str]:
-    lines = [
+    return [
         f"**Overlap.** Seconds a step, means of {rows[0]['steps']} steps. Compute is a step without overlap less its "
         "rewards; share is the step with overlap over the one without.",
         "",
+        *_shares(rows),
+    ]
+
+
+def _computed(rows: Rows) -> list[str]:
+    if not rows:
+        return ["**Overlap on a core that computes.** Not taken yet: it needs a free core."]
+    row = rows[0]
+    busy = "" if max(row["load"] for row in rows) <= 1.5 else " **Others used the machine meanwhile.**"
+    return [
+        "**Overlap on a core that computes.** Nothing is filled up by waiting: the model is 256 wide and has four "
+        f"layers, a step has {row['prompts']} prompts with four answers of up to {row['tokens']} tokens for each "
+        f"policy. Means of {row['steps']} steps.{busy}",
+        "",
+        *_shares(rows),
+    ]
+
+
+def _shares(rows: Rows) -> list[str]:
+    lines = [
         "| weights | judge | shards | overlap | compute | without | with | share | waited | hidden | bytes | load |",
         "|" + "---|" * 12,
     ]
@@ -208,7 +258,7 @@ def main() -> None:
             results["measured"][name] = found
             results["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}"
             file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if not arguments.smoke and results["measured"].keys() >= MEASURES.keys() - {"pace"}:
+    if not arguments.smoke and results["measured"].keys() >= MEASURES.keys() - NEED_FREE_CORES:
         (HERE / "README.md").write_text(page(results), encoding="utf-8")
 
 

@@ -1,19 +1,21 @@
 """How long the steps of a population take on W workers, by discrete events. A model: its constants are assumptions.
 
-A worker has a shard. Its step is to sample, to be judged and to train, each with a log-normal jitter; some steps are
-slow, and workers fail. The driver is one process that takes a time for every message and for every policy that the
-archive is offered.
+A worker has a shard, or several, one after the other. Its step is to sample, to be judged and to train, each with a
+log-normal jitter; some steps are slow, and workers fail. The driver is one process that takes a time for every message
+and for every policy that the archive is offered. Workers have a core each, or share those there are: then all that work
+are equally slower.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 
-__all__ = ["ASSUMED", "MODES", "Assumed", "efficiency"]
+__all__ = ["ASSUMED", "MODES", "Assumed", "efficiency", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -70,35 +72,60 @@ def efficiency(workers: int, mode: str, assumed: Assumed = ASSUMED, *, steps: in
     return ideal / _seconds(workers, ahead, assumed, steps, np.random.default_rng(seed))
 
 
-def _seconds(workers: int, ahead: int, assumed: Assumed, steps: int, rng: np.random.Generator) -> float:
+def seconds(workers: int, assumed: Assumed, *, shards: int, cores: int, steps: int, seed: int = 0) -> float:
+    """Of a step of `shards` shards in mode `exact`, on workers that have equally many and share the cores."""
+    rng = np.random.default_rng(seed)
+    return _seconds(workers, 0, assumed, steps, rng, shards=shards // workers, cores=cores) / steps
+
+
+def _seconds(
+    workers: int,
+    ahead: int,
+    assumed: Assumed,
+    steps: int,
+    rng: np.random.Generator,
+    *,
+    shards: int = 1,
+    cores: float = math.inf,
+) -> float:
     """Until all have made their steps. Nobody begins step s before everybody has ended step s - 1 - ahead."""
     speed = np.exp(rng.normal(0, assumed.spread, workers))
     ended = np.zeros(steps + 1, dtype=int)
     waiting: dict[int, list[int]] = {}
-    free, last, order = 0.0, 0.0, count()
-    # (when, order of events, worker, the step it has ended)
-    events = [(0.0, next(order), worker, 0) for worker in range(workers)]
-    heapq.heapify(events)
-    while events:
-        now, _, worker, step = heapq.heappop(events)
-        if step:
-            measured = step % assumed.every == 0
-            free = max(free, now) + assumed.message + measured * assumed.offer * assumed.policies
-            last = max(last, free)
-            ended[step] += 1
-            if ended[step] == workers:
-                for other in waiting.pop(step, []):
-                    begun = step + 1 + ahead
-                    heapq.heappush(events, (free + _step(begun, speed[other], assumed, rng), next(order), other, begun))
-            now = free
-        begun = step + 1
-        if begun > steps:
+    begins: list[tuple[float, int, int, int, float]] = []  # when, order, worker, step, seconds on its own core
+    ends: list[tuple[float, int, int, int]] = []  # what `had` is then, order, worker, step
+    now = had = free = last = 0.0  # had: seconds of its own core that somebody has had who works all the time
+    order = count()
+
+    def begin(when: float, worker: int, step: int) -> None:
+        work = sum(_step(step, speed[worker], assumed, rng) for _ in range(shards))
+        heapq.heappush(begins, (when, next(order), worker, step, work))
+
+    for worker in range(workers):
+        begin(0.0, worker, 1)
+    while begins or ends:
+        share = min(1.0, cores / max(len(ends), 1))
+        over = now + (ends[0][0] - had) / share if ends else math.inf
+        if begins and begins[0][0] <= over:
+            when, _, worker, step, work = heapq.heappop(begins)
+            had, now = had + (when - now) * share, when
+            heapq.heappush(ends, (had + work, next(order), worker, step))
+            continue
+        (had, _, worker, step), now = heapq.heappop(ends), over
+        measured = step % assumed.every == 0
+        free = max(free, now) + shards * (assumed.message + measured * assumed.offer * assumed.policies)
+        last = max(last, free)
+        ended[step] += 1
+        if ended[step] == workers:
+            for other in waiting.pop(step, []):
+                begin(free, other, step + 1 + ahead)
+        if step == steps:
             continue
         barrier = step - ahead
         if barrier > 0 and ended[barrier] < workers:
             waiting.setdefault(barrier, []).append(worker)
         else:
-            heapq.heappush(events, (now + _step(begun, speed[worker], assumed, rng), next(order), worker, begun))
+            begin(free, worker, step + 1)
     return last
 
 

@@ -25,6 +25,7 @@ class Cluster:
         alive: Actors that were not killed.
         groups: All that was reserved or asked for, and not given back.
         free: CPUs that nobody has reserved.
+        machines: CPUs of each machine; by default there is one with all of them.
         asked_of: Number of the place that the last call was made at.
         judged, verdict: The same as `calls` and `fate` of what reward workers are asked.
         struck: How often a fate came true.
@@ -34,7 +35,7 @@ class Cluster:
     def __init__(self, cpus=8):
         self.calls, self.fate, self.cpus, self.broken = 0, {}, cpus, set()
         self.alive, self.lost_at, self.struck, self.started = set(), set(), 0, 0
-        self.free, self.groups, self.asked, self.asked_of = cpus, [], 0, None
+        self.free, self.groups, self.asked, self.asked_of, self.machines = cpus, [], 0, None, []
         self.judged, self.verdict, self.one_by_one = 0, {}, threading.Lock()
 
     def install(self, monkeypatch):
@@ -50,9 +51,16 @@ class Cluster:
             setattr(exceptions, kind.__name__, kind)
         strategies.PlacementGroupSchedulingStrategy = lambda group, bundle: group
         util.placement_group, util.remove_placement_group = self.reserve, self.give_back
-        util.placement_group_table = lambda group: {"state": group.state}
+        util.placement_group_table = lambda group: {
+            "state": group.state,
+            "bundles_to_node_id": {0: f"node {group.number}"},
+        }
         ray.is_initialized = lambda: True
         ray.cluster_resources = lambda: {"CPU": float(self.cpus)}
+        ray.nodes = lambda: [
+            {"NodeID": f"node {n}", "NodeManagerHostname": f"host-{n}", "Alive": True, "Resources": {"CPU": each}}
+            for n, each in enumerate(self.machines or [self.cpus])
+        ]
         ray.put, ray.get, ray.wait, ray.kill = self.put, self.get, self.wait, self.alive.discard
         ray.remote = lambda kind: Maker(self, kind)
         for name, module in modules.items():

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from tiny_models import PROMPTS, SYMBOLS, lora, tiny_model
+from tiny_rewards import first, second
 
 from pareto_align import Objective, ParetoAligner, ParetoAlignWarning
 from pareto_align.runs.journal import read_journal
@@ -35,14 +36,6 @@ SMALL = {
 }
 FAMILY = {"family": {"name": "gates", "shared": 2, "each": 2}}
 CLOCK = ("time", "seconds", "reward_seconds")
-
-
-def first(completions, **_):
-    return [sum(symbol in "abcd" for symbol in text) / 4 for text in completions]
-
-
-def second(completions, **_):
-    return [sum(symbol in "cdef" for symbol in text) / 4 for text in completions]
 
 
 def saved_model(folder: Path) -> str:

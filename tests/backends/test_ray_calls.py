@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from contextlib import chdir
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -405,6 +407,50 @@ def test_too_little_for_what_is_asked_is_said_before_the_first_step(settings, me
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("machines", "backend", "message"),
+    [
+        ([4, 4], {"workers": 1, "cpus_per_worker": 5}, r"a worker needs 5 CPU on one machine.*have room for none\."),
+        ([5, 3], {"workers": 2, "cpus_per_worker": 4}, r"a worker needs 4 CPU on one machine.*have room for 1 of 2\."),
+        (
+            [4, 4],
+            {"workers": 1, "reward_workers": 1, "cpus_per_reward_worker": 5},
+            r"a reward worker needs 5 CPU on one machine",
+        ),
+    ],
+)
+def test_machines_that_are_too_small_for_one_worker_are_said(machines, backend, message, model, cluster, tmp_path):
+    """Together they have enough, so nothing would come of waiting."""
+    cluster.machines = machines
+    with pytest.raises(ConfigError, match=message):
+        fit(model, tmp_path / "run", backend={"name": "ray", **backend})
+    assert not cluster.groups
+    cluster.machines = [5, 5]
+    fit(model, tmp_path / "run", backend={"name": "ray", **backend, "cpus_per_worker": 2})
+
+
+def test_a_worker_that_cannot_begin_is_named_with_its_machine(model, cluster, tmp_path):
+    cluster.machines, cluster.fate = [2, 2], {1: "dies before"}
+    with pytest.raises(ConfigError, match=r"worker 1 \(host-1, not started\) cannot be started: The actor died unexp"):
+        fit(model, tmp_path / "run", backend=on(2))
+    assert not cluster.groups
+
+
+def test_where_the_only_machine_is_gone_it_is_not_said_to_be_slow(model, cluster, tmp_path, monkeypatch):
+    """Of a place that was reserved, before its worker begins."""
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        if method == "start":
+            actor.group.state = "RESCHEDULING"
+        return original(actor, method, arguments)
+
+    monkeypatch.setattr(cluster, "made", made)
+    cluster.free = 1
+    with pytest.raises(ConfigError, match=r"worker 0 .* cannot be started: there is no room for it now \(start_timeo"):
+        fit(model, tmp_path / "run", backend=on(1, start_timeout_s=0.2))
+
+
 @pytest.mark.parametrize(("least", "needed"), [({}, "2 workers"), ({"min_workers": 1}, "1 worker")])
 def test_a_cluster_that_others_use_is_said(least, needed, model, cluster, tmp_path):
     cluster.free = 1 - len(least)
@@ -459,6 +505,20 @@ def test_workers_of_several_kinds_are_said(model, cluster, monkeypatch, tmp_path
     monkeypatch.setattr(hosting, "processor", lambda: next(kinds))
     with pytest.warns(ParetoAlignWarning, match="workers are of several kinds"):
         make(model, output_dir=tmp_path / "run", backend=on(2)).fit(TEXTS)
+
+
+def test_a_folder_is_the_one_that_the_run_means_wherever_ray_was_started(model, cluster, tmp_path, monkeypatch):
+    original = cluster.made
+
+    def made(actor, method, arguments):
+        with chdir(tmp_path):
+            return original(actor, method, arguments)
+
+    monkeypatch.chdir(Path(model).parent)
+    monkeypatch.setattr(cluster, "made", made)
+    fit(Path(model).name, tmp_path / "here", tokenizer=Path(model).name)
+    fit(Path(model).name, tmp_path / "there", tokenizer=Path(model).name, backend=on(1))
+    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
 
 
 def test_a_model_that_a_worker_cannot_see_is_said(model, cluster, tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import random
 import re
+import sys
 import threading
 import warnings
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,6 +241,18 @@ def test_reward_workers_with_other_versions_are_refused(model, cluster, tmp_path
     monkeypatch.setattr(worker, "versions", lambda: there)
     with pytest.raises(ConfigError, match=r"other versions.*torch is '1.0'"):
         fit(model, tmp_path / "run", backend=on(1))
+
+
+def test_files_are_looked_for_where_the_run_is(tmp_path, monkeypatch):
+    """And where a machine has no such folder, from where Ray was started."""
+    for name in ("ray", "run"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "ray")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    worker.RewardWorker([], str(tmp_path / "elsewhere"))
+    assert Path.cwd() == tmp_path / "ray"
+    worker.RewardWorker([], str(tmp_path / "run"))
+    assert Path.cwd() == tmp_path / "run"
 
 
 def test_a_module_that_is_not_there_is_said(model, cluster, tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ class Ray(Backend):
                 self._staff.start(place)
         except Lost as lost:
             self.close()
-            raise ConfigError(f"Backend 'ray': a worker cannot be started: {lost}.") from lost
+            raise ConfigError(f"Backend 'ray': {place} cannot be started: {lost}.") from lost
         except BaseException:
             self.close()
             raise

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,13 @@ class Needs:
     def bundle(self) -> dict[str, float]:
         """As Ray has it."""
         return {kind: each for kind, each in (("CPU", float(self.cpus)), ("GPU", float(self.gpus))) if each}
+
+    def times_in(self, machine: Mapping[str, float]) -> int:
+        """How many workers a machine has room for that has so much of what."""
+        return min(int(machine.get(kind, 0) / each + 1e-6) for kind, each in self.bundle.items())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{amount:g} {kind}" for kind, amount in self.bundle.items())
 
 
 @dataclass(eq=False)
@@ -91,7 +98,8 @@ class Place:
             "max_task_retries": 0,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, 0),
         }
-        self.actor, self.where = ray.remote(kind).options(**options).remote(*given), "not started"
+        self.where = f"{_machine_of(self.group)}, not started"
+        self.actor = ray.remote(kind).options(**options).remote(*given)
         self.coming = self.actor.start.remote(*arguments)
         self.until = time.monotonic() + patience_s
 
@@ -149,7 +157,7 @@ def connect(address: str | None, cpus: int) -> bool:
 
 
 def check_size(wanted: Sequence[tuple[int, str, Needs]]) -> None:
-    """Whether a cluster has what workers need, be it in use or not.
+    """Whether a cluster has what workers need, be it in use or not, and each of them on one machine.
 
     Args:
         wanted: How many there are of what, and what each needs.
@@ -173,6 +181,23 @@ def check_size(wanted: Sequence[tuple[int, str, Needs]]) -> None:
             f"Backend 'ray': {workers} need{'s' if one else ''} {asked}, and the cluster has {has}."
             + (" `min_workers` lets a run begin with fewer." if wanted[0][0] > 1 else "")
         )
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for count, name, each in wanted:
+        fit = sum(each.times_in(machine) for machine in machines)
+        if fit < count:
+            raise ConfigError(
+                f"Backend 'ray': a {name} needs {each} on one machine, and those of the cluster have room for "
+                f"{fit if fit else 'none'}{f' of {count}' if fit else ''}. Take less for each, or larger machines."
+            )
+
+
+def _machine_of(group: Any) -> str:
+    """Name of the machine where there is room for a worker, for messages."""
+    import ray
+
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    (there,) = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
+    return str(names.get(there, "no machine"))
 
 
 def reserve(needs: Needs, workers: int, name: str = "worker") -> list[Place]:

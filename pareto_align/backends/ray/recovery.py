@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pareto_align.backends.protocol import READS, RESTORE, SNAPSHOT, Alike, Host
-from pareto_align.backends.ray import cluster
 from pareto_align.backends.ray.calls import ATTEMPTS, Job, Late, Lost, result_of
 from pareto_align.backends.ray.cluster import Place, has_room
 from pareto_align.backends.ray.worker import Worker
@@ -23,6 +22,8 @@ __all__ = ["Staff"]
 MOST_CALLS, MOST_BYTES = 256, 1 << 30
 """Changes of a shard, and what those hold, after which its state is fetched where nobody has asked for it meanwhile: a
 family's gradients are as large as it is, one a step."""
+LOOK_S = 1.0
+"""Seconds between two looks at whether the machine of a worker that begins is still there."""
 NO_ROOM = "there is no room for it now"
 
 
@@ -108,9 +109,11 @@ class Staff:
 
         ready: list[Any] = []
         while not ready and (left := place.until - time.monotonic()) > 0:
-            ready, _ = ray.wait([place.coming], timeout=min(left, cluster.PATIENCE_S))
+            ready, _ = ray.wait([place.coming], timeout=min(left, LOOK_S))
             if not ready and self._no_use(place):
                 raise Lost(NO_ROOM)
+        if not ready and not has_room(place):
+            raise Late(f"{NO_ROOM} (start_timeout_s={self.start_timeout_s:g})")
         place.where = self.result(place.coming, place, Job(0, "start", ()), wait=None if ready else 0.0)
         for method, arguments, alike, first in self.said:
             found = self.now(place, None, method, *arguments)

@@ -138,7 +138,7 @@ class RewardWorkers:
             if self._closed:
                 raise Lost("the run is over")
             path = [os.path.abspath(folder) for folder in sys.path]
-            place.employ(RewardWorker, self._begin[place], self.start_timeout_s, path)
+            place.employ(RewardWorker, self._begin[place], self.start_timeout_s, path, os.getcwd())
 
     def _start(self, place: Place) -> None:
         """Wait until a worker that was just employed has its objectives.

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,14 @@ class RewardWorker:
 
     Args:
         path: Where the process of the run looks for modules; here too, first.
+        folder: That it is in. Where this machine has it, files are looked for from there, and else from where Ray was
+            started.
     """
 
-    def __init__(self, path: Sequence[str]) -> None:
+    def __init__(self, path: Sequence[str], folder: str) -> None:
         sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+        with suppress(OSError):
+            os.chdir(folder)
 
     def start(self, objectives: Mapping[int, Objective], threads: int) -> tuple[str, str, dict[str, str]]:
         """Take the objectives, by column; where this is, for messages, the machine's name and the versions there."""
