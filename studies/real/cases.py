@@ -45,6 +45,7 @@ CORNERS = {"name": "everywhere", "corners": 1.0}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GRID = {"family": "independent", "explorer": "grid"}
 TOLD = {"weighting": "fixed", "rank": 24}
+LIMITED = {"max_step_kl": 0.5}
 METHODS: dict[str, dict[str, Any]] = {
     "independent, linear": GRID | {"weighting": "fixed", "rank": 24},
     "centred, steady": {"family": CENTRED, "weighting": "steady-chebyshev", "explorer": CORNERS},
@@ -68,9 +69,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompted, directions, best of six": {"family": "directions", "learner": "best"} | TOLD,
 }
 METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
+METHODS |= {f"limited: {name}": METHODS[name] | LIMITED for name in list(METHODS)[1::-1]}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
-`targets`: which layers are adapted, where that is not as the task says.
+`targets`: which layers are adapted, where that is not as the task says. `limited`: no step moves a policy by more than
+half a nat a completion.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
 """
 

@@ -21,8 +21,8 @@ from tasks import TASKS  # noqa: E402
 BASELINE = "independent, linear"
 SHOWN = ("centred, steady", "centred, linear")
 """Compared with BASELINE, seed by seed."""
-EVERYWHERE = "all linear: "
-"""How the names of methods begin whose adapters are of all linear layers."""
+EVERYWHERE, LIMITED = "all linear: ", "limited: "
+"""How the names of methods begin whose adapters are of all linear layers, and whose steps have a limit."""
 PAIRED = ("tone", "answers", "sums", "three", "within")
 """Tasks of the real model on which both were run with every seed."""
 MEASURES = {
@@ -56,7 +56,7 @@ def cell(values: dict[int, float]) -> str:
 
 def baseline(method: str) -> str:
     """What a method is compared with: the plainest one with the same adapters."""
-    return f"{EVERYWHERE}{BASELINE}" if method.startswith(EVERYWHERE) else BASELINE
+    return next((f"{kind}{BASELINE}" for kind in (EVERYWHERE, LIMITED) if method.startswith(kind)), BASELINE)
 
 
 def difference(results: dict[str, Any], task: str, method: str, what: str) -> str:
@@ -176,6 +176,7 @@ def report(results: dict[str, Any]) -> str:
         linear_differences=differences(results, "centred, linear"),
         steady_differences=differences(results, "centred, steady"),
         everywhere_differences=differences(results, f"{EVERYWHERE}centred, steady"),
+        limited_differences=differences(results, f"{LIMITED}centred, steady"),
         unrun=", ".join(f"`{method}`" for method in unrun(results)) or "none",
         said=said(results, "tone"),
         **dict(zip(("pairs", "gap", "interval"), ahead(results), strict=True)),
