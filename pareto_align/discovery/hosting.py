@@ -247,7 +247,7 @@ class Shard:
     def collect(self, step: int) -> Answers | Told:
         """What step number `step` learns from, as far as it can be told elsewhere."""
         with self._here():
-            self.seen = self.learner.collect(step)
+            self._start, self.seen = None, self.learner.collect(step)
         return self.seen.answers() if isinstance(self.seen, Rollouts) else Told.of(self.seen)
 
     def gradients(
@@ -288,11 +288,14 @@ class Shard:
         self._start = None if self.limit is None else optimizer.parameters.clone()
         with self._here(), deterministic(self.deterministic):
             report = self.learner.step(self.seen, weights, learning_rate, applies_to=applies_to, gradients=found)
+        if self.limit is None:
+            self.seen = None
         if isinstance(optimizer, FamilyOptimizer) and not optimizer.alone:
             return report, None if optimizer.pulled is None else (optimizer.pulled[0].cpu(), optimizer.pulled[1])
         moved = self._moved()
         if moved is not None and self.limit is not None:
             keep_within(self.limit, moved, self.rescale, together=self.family is not None)
+        self.seen = self._start = None
         return report.and_moved(moved), None
 
     def move(self, gradient: Tensor, learning_rate: float) -> np.ndarray | None:

@@ -71,6 +71,11 @@ class Plan:
                 f"The weighting {self.weighting.name!r} needs {', '.join(unmet)}, which there is not with the learner "
                 f"{name!r}. Choose another weighting, such as 'fixed' or 'chebyshev'."
             )
+        if self.settings.max_step_kl is not None and type(self.learner).moved is Learner.moved:
+            raise ConfigError(
+                "`max_step_kl` is for learners that follow rewards of their own answers, as the credits do; how far a "
+                f"step of the learner {self.learner.name!r} goes is not measured. Leave it out."
+            )
         if self.weighting.needs_kl and self.settings.kl_coef == 0:
             raise ConfigError(
                 f"The weighting {self.weighting.name!r} may take all weight away, and only a price of KL leads a "

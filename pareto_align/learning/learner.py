@@ -278,7 +278,8 @@ class Learner(KeepsArguments, ABC):
             seen: What the step was made from.
 
         Returns:
-            None where it is not known, as by default: what is learned from was not said by the policies.
+            None where it is not known, as by default, so that a step can have no limit: what is learned from was not
+            said by the policies, or where a step began or ended is kept for later ones.
         """
         return None
 

@@ -101,6 +101,18 @@ class OnlineLearner(OnPolicyLearner):
             norms = self.optimizer.step(self.population.grad, learning_rate)
         return self._reported(seen, norms, spread.numpy(), reference, old)
 
+    def moved(self, seen: Rollouts) -> np.ndarray:
+        """How far a step has moved each policy since it answered: `[K]` nats of KL divergence a completion.
+
+        Half the mean square of the change of log-probability, summed over a completion's tokens: the divergence to
+        second order, and of less variance than the mean change itself (the estimator k2 of Schulman, "Approximating KL
+        Divergence", 2020). A step of a share s of the way has about s^2 of it.
+        """
+        before = seen.completions.logprobs if seen.trained is None else seen.trained
+        change = (self.engine.logprobs(self._prepared(seen)) - before) * seen.completions.mask
+        nats: np.ndarray = change.double().square().sum(-1).mean((1, 2)).div(2).numpy()
+        return nats
+
     def gradients(self, seen: Rollouts, *, halves: bool = False) -> ObjectiveGradients:
         """The gradient of every objective for every policy, from one backward pass.
 

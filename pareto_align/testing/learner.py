@@ -173,6 +173,16 @@ class LearnerContract:
             assert report.sound.all()
             assert all(len(more) == 3 for more in report.more.values())
 
+    def test_a_policy_that_is_not_stepped_has_not_moved(self) -> None:
+        """Where it is known how far: the others have gone further than rounding does."""
+        with self.ready() as learner:
+            seen = learner.collect(0)
+            weights = WEIGHTS.copy()
+            weights[1] = 0.0
+            learner.step(seen, weights, 1e-1)
+            moved = learner.moved(seen)
+            assert moved is None or (moved.shape == (3,) and moved[1] < 1e-6 < min(moved[0], moved[2]))
+
     def test_a_run_that_goes_on_makes_the_same_step(self) -> None:
         """From the state alone, in a learner that has done something else meanwhile."""
         with self.ready() as learner:

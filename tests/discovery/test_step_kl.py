@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from aligner_runs import PROBLEM, contents, events, fit
+from aligner_runs import PROBLEM, contents, events, fit, make
 
-from pareto_align import ConfigError
+from pareto_align import ConfigError, Objective
 from pareto_align.policies.optimizer import PopulationAdamW, keep_within
 
 FAR = {"steps": 1, "eval_every": 1, "learning_rate": 0.3, "group_size": 64, "resolution": 0.0, "remeasure_rounds": 0}
@@ -119,3 +119,11 @@ def test_a_share_of_the_way_is_kept_and_what_is_whole_is_not_touched():
 def test_a_limit_is_a_positive_number(tmp_path, wrong):
     with pytest.raises(ConfigError, match="`max_step_kl`"):
         fit(tmp_path / "run", max_step_kl=wrong)
+
+
+@pytest.mark.parametrize("learner", ["dpo", "kto", "egpo", "inpo"])
+def test_learners_whose_steps_are_not_measured_have_no_such_limit(tmp_path, learner):
+    """Of comparisons because others said them; of self-play because it keeps where steps began and ended."""
+    objectives = [Objective(name, PROBLEM.objectives()[0].reward, prefers=name) for name in ("x", "y")]
+    with pytest.raises(ConfigError, match=f"`max_step_kl` is for .* learner '{learner}'"):
+        make(objectives, learner=learner, max_step_kl=0.5, output_dir=tmp_path / "run").fit([])

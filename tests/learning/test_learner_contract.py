@@ -61,7 +61,7 @@ class TestGrpoLearner(LearnerContract):
 class TestCharged(LearnerContract):
     """With a KL charge no weight is still a step, back towards the reference."""
 
-    test_no_weight_is_no_step = None
+    test_no_weight_is_no_step = test_a_policy_that_is_not_stepped_has_not_moved = None
 
     def make(self):
         return make_learner("rloo", PolicyLoss(kl_coef=0.1))
