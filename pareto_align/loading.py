@@ -127,7 +127,7 @@ class Loading:
                 yield base, Host(base).facts()
                 return
             announce(callbacks, f"starting the {_hosts(backend)}, which load the model")
-            told = {name: _from_anywhere(given) for name, given in self.told.items()}
+            told = self.told | {name: _from_anywhere(self.told[name]) for name in ("model", "tokenizer")}
             backend.open(partial(load_host, told, backend.sharding), shards)
             hosts = backend.everywhere("facts", alike=partial(check_alike, here=versions()))
             base = self.load(quiet=quiet, weights=False, device="cpu", dtype=hosts[0]["base"]["dtype"])
