@@ -50,6 +50,10 @@ class BlendMeasured:
         held: `[M]` whether prediction and measurement agree, as far as both intervals go; True where neither is known.
         disagreement: Mean S of the answers in nats, an upper bound of their distance to the exact mixture; NaN for a
             soup.
+        rival: The member that was trained for the nearest preference, where it answered the same prompts.
+        gain: What the blend is worth more than the rival, under the preference: framed reward, less the price of KL
+            where the run had one and every optimized objective declares bounds. Mean over the prompts, paired.
+        gain_stderr: Its standard error.
     """
 
     names: tuple[str, ...]
@@ -58,10 +62,25 @@ class BlendMeasured:
     predicted: np.ndarray
     held: np.ndarray
     disagreement: float
+    rival: str | None = None
+    gain: float = np.nan
+    gain_stderr: float = np.nan
 
     @property
     def alarm(self) -> str | None:
-        """What a user has to know where the prediction did not hold; else None."""
+        """What a user has to know where there is something that would serve better; else None.
+
+        Beside a rival: that the blend is not at least one standard error better than it, which one that is worse is
+        hardly ever. Without one: that the prediction did not hold.
+        """
+        if self.rival is not None:
+            if self.gain > self.gain_stderr:
+                return None
+            return (
+                f"Measured, the blend is not known to serve the preference better than {self.rival} alone: it is worth "
+                f"{self.gain:+.3g} more, with a standard error of {self.gain_stderr:.2g}. Take {self.rival} instead, "
+                "measure on more prompts, or train for this preference."
+            )
         off = [name for name, held in zip(self.names, self.held, strict=True) if not held]
         if not off:
             return None
@@ -174,6 +193,7 @@ class Blend(Predicted):
         if not record.members:
             raise PreferenceError("This front has no members to mix.")
         self.by, self._record, self._server, self._scratch = by, record, server, scratch
+        self._folder = folder
         self._names = [objective.name for objective in record.objectives]
         self._table = measured(record)
         ids = list(self._table.ids)
@@ -207,10 +227,13 @@ class Blend(Predicted):
 
     def _worth(self, preference: np.ndarray) -> np.ndarray:
         """[n] the members' values under a preference, normalised: of two trained for the same the better one counts."""
+        return self._framed(np.stack([member.estimate.mean for member in self._record.members]), preference)
+
+    def _framed(self, values: np.ndarray, preference: np.ndarray) -> np.ndarray:
+        """[n] utilities of values [n, M], maximised, under a preference."""
         axes = list(optimized(self._record))
         objectives = [self._record.objectives[i] for i in axes]
-        means = np.stack([member.estimate.mean[axes] for member in self._record.members])
-        framed = (means - [o.lower for o in objectives]) / [o.upper - o.lower for o in objectives]
+        framed = (values[:, axes] - [o.lower for o in objectives]) / [o.upper - o.lower for o in objectives]
         return np.asarray(framed @ preference)
 
     def _predicted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -301,6 +324,88 @@ class Blend(Predicted):
 
     def _disagreed(self) -> float:
         return self.last.get("disagreement", np.nan) if self.by == "logits" else np.nan
+
+    def measure(
+        self,
+        prompts: Sequence[Prompt],
+        objectives: Sequence[Any],
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        seed: int = 0,
+        rival: bool = True,
+        **kw: Any,
+    ) -> BlendMeasured:
+        """Answer prompts that nothing was chosen on, beside the member that was trained for the nearest preference.
+
+        Both are scored and compared, prompt by prompt, from the same random numbers; the blend is held against what was
+        predicted, too. A mixture can be worse than the members that it is made of.
+
+        Args:
+            prompts: N of them.
+            objectives: The run's `Objective`s, all of the front's names.
+            columns: Further columns that the rewards ask for, N entries each.
+            seed: Of the answers.
+            rival: Whether the member answers, which costs about as many answers again.
+            **kw: Passed to `generate`; with what only transformers knows there is no rival.
+
+        Raises:
+            ConfigError: The objectives are not those of the front.
+
+        Warns:
+            ParetoAlignWarning: There is something that would serve better; see `BlendMeasured.alarm`.
+        """
+        known = {"batch_size", *DRAWING} | ({"candidates"} if self.by == "logits" else set())
+        row = self._nearest() if rival and set(kw) <= known else None
+        if row is None:
+            return super().measure(prompts, objectives, columns=columns, seed=seed, **kw)
+        asked, drawing = list(prompts), {name: value for name, value in kw.items() if name != "candidates"}
+        price = 0.0 if set(drawing) - {"batch_size", "max_new_tokens"} or kw.get("candidates", 1) != 1 else self._price
+        alone = self._folder / self._record.members[row].adapter
+        parts = ([self.adapter_path], [1.0]) if self.by == "soup" else (self._folders, self.coefficients)
+        said = self._server().generate_blend(*parts, asked, seed=seed, ratios=price > 0, **kw)
+        if self.by == "logits":
+            self.last = {"disagreement": said.disagreement, "kl": said.kl, "acceptance": said.acceptance}
+
+        def against(scores: np.ndarray, score: Callable[[Sequence[str]], np.ndarray]) -> tuple[str, float, float]:
+            other = self._server().generate_blend([alone], [1.0], asked, seed=seed, ratios=price > 0, **drawing)
+            apart = self._framed(scores, self._wanted) - self._framed(score(other.texts), self._wanted)
+            if price:
+                apart = apart - price * (np.array(said.ratios) - np.array(other.ratios))
+            known = apart[np.isfinite(apart)]
+            error = known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
+            return self._record.members[row].id, float(known.mean()) if len(known) else np.nan, float(error)
+
+        return compare(
+            self._record, self.predicted, self.halfwidth, lambda asked: list(said.texts), asked, objectives, columns,
+            self._disagreed, against,
+        )  # fmt: skip
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        """`[m]` the preference by which the blend is judged."""
+        return self.served if self.preference is None else self.preference
+
+    @property
+    def _price(self) -> float:
+        """What a nat of KL costs in framed reward; 0 where the record does not say it."""
+        config = self._record.config
+        # of an objective without bounds the frame is no scale that training knows
+        bounded = all(self._record.objectives[i].bounds is not None for i in optimized(self._record))
+        cut = config.get("top_k") is not None or config.get("top_p") is not None
+        return float(config.get("kl_coef") or 0.0) if bounded and not cut else 0.0
+
+    def _nearest(self) -> int | None:
+        """The row of the member that a user would take instead; None where there is none beside the blend itself."""
+        asked = self._wanted
+        apart = np.linalg.norm(preferences_of(self._record) - asked, axis=1)
+        if not np.isfinite(apart).any():
+            return None
+        # of several that were trained for it, from early and late in the run, the one that is worth most
+        ceilings = [member.provenance.get("ceiling") for member in self._record.members]
+        nats = np.array([0.0 if one is None else float(one["kl"]) for one in ceilings])
+        worth = self._worth(asked) - self._price * nats
+        row = int(np.where(apart <= np.nanmin(apart) + 1e-9, worth, -np.inf).argmax())
+        return None if self._rows == [row] else row
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 
@@ -435,6 +540,7 @@ def compare(
     objectives: Sequence[Any],
     columns: Mapping[str, Sequence[Any]] | None = None,
     disagreement: Callable[[], float] = lambda: np.nan,
+    against: Callable[[np.ndarray, Callable[[Sequence[str]], np.ndarray]], tuple[str, float, float]] | None = None,
 ) -> BlendMeasured:
     """Let prompts be answered, score the answers, and hold them against what was predicted; see `Blend.measure`."""
     names = [objective.name for objective in record.objectives]
@@ -444,6 +550,11 @@ def compare(
     half = estimate.halfwidth()
     off = np.abs(estimate.mean - predicted)
     known = np.hypot(np.nan_to_num(half), np.nan_to_num(halfwidth))
+    rival, gain, error = (
+        (None, np.nan, np.nan)
+        if against is None
+        else against(scores, lambda said: scored(rewards, names, asked, said, columns))
+    )
     found = BlendMeasured(
         names=tuple(names),
         values=estimate.mean,
@@ -451,6 +562,9 @@ def compare(
         predicted=predicted,
         held=~(np.isfinite(half) & (off > known)),
         disagreement=disagreement(),
+        rival=rival,
+        gain=gain,
+        gain_stderr=error,
     )
     if found.alarm is not None:
         warnings.warn(found.alarm, ParetoAlignWarning, stacklevel=3)

@@ -164,7 +164,7 @@ def calibrate(
             # beyond the members' preferences the nearest one is served, and that is what is calibrated
             warnings.simplefilter("ignore", ParetoAlignWarning)
             blend = mixture(asked.tolist())
-            found = blend.measure(prompts, objectives, seed=seed + number, **kw)
+            found = blend.measure(prompts, objectives, seed=seed + number, rival=False, **kw)
         by = blend.by
         errors.append(found.values - quadratic(asked)[0])
     names = tuple(objective.name for objective in record.objectives)

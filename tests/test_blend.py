@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent / "report"))  # the builders that t
 from front_records import estimate, objective, record
 
 from pareto_align import Objective
-from pareto_align.blend import Blend
+from pareto_align.blend import Blend, BlendMeasured
 from pareto_align.errors import ConfigError, FrontFileError, ModelError, ParetoAlignWarning, PreferenceError
 from pareto_align.front.storage import write_front
 from pareto_align.policies import load_base
 from pareto_align.result import ParetoFront
-from pareto_align.testing.exact import policy_table
+from pareto_align.testing.exact import policy_table, policy_value
 from pareto_align.testing.problems import get_problem
 
 PROBLEM = get_problem("contexts", hidden_size=16)
@@ -218,13 +218,99 @@ def test_what_is_measured_is_compared_with_the_prediction(front):
     blend = front.mixture([0.6, 0.4])
     objectives = [Objective("length", far, maximize=False, bounds=(0, 10)), Objective("tone", wordy, bounds=(0, 1))]
     with pytest.warns(ParetoAlignWarning, match=r"not what the front predicts in .*length"):
-        found = blend.measure(list(PROBLEM.prompts) * 20, objectives)
+        found = blend.measure(list(PROBLEM.prompts) * 20, objectives, rival=False)
+    assert found.rival is None
     assert found.names == ("tone", "length")
     assert 9 <= found.values[1] <= 10
     assert not found.held[1]
     assert found.disagreement >= 0
     with pytest.raises(ConfigError, match=r"measured in tone, length\. Found objectives tone"):
         blend.measure(["<0>"], objectives[1:])
+
+
+def _known():
+    """The known rewards, which framed are those of the table: tone, and length, which is minimized."""
+    one, two = (objective.reward for objective in PROBLEM.objectives())
+
+    def length(prompts, completions, **columns):
+        return [10 * (1 - value) for value in two(prompts, completions)]
+
+    return [Objective("tone", one, bounds=(0, 1)), Objective("length", length, maximize=False, bounds=(0, 10))]
+
+
+@pytest.mark.parametrize("by", ["logits", "soup"])
+@pytest.mark.parametrize("beta", [0.05, 0.0])
+def test_the_gain_over_the_nearest_member_is_the_enumerated_one(front, by, beta):
+    record = replace(front.record, config={**front.record.config, "kl_coef": beta})
+    asked = np.array([0.6, 0.4])
+    other = ParetoFront(record, front.folder)
+    other.base = base()
+    blend = other.mixture(asked.tolist(), by=by)
+    prompts = [PROBLEM.prompts[0]] * 1500
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        found = blend.measure(prompts, _known(), batch_size=1500)
+        again = blend.measure(prompts, _known(), batch_size=1500)
+    assert found.rival == "c"  # at a half, which is nearer than b at three quarters
+    assert found.gain == again.gain
+    other.close()
+    untrained = policy_table(PROBLEM, PROBLEM.model())[0]
+    tables = {name: policy_table(PROBLEM, front[name].load_model(PROBLEM.model()))[0] for name in "bc"}
+    if by == "soup":
+        front.close()
+        front.base = base()
+        policy = policy_table(PROBLEM, front.mixture(asked.tolist(), by=by).load_model(PROBLEM.model()))[0]
+    else:
+        policy = _token_wise(tables["b"], tables["c"], blend.coefficients)
+
+    def worth(table):
+        return policy_value(table[None], untrained[None], PROBLEM.rewards[:1], asked, beta)
+
+    assert found.gain == pytest.approx(worth(policy) - worth(tables["c"]), abs=4 * found.gain_stderr)
+    assert 0 < found.gain_stderr < 0.02
+
+
+def _token_wise(one, two, weights):
+    first, second = (table.reshape(PROBLEM.V, PROBLEM.V) for table in (one, two))
+    start = first.sum(1) ** weights[0] * second.sum(1) ** weights[1]
+    then = (first / first.sum(1, keepdims=True)) ** weights[0] * (second / second.sum(1, keepdims=True)) ** weights[1]
+    return (start[:, None] / start.sum() * then / then.sum(1, keepdims=True)).ravel()
+
+
+def test_the_alarm_is_raised_unless_the_blend_is_better_by_a_standard_error(front):
+    def found(gain, stderr, rival="c", held=True):
+        nothing = np.zeros(1)
+        return BlendMeasured(("tone",), nothing, nothing, nothing, np.array([held]), 0.0, rival, gain, stderr)
+
+    assert "better than c alone" in found(-0.1, 0.01).alarm
+    assert "+0.1 more, with a standard error of 0.2. Take c instead" in found(0.1, 0.2).alarm
+    assert found(np.nan, np.nan).alarm  # nothing was scored: nothing is known
+    assert found(0.3, 0.2).alarm is None
+    assert found(0.3, 0.2, held=False).alarm is None  # better than predicted is no reason for alarm
+    assert found(np.nan, np.nan, rival=None).alarm is None
+    assert "not what the front predicts in tone" in found(np.nan, np.nan, rival=None, held=False).alarm
+    blend = front.mixture([0.6, 0.4])
+    flat = [
+        Objective("tone", lambda completions, **_: [0.5] * len(completions), bounds=(0, 1)),
+        Objective("length", lambda completions, **_: [5.0] * len(completions), maximize=False, bounds=(0, 10)),
+    ]
+    with pytest.warns(ParetoAlignWarning, match="better than c alone"):
+        told = blend.measure(list(PROBLEM.prompts) * 5, flat, temperature=0.9)  # drawn otherwise: no price of KL
+    assert (told.gain, told.gain_stderr) == (0.0, 0.0)
+
+
+def test_a_member_alone_has_no_rival_and_of_several_at_one_place_the_best_is_one(front):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParetoAlignWarning)
+        assert front.mixture([1, 1]).measure(list(PROBLEM.prompts), _known()).rival is None
+    members = list(front.record.members)
+    members[3] = replace(members[3], preference=[0.5, 0.5])  # d, which is worth .45 here, where c is worth .5
+    better = replace(members[2], provenance={"ceiling": {"kl": 0.1}})
+    members[2] = replace(members[2], provenance={"ceiling": {"kl": 9.0}})  # c, far from the untrained model
+    near = ParetoFront(replace(front.record, members=members), front.folder)
+    assert near.record.members[near.mixture([0.6, 0.4])._nearest()].id == "d"
+    near = ParetoFront(replace(front.record, members=[*members[:2], better, *members[3:]]), front.folder)
+    assert near.record.members[near.mixture([0.6, 0.4])._nearest()].id == "c"
 
 
 def test_outside_the_hull_the_nearest_is_served_and_said(front):

@@ -76,14 +76,17 @@ def predict(
 
 
 def left_out_error(preferences: ArrayLike, values: ArrayLike) -> Floats:
-    """`[M]` what 95 % of the measured preferences are missed by, each read off between the others.
+    """`[M]` what 95 % of the measured preferences are missed by, each read off between those at other places.
 
     NaN where too few of them lie between others to know. Arguments as for `predict`.
     """
     asked, found = np.asarray(preferences, dtype=float), np.asarray(values, dtype=float)
     errors = []
     for i in range(len(asked) if len(asked) > 1 else 0):
-        others = np.arange(len(asked)) != i
+        # what stands at the same place would foretell itself, which says nothing of what lies between
+        others = (np.abs(asked - asked[i]) > 1e-9).any(axis=1)
+        if not others.any():
+            continue
         errors.append(np.abs(interpolate(asked[others], found[others], asked[i : i + 1])[0] - found[i]))
     known = ~np.isnan(found).all(axis=0)  # an audit that was added later was measured at none
     missed = np.array([error for error in errors if np.isfinite(error[known]).all()])

@@ -26,6 +26,7 @@ from pareto_align.policies.adapters import put_on
 from pareto_align.policies.base import Base, load_base
 from pareto_align.policies.blending import sample_blend, summary
 from pareto_align.policies.drawing import SamplingParams
+from pareto_align.policies.engine import Engine
 from pareto_align.policies.experts import moved_in
 from pareto_align.policies.generation import own_sampling
 from pareto_align.policies.mixing import mix
@@ -228,6 +229,7 @@ class Server:
         top_k: int | None = None,
         top_p: float | None = None,
         do_sample: bool = True,
+        ratios: bool = False,
     ) -> BlendAnswers:
         """Answer prompts with several adapters at once; see `pareto_align.policies.blending`.
 
@@ -240,6 +242,7 @@ class Server:
             candidates: Answers drawn a prompt, of which one is kept.
             max_new_tokens, temperature, top_k, top_p: As the run sampled where nothing is said.
             do_sample: False takes the likeliest token, as temperature 0 does.
+            ratios: Whether the untrained model reads the answers as well, for `BlendAnswers.ratios`; of one candidate.
 
         Raises:
             ConfigError: A number is out of range.
@@ -266,7 +269,9 @@ class Server:
         root = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
         texts: list[str] = []
         drawn: list[Tensor] = []
+        nats: list[float] = []
         with moved_in(base, folders) as (population, adapters):
+            reader = Engine(population, temperature=params.temperature) if ratios else None
             for start in range(0, len(encoded), batch_size):
                 batch = encoded[start : start + batch_size]
                 number = seed_for(root, "blend", start)
@@ -275,7 +280,11 @@ class Server:
                 kept = found.kept(seed_for(number, "kept")).tolist()  # of draws of its own
                 texts += [base.decode(lists[i * candidates + which]) for i, which in enumerate(kept)]
                 drawn.append(found.disagreement)
-        return BlendAnswers(texts, *summary(torch.cat(drawn))) if drawn else BlendAnswers([], *[math.nan] * 3)
+                if reader is not None:
+                    untrained = reader.reference_logprobs(reader.prepare(batch, found.completions))
+                    nats += (found.completions.logprobs - untrained).double().sum(-1).flatten().tolist()
+        told = summary(torch.cat(drawn)) if drawn else (math.nan, math.nan, math.nan)
+        return BlendAnswers(texts, *told, nats if ratios else None)
 
     def save_soup(self, folders: Sequence[Path], coefficients: Sequence[float], target: Path) -> float:
         """Write the weighted sum of adapters as one of their rank; returns what the cut in rank lost, see `mix`."""
@@ -397,12 +406,14 @@ class BlendAnswers:
         disagreement: Mean S of all that was drawn, in nats; see `pareto_align.policies.blending`.
         kl: Nats to the exact mixture; NaN with one answer a prompt.
         acceptance: Share of answers that a rejection sampler of the exact mixture would keep.
+        ratios: Nats by which each answer is likelier than under the untrained model; None where nobody asked.
     """
 
     texts: list[str]
     disagreement: float
     kl: float
     acceptance: float
+    ratios: list[float] | None = None
 
 
 def _check_whole(**numbers: tuple[Any, int]) -> None:

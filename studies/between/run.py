@@ -2,6 +2,7 @@
 
 python studies/between/run.py speed      # SmolLM2-135M-Instruct; adds to results.json
 python studies/between/run.py quality    # known fronts, trained here; adds to results.json
+python studies/between/run.py alarm      # known fronts, trained here; adds to results.json
 python studies/between/run.py questions  # synthetic users, a few minutes; adds to results.json
 python studies/between/run.py bounds     # known fronts, trained here; adds to results.json
 python studies/between/run.py figures    # measure nothing, draw the figures from the results
@@ -15,6 +16,9 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,16 @@ from pareto_align.front.blending import coefficients_for  # noqa: E402
 from pareto_align.policies import PolicyPopulation, SamplingParams, load_base, sample  # noqa: E402
 from pareto_align.policies.blending import sample_blend  # noqa: E402
 from pareto_align.policies.mixing import mix  # noqa: E402
+from pareto_align.result import ParetoFront  # noqa: E402
 from pareto_align.testing.exact import best_value, missed_share, policy_table  # noqa: E402
 from pareto_align.testing.judging import judged_fit  # noqa: E402
 from pareto_align.testing.problems import KnownFrontProblem, get_problem  # noqa: E402
 
 EXPERTS = 3
+FRONTS = (("contexts", 2), ("contexts", 3), ("strings", 3))
 UNSEEN = 20
+EQUAL = 1e-6
+"""Missed shares that differ by no more are the same: rounding."""
 BETA = 0.05
 ARC_BETA = 0.1
 STEPS = 300
@@ -134,14 +142,36 @@ def token_wise(tables: np.ndarray, weights: np.ndarray, problem: KnownFrontProbl
     return np.stack(found)
 
 
-def one_front(problem: KnownFrontProblem, seed: int, smoke: bool) -> dict[str, list[float]]:
-    """Missed shares of the possible gain at unseen preferences, of each way to serve them from one trained front."""
-    shares: dict[str, list[float]] = {
-        "nearest member": [],
-        "soup": [],
-        "logits, token by token": [],
-        "logits, exact": [],
-    }
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A front that was trained on a known problem, with what each of its n policies says, by enumeration.
+
+    Attributes:
+        front: As a user has it.
+        reference: `[N, V**T]` of the untrained model.
+        tables: `[n, N, V**T]` of the members.
+        soup: The table of the sum of the members' updates, weighted by `[n]`.
+    """
+
+    front: ParetoFront
+    reference: np.ndarray
+    tables: np.ndarray
+    soup: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """`[n, m]` preferences that the members were trained for."""
+        return np.stack([member.preference for member in self.front])
+
+    @property
+    def logs(self) -> np.ndarray:
+        """Log tables, as `token_wise` takes them."""
+        return np.log(np.maximum(self.tables, 1e-300))
+
+
+@contextmanager
+def trained(problem: KnownFrontProblem, seed: int, smoke: bool) -> Iterator[Trained]:
+    """One front, for as long as it is judged."""
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as folder:
         front = ParetoAligner(
@@ -162,29 +192,104 @@ def one_front(problem: KnownFrontProblem, seed: int, smoke: bool) -> dict[str, l
         with population.reference():
             reference = policy_table(problem, base.model)
         tables = np.stack([table(row) for row in rows])
-        logs = np.log(np.maximum(tables, 1e-300))
-        anchors = np.stack([member.preference for member in front])
+        yield Trained(front, reference, tables, lambda weights: table(mix(population, rows, weights.tolist())[0]))
+        population.close()
+
+
+def one_front(problem: KnownFrontProblem, seed: int, smoke: bool) -> dict[str, list[float]]:
+    """Missed shares of the possible gain at unseen preferences, of each way to serve them from one trained front."""
+    shares: dict[str, list[float]] = {
+        "nearest member": [],
+        "soup": [],
+        "logits, token by token": [],
+        "logits, exact": [],
+    }
+    with trained(problem, seed, smoke) as found:
+        anchors, logs = found.anchors, found.logs
         for asked in np.random.default_rng(seed).dirichlet(np.ones(problem.m), size=UNSEEN):
             weights = coefficients_for(anchors, asked).weights
             nearest = int(np.linalg.norm(anchors - asked, axis=1).argmin())
             exact = np.tensordot(weights, logs, 1)
             exact = np.exp(exact - np.logaddexp.reduce(exact, axis=1, keepdims=True))
             policies = {
-                "nearest member": tables[nearest],
-                "soup": table(mix(population, rows, weights.tolist())[0]),
+                "nearest member": found.tables[nearest],
+                "soup": found.soup(weights),
                 "logits, token by token": token_wise(logs, weights, problem),
                 "logits, exact": exact,
             }
             for name, policy in policies.items():
-                shares[name].append(missed_share(policy, reference, problem.rewards, asked, BETA))
-        population.close()
+                shares[name].append(missed_share(policy, found.reference, problem.rewards, asked, BETA))
     return shares
+
+
+def alarms(problem: KnownFrontProblem, seed: int, smoke: bool) -> dict[str, list[tuple[float, float, bool, bool]]]:
+    """Mixtures of one front at unseen preferences, as `Blend.measure` judges them and as enumeration does.
+
+    Returns:
+        By way a row a preference: the share of the possible gain by which the mixture is worse than the nearest member,
+        the better one where several were trained for that preference; the share that the mixture misses; whether the
+        alarm was raised; whether the prediction was found to be off.
+    """
+    rows: dict[str, list[tuple[float, float, bool, bool]]] = {"logits": [], "soup": []}
+    prompts = problem.repeated_prompts(8 if smoke else MEASURED)
+    with trained(problem, seed, smoke) as found:
+        names = [member.id for member in found.front]
+        for asked in np.random.default_rng(seed).dirichlet(np.ones(problem.m), size=2 if smoke else UNSEEN):
+            apart = np.linalg.norm(found.anchors - asked, axis=1)
+
+            def missed(policy: np.ndarray, asked: np.ndarray = asked) -> float:
+                return missed_share(policy, found.reference, problem.rewards, asked, BETA)
+
+            nearest = min(missed(found.tables[i]) for i in np.flatnonzero(apart <= apart.min() + 1e-9))
+            for by, told in rows.items():
+                blend = found.front.mixture(asked.tolist(), by=by)
+                weights = np.zeros(len(names))
+                weights[[names.index(expert) for expert in blend.experts]] = blend.coefficients
+                policy = token_wise(found.logs, weights, problem) if by == "logits" else found.soup(weights)
+                measured = blend.measure(prompts, problem.objectives(), seed=seed, batch_size=MEASURED)
+                told.append(
+                    (missed(policy) - nearest, missed(policy), measured.alarm is not None, not measured.held.all())
+                )
+    return rows
+
+
+def alarm(smoke: bool, seeds: int = 3) -> dict[str, Any]:
+    """Known fronts: of mixtures that are worse than the nearest member, and of the others, how many raise the alarm."""
+    found: dict[str, Any] = {}
+    for name, m in FRONTS:
+        problem = get_problem(name, m=m) if name == "contexts" else get_problem(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParetoAlignWarning)
+            each = [alarms(problem, seed, smoke) for seed in range(1 if smoke else seeds)]
+        told = {by: counted([row for rows in each for row in rows[by]]) for by in each[0]}
+        found[f"{name}, m = {problem.m}"] = {"seeds": len(each), "unseen": UNSEEN, "ways": told}
+        print(f"{name}, m = {problem.m}: {told}", flush=True)
+    return found
+
+
+def counted(rows: list[tuple[float, float, bool, bool]]) -> dict[str, Any]:
+    """How many mixtures are worse than the nearest member, how many are not, and of how many of each it was said."""
+    groups = {
+        "worse": [row for row in rows if row[0] > EQUAL],
+        "others": [row for row in rows if row[0] <= EQUAL],
+        "worse than the untrained model": [row for row in rows if row[1] > 1],
+    }
+    told: dict[str, Any] = {
+        name: {
+            "cases": len(group),
+            "alarmed": sum(row[2] for row in group),
+            "prediction off": sum(row[3] for row in group),
+        }
+        for name, group in groups.items()
+    }
+    told["unnoticed"] = sorted(round(row[0], 5) for row in groups["worse"] if not row[2])
+    return told
 
 
 def quality(smoke: bool, seeds: int = 3) -> dict[str, Any]:
     """Known fronts: what each way to serve an unseen preference misses of what training for it could gain."""
     found: dict[str, Any] = {}
-    for name, m in (("contexts", 2), ("contexts", 3), ("strings", 3)):
+    for name, m in FRONTS:
         problem = get_problem(name, m=m) if name == "contexts" else get_problem(name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ParetoAlignWarning)
@@ -219,13 +324,13 @@ def bounds(smoke: bool) -> dict[str, Any]:
 def main() -> None:
     """Run one part, and keep the others' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "quality", "questions", "bounds", "figures"))
+    parser.add_argument("part", choices=("speed", "quality", "alarm", "questions", "bounds", "figures"))
     parser.add_argument("--smoke", action="store_true", help="small and short; writes nothing")
-    parser.add_argument("--seeds", type=int, default=3, help="fronts a problem, for quality")
+    parser.add_argument("--seeds", type=int, default=3, help="fronts a problem, for quality and alarm")
     arguments = parser.parse_args()
     parts = {
-        "speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds), "questions": questions,
-        "bounds": bounds,
+        "speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds),
+        "alarm": lambda smoke: alarm(smoke, arguments.seeds), "questions": questions, "bounds": bounds,
     }  # fmt: skip
     found = parts[arguments.part](arguments.smoke) if arguments.part in parts else None
     if arguments.smoke:

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 
 from pareto_align import ConfigError, FrontFileError, Objective, ParetoAlignWarning, ParetoFront, PreferenceError
 from pareto_align.discovery.explorers import Discover, Everywhere
-from pareto_align.front.interpolation import controllability, interpolate, predict
+from pareto_align.front.interpolation import controllability, interpolate, left_out_error, predict
 from pareto_align.policies import load_base
 from pareto_align.policies.families import Blocks
 from pareto_align.testing.problems import get_problem
@@ -261,6 +261,14 @@ def test_the_front_says_it_and_a_family_that_does_not_follow_is_warned_of(run, t
 
 
 # -- reading off between what was measured ---------------------------------------------------------------------------
+
+
+def test_what_stands_at_one_place_does_not_foretell_itself():
+    places = np.array([[x, 1 - x] for x in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    bent = np.column_stack([places[:, 0] ** 2, places[:, 1]])  # x^2 is missed by h^2 across 2h
+    np.testing.assert_allclose(left_out_error(places, bent), [0.0625, 0.0], atol=1e-12)
+    np.testing.assert_allclose(left_out_error(places.repeat(3, 0), bent.repeat(3, 0)), [0.0625, 0.0], atol=1e-12)
+    assert np.isnan(left_out_error(places[:1].repeat(4, 0), bent[:1].repeat(4, 0))).all()  # one place, with no other
 
 
 def test_interpolation_is_exact_for_what_is_linear():

@@ -48,3 +48,20 @@ def test_the_table_of_fronts_is_the_study_s(results):
     for front, found in results["quality"].items():
         cells = [f"{x['median']:.3f} ({x['min']:.3f} to {x['max']:.3f})" for x in found["missed"].values()]
         assert f"| {front} | {' | '.join(cells)} |" in page
+
+
+def test_the_alarm_is_raised_where_a_mixture_is_worse_than_the_nearest_member(results):
+    page = (STUDY / "README.md").read_text(encoding="utf-8")
+    assert list(results["alarm"]) == list(results["quality"])
+    for front, found in results["alarm"].items():
+        for by, told in found["ways"].items():
+            worse, others = told["worse"], told["others"]
+            assert worse["cases"] + others["cases"] == found["seeds"] * found["unseen"]
+            assert worse["alarmed"] == worse["cases"] - len(told["unnoticed"])
+            cells = [f"{group['alarmed']} of {group['cases']}" for group in (worse, others)]
+            off = f"{worse['prediction off']} and {others['prediction off']}"
+            unnoticed = f"{max(told['unnoticed'], default=0):.4f}"
+            assert f"| {front} | {by} | {' | '.join([*cells, unnoticed, off])} |" in page
+    for told in results["alarm"]["strings, m = 3"]["ways"].values():
+        assert told["worse"]["alarmed"] >= 0.9 * told["worse"]["cases"] > 0
+        assert told["others"]["alarmed"] <= 0.25 * told["others"]["cases"]  # an alarm that is always raised is none
