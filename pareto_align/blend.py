@@ -36,6 +36,8 @@ __all__ = ["WAYS", "Blend", "BlendMeasured", "compare", "run_objectives", "score
 
 WAYS = ("logits", "soup")
 DRAWING = ("max_new_tokens", "temperature", "top_k", "top_p", "do_sample")
+PRICED = ("centred", "dr_grpo", "rloo")
+"""Learners to which a nat costs `kl_coef` in scaled reward; to others it is in deviations of that, or their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,8 @@ class BlendMeasured:
             soup.
         rival: The member that was trained for the nearest preference, where it answered the same prompts.
         gain: What the blend is worth more than the rival, under the preference: framed reward, less the price of KL
-            where the run had one and every optimized objective declares bounds. Mean over the prompts, paired.
+            where it is known in that unit: `kl_coef` of the learners `centred`, `dr_grpo` and `rloo`, where every
+            optimized objective declares bounds. Mean over the prompts, paired.
         gain_stderr: Its standard error.
     """
 
@@ -70,8 +73,8 @@ class BlendMeasured:
     def alarm(self) -> str | None:
         """What a user has to know where there is something that would serve better; else None.
 
-        Beside a rival: that the blend is not at least one standard error better than it, which one that is worse is
-        hardly ever. Without one: that the prediction did not hold.
+        Beside a rival: that the blend is not at least one standard error better than it; of those that are as good, one
+        in six is by chance. Without one: that the prediction did not hold.
         """
         if self.rival is not None:
             if self.gain > self.gain_stderr:
@@ -112,6 +115,7 @@ class Predicted(ABC):
         *,
         columns: Mapping[str, Sequence[Any]] | None = None,
         seed: int = 0,
+        rival: bool = True,
         **kw: Any,
     ) -> BlendMeasured:
         """Answer prompts that nothing was chosen on, score the answers, and compare with the prediction.
@@ -121,6 +125,7 @@ class Predicted(ABC):
             objectives: The run's `Objective`s, all of the front's names.
             columns: Further columns that the rewards ask for, N entries each.
             seed: Of the answers.
+            rival: Only mixtures of members have one; here nothing changes with it.
             **kw: Passed to `generate`.
 
         Raises:
@@ -361,24 +366,29 @@ class Blend(Predicted):
         asked, drawing = list(prompts), {name: value for name, value in kw.items() if name != "candidates"}
         price = 0.0 if set(drawing) - {"batch_size", "max_new_tokens"} or kw.get("candidates", 1) != 1 else self._price
         alone = self._folder / self._record.members[row].adapter
-        parts = ([self.adapter_path], [1.0]) if self.by == "soup" else (self._folders, self.coefficients)
-        said = self._server().generate_blend(*parts, asked, seed=seed, ratios=price > 0, **kw)
-        if self.by == "logits":
-            self.last = {"disagreement": said.disagreement, "kl": said.kl, "acceptance": said.acceptance}
+        nats: list[float] | None = None
+
+        def answers(asked: Sequence[Prompt]) -> list[str]:
+            nonlocal nats
+            parts = ([self.adapter_path], [1.0]) if self.by == "soup" else (self._folders, self.coefficients)
+            said = self._server().generate_blend(*parts, asked, seed=seed, ratios=price > 0, **kw)
+            if self.by == "logits":
+                self.last = {"disagreement": said.disagreement, "kl": said.kl, "acceptance": said.acceptance}
+            nats = said.ratios
+            return list(said.texts)
 
         def against(scores: np.ndarray, score: Callable[[Sequence[str]], np.ndarray]) -> tuple[str, float, float]:
             other = self._server().generate_blend([alone], [1.0], asked, seed=seed, ratios=price > 0, **drawing)
             apart = self._framed(scores, self._wanted) - self._framed(score(other.texts), self._wanted)
             if price:
-                apart = apart - price * (np.array(said.ratios) - np.array(other.ratios))
+                apart = apart - price * (np.array(nats) - np.array(other.ratios))
             known = apart[np.isfinite(apart)]
             error = known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
             return self._record.members[row].id, float(known.mean()) if len(known) else np.nan, float(error)
 
         return compare(
-            self._record, self.predicted, self.halfwidth, lambda asked: list(said.texts), asked, objectives, columns,
-            self._disagreed, against,
-        )  # fmt: skip
+            self._record, self.predicted, self.halfwidth, answers, asked, objectives, columns, self._disagreed, against
+        )
 
     @property
     def _wanted(self) -> np.ndarray:
@@ -389,6 +399,8 @@ class Blend(Predicted):
     def _price(self) -> float:
         """What a nat of KL costs in framed reward; 0 where the record does not say it."""
         config = self._record.config
+        if config.get("learner") not in PRICED:
+            return 0.0
         # of an objective without bounds the frame is no scale that training knows
         bounded = all(self._record.objectives[i].bounds is not None for i in optimized(self._record))
         cut = config.get("top_k") is not None or config.get("top_p") is not None
@@ -405,7 +417,13 @@ class Blend(Predicted):
         nats = np.array([0.0 if one is None else float(one["kl"]) for one in ceilings])
         worth = self._worth(asked) - self._price * nats
         row = int(np.where(apart <= np.nanmin(apart) + 1e-9, worth, -np.inf).argmax())
-        return None if self._rows == [row] else row
+        if self._rows == [row]:
+            return None
+        try:
+            _check_one_base([*self._folders, self._folder / self._record.members[row].adapter])
+        except ModelError:  # a member of another base can be no part of a blend, and no rival
+            return None
+        return row
 
     # ---- shipping ------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ def front(folders, tmp_path):
     made = record(
         objectives, estimates, WEIGHTS, ids=list("abcde"),
         base={"name": "acme/tiny", "dtype": "float32", "use_chat_template": False},
-        config={"max_new_tokens": PROBLEM.T, "temperature": 1.0, "kl_coef": 0.05},
+        config={"max_new_tokens": PROBLEM.T, "temperature": 1.0, "kl_coef": 0.05, "learner": "centred"},
     )  # fmt: skip
     write_front(tmp_path / "front", made, write)
     loaded = ParetoFront.load(tmp_path / "front")
@@ -239,9 +239,11 @@ def _known():
 
 
 @pytest.mark.parametrize("by", ["logits", "soup"])
-@pytest.mark.parametrize("beta", [0.05, 0.0])
-def test_the_gain_over_the_nearest_member_is_the_enumerated_one(front, by, beta):
-    record = replace(front.record, config={**front.record.config, "kl_coef": beta})
+@pytest.mark.parametrize("learner", ["centred", "grpo"])
+def test_the_gain_over_the_nearest_member_is_the_enumerated_one(front, by, learner):
+    """To `grpo` a nat costs so many deviations of a reward, which a record does not have: rewards alone count."""
+    beta = 0.05 if learner == "centred" else 0.0
+    record = replace(front.record, config={**front.record.config, "learner": learner})
     asked = np.array([0.6, 0.4])
     other = ParetoFront(record, front.folder)
     other.base = base()
@@ -363,3 +365,10 @@ def test_what_is_no_mixture(front):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ParetoAlignWarning)
         front.mixture([0.3, 0.7])
+
+
+def test_objectives_that_are_not_the_front_s_are_refused_before_anything_is_answered(front, monkeypatch):
+    blend = front.mixture([0.6, 0.4])
+    monkeypatch.setattr(type(blend._server()), "generate_blend", lambda *_, **__: pytest.fail("answered"))
+    with pytest.raises(ConfigError):
+        blend.measure(list(PROBLEM.prompts), _known()[:1])

@@ -94,7 +94,9 @@ class PopulationOptimizer(ABC):
             factors: K factors of each policy's way; 1 leaves it to the bit.
         """
         for row, factor in enumerate(factors):
-            if factor != 1:
+            if factor == 0:
+                self.parameters[row].copy_(start[row])
+            elif factor != 1:
                 self.parameters[row].sub_(start[row]).mul_(factor).add_(start[row])
 
     @torch.no_grad()
@@ -222,30 +224,37 @@ def keep_within(
 
     Args:
         limit: In nats of KL divergence.
-        moved: `[K]` by how many nats the steps as they are have moved the policies; those where it is not finite are
-            left as they are.
+        moved: `[K]` by how many nats the steps as they are have moved the policies; one where it is not finite is taken
+            back as a whole.
         rescale: Multiplies the ways gone by K factors, or by one, and says, if asked to, how far they are now.
         together: The policies are of one family, which has one way: the mean over them counts.
     """
-    far = _of_family(moved) if together else moved
-    long = np.isfinite(far) & (far > limit)
-    if not long.any():
+    far = np.array([moved.mean()]) if together else moved
+    share = np.array([_share(limit, nats) for nats in far.tolist()])
+    if (share == 1).all():
         return
-    share = np.sqrt(limit / far, out=np.ones(len(far)), where=long)
-    again = bool((share < CUT).any())
+    again = bool(((share > 0) & (share < CUT)).any())
     now = rescale(share.tolist(), again)
     if not again or now is None:
         return
-    now = _of_family(now) if together else now
-    cut = long & (share < CUT) & np.isfinite(now) & (now > 0)
-    power = np.log(now / far, out=np.full(len(far), 2.0), where=cut) / np.log(share, out=np.ones(len(far)), where=cut)
-    factor = np.power(limit / now, 1 / power.clip(1, 4), out=np.ones(len(far)), where=cut)
-    rescale(np.minimum(factor, 1 / share).tolist(), False)
+    near = np.array([now.mean()]) if together else now
+    rescale([_corrected(limit, *one) for one in zip(far.tolist(), share.tolist(), near.tolist(), strict=True)], False)
 
 
-def _of_family(moved: np.ndarray) -> np.ndarray:
-    known = moved[np.isfinite(moved)]
-    return np.array([known.mean() if len(known) else np.nan])
+def _share(limit: float, far: float) -> float:
+    """What is kept of a step."""
+    if not math.isfinite(far):
+        return 0.0
+    return math.sqrt(limit / far) if far > limit else 1.0
+
+
+def _corrected(limit: float, far: float, share: float, near: float) -> float:
+    """By what is kept of a step is multiplied that went `far` as a whole and goes `near` now."""
+    if not 0 < share < CUT or not near > 0:
+        return 1.0
+    power = math.log(near / far) / math.log(share) if math.isfinite(near) else 2.0
+    factor: float = (limit / near) ** (1 / min(max(power, 1.0), 4.0))
+    return min(factor, 1 / share)
 
 
 class FamilyOptimizer:

@@ -174,7 +174,10 @@ class LearnerContract:
             assert all(len(more) == 3 for more in report.more.values())
 
     def test_a_policy_that_is_not_stepped_has_not_moved(self) -> None:
-        """Where it is known how far: the others have gone further than rounding does."""
+        """Where it is known how far: the others have gone further than rounding does.
+
+        Not for a learner with a price of KL, which is a step without any weight.
+        """
         with self.ready() as learner:
             seen = learner.collect(0)
             weights = WEIGHTS.copy()

@@ -72,8 +72,8 @@ METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name 
 METHODS |= {f"limited: {name}": METHODS[name] | LIMITED for name in list(METHODS)[1::-1]}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
-`targets`: which layers are adapted, where that is not as the task says. `limited`: no step moves a policy by more than
-half a nat a completion.
+`targets`: which layers are adapted, where that is not as the task says. `limited`: a step that moves a policy by more
+than half a nat a completion is made shorter.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
 """
 

@@ -1,4 +1,4 @@
-"""`max_step_kl`: no step moves a policy further than it says, by the divergence of the exact distributions."""
+"""`max_step_kl`: a step that goes too far is made shorter, by the divergence of the exact distributions."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def test_a_long_step_is_made_as_long_as_it_may_be(tmp_path, family, limit):
 
 def test_a_step_that_is_short_enough_is_made_as_it_is(tmp_path):
     more = {"steps": 2, "learning_rate": 1e-3, "family": "blocks"}
-    _, limited = fit(tmp_path / "limited", max_step_kl=5.0, **more)
-    _, free = fit(tmp_path / "free", max_step_kl=None, **more)
-    assert limited is not free
+    fit(tmp_path / "limited", max_step_kl=5.0, **more)
+    fit(tmp_path / "free", max_step_kl=None, **more)
     with_limit, without = contents(tmp_path / "limited"), contents(tmp_path / "free")
     adapters = [name for name in with_limit if name.endswith("safetensors")]
     assert adapters
@@ -74,13 +73,13 @@ def moving(nats):
 
 
 def test_the_share_is_the_root_of_what_is_allowed():
-    nats, scale, asked = moving([2.0, 0.5, 0.1, np.nan, np.inf, 0.0])
+    nats, scale, asked = moving([2.0, 0.5, 0.1, 0.0])
     keep_within(0.5, nats.copy(), scale)
-    assert asked == [[0.5, 1.0, 1.0, 1.0, 1.0, 1.0]]
-    nats, scale, asked = moving([1.0, 3.0, np.nan])
+    assert asked == [[0.5, 1.0, 1.0, 1.0]]
+    nats, scale, asked = moving([1.0, 3.0])
     keep_within(0.5, nats.copy(), scale, together=True)
     assert asked == [[0.5]]
-    keep_within(0.5, np.array([np.nan]), scale, together=True)
+    keep_within(0.5, np.array([0.9, 0.1]), scale, together=True)
     assert len(asked) == 1
 
 
@@ -100,7 +99,16 @@ def test_a_step_that_is_cut_by_more_than_half_is_measured_again(power):
 
 
 def test_a_step_that_is_cut_by_less_is_not_measured_again():
-    keep_within(1.0, np.array([1.5]), lambda factors, again: pytest.fail("asked again") if again else None)
+    asked = []
+    keep_within(1.0, np.array([1.5]), lambda factors, again: asked.append((factors, again)))
+    assert asked == [([pytest.approx(1.5**-0.5)], False)]
+
+
+def test_a_step_after_which_nothing_is_a_number_is_taken_back():
+    asked = []
+    keep_within(1.0, np.array([np.nan, 0.1, np.inf]), lambda factors, again: asked.append((factors, again)))
+    keep_within(1.0, np.array([np.nan, 0.1]), lambda factors, again: asked.append((factors, again)), together=True)
+    assert asked == [([0.0, 1.0, 0.0], False), ([0.0], False)]
 
 
 def test_a_share_of_the_way_is_kept_and_what_is_whole_is_not_touched():
