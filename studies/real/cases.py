@@ -69,7 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompted, directions, best of six": {"family": "directions", "learner": "best"} | TOLD,
 }
 METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
-METHODS |= {f"limited: {name}": METHODS[name] | LIMITED for name in list(METHODS)[1::-1]}
+METHODS["limited: centred, steady"] = METHODS["centred, steady"] | LIMITED
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
 `targets`: which layers are adapted, where that is not as the task says. `limited`: a step that moves a policy by more

@@ -55,8 +55,10 @@ def cell(values: dict[int, float]) -> str:
 
 
 def baseline(method: str) -> str:
-    """What a method is compared with: the plainest one with the same adapters."""
-    return next((f"{kind}{BASELINE}" for kind in (EVERYWHERE, LIMITED) if method.startswith(kind)), BASELINE)
+    """What a method is compared with: the plainest one with the same adapters, or itself without a limit."""
+    if method.startswith(LIMITED):
+        return method.removeprefix(LIMITED)
+    return f"{EVERYWHERE}{BASELINE}" if method.startswith(EVERYWHERE) else BASELINE
 
 
 def difference(results: dict[str, Any], task: str, method: str, what: str) -> str:
