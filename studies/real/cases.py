@@ -45,7 +45,6 @@ CORNERS = {"name": "everywhere", "corners": 1.0}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GRID = {"family": "independent", "explorer": "grid"}
 TOLD = {"weighting": "fixed", "rank": 24}
-LIMITED = {"max_step_kl": 0.5}
 METHODS: dict[str, dict[str, Any]] = {
     "independent, linear": GRID | {"weighting": "fixed", "rank": 24},
     "centred, steady": {"family": CENTRED, "weighting": "steady-chebyshev", "explorer": CORNERS},
@@ -69,7 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompted, directions, best of six": {"family": "directions", "learner": "best"} | TOLD,
 }
 METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
-METHODS["limited: centred, steady"] = METHODS["centred, steady"] | LIMITED
+METHODS["limited: centred, steady"] = METHODS["centred, steady"] | {"max_step_kl": 0.5}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
 `targets`: which layers are adapted, where that is not as the task says. `limited`: a step that moves a policy by more
