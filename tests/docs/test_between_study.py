@@ -65,3 +65,12 @@ def test_the_alarm_is_raised_where_a_mixture_is_worse_than_the_nearest_member(re
     for told in results["alarm"]["strings, m = 3"]["ways"].values():
         assert told["worse"]["alarmed"] >= 0.9 * told["worse"]["cases"] > 0
         assert told["others"]["alarmed"] <= 0.25 * told["others"]["cases"]  # an alarm that is always raised is none
+    groups = [
+        way[group] for way in results["alarm"]["strings, m = 3"]["ways"].values() for group in ("worse", "others")
+    ]
+    worse, others = (
+        " of ".join(str(sum(group[what] for group in groups[which::2])) for what in ("alarmed", "cases"))
+        for which in (0, 1)
+    )
+    text = " ".join((ROOT / "docs" / "mixtures.md").read_text(encoding="utf-8").split())
+    assert f"came for {worse} mixtures that are worse than the nearest member and for {others} others" in text
