@@ -1,4 +1,4 @@
-"""The study's figures, from its results: questions.png, missed.png and bounds.png."""
+"""The study's figures, from its results."""
 
 from __future__ import annotations
 
@@ -73,8 +73,86 @@ def draw_bounds(fronts: dict[str, Any]) -> Figure:
     return figure
 
 
+def draw_headroom(kinds: dict[str, Any]) -> Figure:
+    """What two measurements and what one say of the gain by routing, by the number of prompts: median and 95 %."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    told = {"naive": ("tab:gray", "the mean of each prompt's best"), "value": ("tab:blue", "front.headroom")}
+    for panel, (kind, found) in zip(np.ravel(figure.subplots(1, len(kinds), sharey=True)), kinds.items(), strict=True):
+        prompts = [row["prompts"] for row in found["rows"]]
+        for name, (color, label) in told.items():
+            low, middle, high = np.transpose([row[name] for row in found["rows"]])
+            panel.fill_between(prompts, low, high, color=color, alpha=0.2)
+            panel.plot(prompts, middle, color=color, marker="o", markersize=4, label=label)
+        panel.plot(prompts, [row["truth"] for row in found["rows"]], color="black", linewidth=1, label="the truth")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(prompts, [str(count) for count in prompts])
+        panel.minorticks_off()
+        panel.set_title(kind, fontsize="medium")
+        panel.set_xlabel("prompts")
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("gain by routing")
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+def draw_told(found: dict[str, Any]) -> Figure:
+    """Each objective's worth along the preferences: the mean over the seeds, and each seed as a thin line."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    looks = {
+        "the best there is": ("black", ":"),
+        "a map, `gates`": ("tab:gray", "-"),
+        "told in the prompt": ("tab:blue", "-"),
+    }
+    for i, panel in enumerate(np.ravel(figure.subplots(1, 2, sharey=True))):
+        weights = np.array(found["weights"]) if i == 0 else 1 - np.array(found["weights"])
+        for name, (color, line) in looks.items():
+            curves = np.array(found[name])[..., i]
+            for curve in curves if len(curves) > 1 else ():
+                panel.plot(weights, curve, color=color, linestyle=line, linewidth=0.6, alpha=0.5)
+            panel.plot(weights, curves.mean(0), color=color, linestyle=line, marker="o", markersize=3, label=name)
+        panel.set_title(f"objective {i + 1}", fontsize="medium")
+        panel.set_xlabel("its weight")
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("expected reward")
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+def draw_cells(found: dict[str, Any]) -> Figure:
+    """Cells that hold a policy after each measurement, and how good the best of each is: each seed by itself."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    counts, elites = figure.subplots(1, 2)
+    for (name, runs), color, mark, aside in zip(
+        found.items(), ("tab:gray", "tab:blue"), "os", (-0.1, 0.1), strict=True
+    ):
+        for seed, run in enumerate(runs):
+            label = name if seed == 0 else None
+            counts.plot(range(1, len(run["filled"]) + 1), run["filled"], color=color, alpha=0.8, label=label)
+            places = [int(cell) + 1 + aside for cell in run["elites"]]
+            elites.plot(places, list(run["elites"].values()), mark, color=color, markersize=4, alpha=0.8, label=label)
+    counts.set_xlabel("measurements")
+    counts.set_ylabel("cells filled, of 8")
+    counts.set_ylim(0, 8.4)
+    elites.set_xlabel("cell, by the longest run")
+    elites.set_ylabel("mean reward of its best")
+    for panel in figure.axes:
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+DRAWN = {
+    "questions": (draw_questions, "questions.png"),
+    "quality": (draw_missed, "missed.png"),
+    "bounds": (draw_bounds, "bounds.png"),
+    "headroom": (draw_headroom, "headroom.png"),
+    "told": (draw_told, "told.png"),
+    "cells": (draw_cells, "cells.png"),
+}
+
+
 def write(results: dict[str, Any]) -> None:
-    """All of them, beside this file."""
-    draw_questions(results["questions"]).savefig(HERE / "questions.png", dpi=130)
-    draw_missed(results["quality"]).savefig(HERE / "missed.png", dpi=130)
-    draw_bounds(results["bounds"]).savefig(HERE / "bounds.png", dpi=130)
+    """All of them whose results are in, beside this file."""
+    for part, (draw, file) in DRAWN.items():
+        if part in results:
+            draw(results[part]).savefig(HERE / file, dpi=130)

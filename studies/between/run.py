@@ -5,6 +5,9 @@ python studies/between/run.py quality    # known fronts, trained here; adds to r
 python studies/between/run.py alarm      # known fronts, trained here; adds to results.json
 python studies/between/run.py questions  # synthetic users, a few minutes; adds to results.json
 python studies/between/run.py bounds     # known fronts, trained here; adds to results.json
+python studies/between/run.py headroom   # simulated answers; adds to results.json
+python studies/between/run.py told       # a known front, trained here; adds to results.json
+python studies/between/run.py cells      # a known front, trained here; adds to results.json
 python studies/between/run.py figures    # measure nothing, draw the figures from the results
 python studies/between/run.py speed --smoke   # a tiny random model: whether it runs, in seconds; writes nothing
 """
@@ -29,6 +32,7 @@ from peft import LoraConfig
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "speed"))  # the model, and taking turns at the clock
 
+import features  # noqa: E402
 import figures  # noqa: E402
 from questions import questions  # noqa: E402
 from subject import Subject  # noqa: E402
@@ -321,18 +325,27 @@ def bounds(smoke: bool) -> dict[str, Any]:
     return found
 
 
+PARTS: dict[str, Callable[..., Any]] = {
+    "speed": speed,
+    "quality": quality,
+    "alarm": alarm,
+    "questions": questions,
+    "bounds": bounds,
+    "headroom": features.headrooms,
+    "told": features.told,
+    "cells": features.cells,
+}
+
+
 def main() -> None:
     """Run one part, and keep the others' results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "quality", "alarm", "questions", "bounds", "figures"))
+    parser.add_argument("part", choices=(*PARTS, "figures"))
     parser.add_argument("--smoke", action="store_true", help="small and short; writes nothing")
     parser.add_argument("--seeds", type=int, default=3, help="fronts a problem, for quality and alarm")
     arguments = parser.parse_args()
-    parts = {
-        "speed": speed, "quality": lambda smoke: quality(smoke, arguments.seeds),
-        "alarm": lambda smoke: alarm(smoke, arguments.seeds), "questions": questions, "bounds": bounds,
-    }  # fmt: skip
-    found = parts[arguments.part](arguments.smoke) if arguments.part in parts else None
+    several = {"seeds": arguments.seeds} if arguments.part in ("quality", "alarm") else {}
+    found = PARTS[arguments.part](arguments.smoke, **several) if arguments.part in PARTS else None
     if arguments.smoke:
         return
     file = HERE / "results.json"

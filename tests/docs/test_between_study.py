@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "between"
 
 
-MODULES = ("questions", "figures")
+MODULES = ("questions", "figures", "features")
 
 
 def test_the_table_of_questions_is_the_study_s(code, results):
@@ -41,6 +42,10 @@ def test_the_figures_show_all_that_was_measured(code, results):
     assert top > max(max(row["regret"]) for row in results["questions"])
     assert [panel.get_title() for panel in missed.axes] == list(results["quality"])
     assert [panel.get_title() for panel in bounds.axes] == list(results["bounds"])
+    headroom, told, cells = (code.figures.DRAWN[part][0](results[part]) for part in ("headroom", "told", "cells"))
+    assert [panel.get_title() for panel in headroom.axes] == list(results["headroom"])
+    assert [len(panel.lines) for panel in told.axes] == [1 + 2 * (3 + 1)] * 2
+    assert [len(panel.lines) for panel in cells.axes] == [2 * 3] * 2
 
 
 def test_the_table_of_fronts_is_the_study_s(results):
@@ -74,3 +79,51 @@ def test_the_alarm_is_raised_where_a_mixture_is_worse_than_the_nearest_member(re
     )
     text = " ".join((ROOT / "docs" / "mixtures.md").read_text(encoding="utf-8").split())
     assert f"came for {worse} mixtures that are worse than the nearest member and for {others} others" in text
+
+
+def text(page: str) -> str:
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def test_headroom_finds_what_there_is_and_nothing_else(code, results):
+    alike, apart = results["headroom"].values()
+    assert alike["trials"] == code.features.TRIALS
+    assert [row["worthwhile"] for row in alike["rows"]] == [0] * len(code.features.PROMPTS)
+    assert all(row["naive"][0] > 0 for row in alike["rows"]), "one measurement always claims a gain"
+    assert f"0 of {sum(alike['trials'] for _ in alike['rows']):,} trials" in text("studies/between/README.md")
+    found = {row["prompts"]: row["worthwhile"] for row in apart["rows"]}
+    told = f"in {found[32]} of 200 trials with 32 prompts, in {found[64]} with 64 and in all with 128"
+    assert told in text("docs/unseen-preferences.md")
+    assert found[128] == apart["trials"]
+
+
+def test_a_model_that_is_told_follows_less_far_than_a_map(results):
+    spans = {}
+    for name in ("the best there is", "a map, `gates`", "told in the prompt"):
+        spans[name] = np.ptp(np.array(results["told"][name]).mean(0), axis=0).mean()
+    best, by_map, by_text = spans.values()
+    assert by_text / best == pytest.approx(0.7, abs=0.03)
+    assert by_map / best == pytest.approx(0.94, abs=0.03)
+    at_zero = {name: np.array(results["told"][name]).mean(0)[[0, -1], [0, 1]] for name in spans}
+    told, mapped = (" and ".join(f"{x:.2f}"[1:] for x in at_zero[name]) for name in list(spans)[:0:-1])
+    assert f"an objective still has {told} where the map leaves {mapped}" in text("docs/choosing-a-family.md")
+
+
+def test_children_of_elites_fill_all_cells(code, results):
+    grid, lit = (results["cells"][name] for name in ("grid", "illuminate"))
+    assert [run["filled"][24] for run in lit] == [code.features.CELLS] * 3
+    assert sorted(run["filled"][-1] for run in grid) == [6, 7, 8]
+    page = text("docs/explorers.md")
+    for runs in (lit, grid):
+        scores = [run["quality"] for run in runs]
+        assert f"{min(scores):.2f} to {max(scores):.2f}" in page
+
+
+def test_what_fills_a_cell_and_what_is_its_best(code):
+    events = [
+        {"event": "evaluation", "values": [[0.2, 0.4, 0.25], [0.6, 0.4, 0.3]]},
+        {"event": "step"},
+        {"event": "mixtures", "values": [[0.5, 0.5, 1.0]]},
+        {"event": "evaluation", "values": [[0.1, 0.1, 1.0]]},
+    ]
+    assert code.features.filled(events) == {"filled": [2, 2], "elites": {"0": 0.5, "7": 0.5}, "quality": 1.0}
