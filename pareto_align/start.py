@@ -190,7 +190,7 @@ class Start:
             )
 
     def facts(self) -> dict[str, str]:
-        """Its folder, and a digest of the adapters in it, by which a run that is resumed knows it."""
+        """Its folder, what it is, and a digest of the adapters in it, by which a run that is resumed knows it."""
         digest = hashlib.sha256()
         if self.front is None:
             for name in ADAPTER:
@@ -198,7 +198,8 @@ class Start:
         else:
             files = [self._family.files] if self._family else [m.files for m in self.front.record.members]
             digest.update(json.dumps(files, sort_keys=True).encode())
-        return {"folder": str(self.folder), "digest": digest.hexdigest()[:16]}
+        kind = "adapter" if self.front is None else "family" if self._family else "members"
+        return {"folder": str(self.folder), "kind": kind, "digest": digest.hexdigest()[:16]}
 
     @property
     def _family(self) -> FamilyRecord | None:

@@ -161,6 +161,12 @@ def _begun(plan: Plan, population: PolicyPopulation, folders: Sequence[Path]) ->
     return torch.stack([population.grown(policy, seed + slot) for slot, policy in enumerate(policies)])
 
 
+def _start_told(known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a front says of what its run began as; the folder, which lies on somebody's disk, is the run's to know."""
+    began = (known or {}).get("start")
+    return {} if began is None else {"start_from": {key: began[key] for key in ("kind", "digest") if key in began}}
+
+
 def assemble(
     plan: Plan,
     population: PolicyPopulation,
@@ -286,7 +292,7 @@ def assemble(
         population,
         objectives,
         scale,
-        config,
+        config | _start_told(facts if record is None else record),
         plan.family,
         lambda policy, prompt: backend.anywhere("parity", [(policy, prompt)])[0],
     )

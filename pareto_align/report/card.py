@@ -26,7 +26,7 @@ from pareto_align.report.units import shown_record
 if TYPE_CHECKING:
     from pareto_align.front.storage import FrontRecord, ObjectiveRecord
 
-__all__ = ["conversation", "fenced", "model_card"]
+__all__ = ["began_told", "conversation", "fenced", "model_card"]
 
 TOLD = 12
 """Policies off the front that a card tells of; `front.fallen` has all."""
@@ -66,13 +66,24 @@ def _introduction(record: FrontRecord) -> str:
     text = (
         f"# A Pareto front on {listed}\n\n"
         f"{count} LoRA adapter{'' if count == 1 else 's'}{on}. Each makes another trade between the objectives, and "
-        "none is beaten by another on all of them. Pick the one whose trade you want."
+        f"none is beaten by another on all of them. Pick the one whose trade you want.{began_told(record)}"
     )
     try:
         volume = front_hypervolume(record)
     except ParetoAlignError:
         return text
     return f"{text}\n\nHypervolume on the frozen scale of the objectives: {volume}."
+
+
+def began_told(record: FrontRecord) -> str:
+    """A sentence on what training began as, behind a space; nothing where that was the untrained model."""
+    start = record.config.get("start_from")
+    if not isinstance(start, Mapping):
+        return ""
+    front = "another front"
+    what = {"adapter": "another adapter", "family": f"the family of {front}", "members": f"members of {front}"}
+    began = what.get(str(start.get("kind")), "earlier adapters")
+    return f" Training began from {began} (digest {_code(str(start.get('digest')))}), not from the untrained model."
 
 
 def _reading(record: FrontRecord) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from pareto_align.distributions import hub_id
 from pareto_align.errors import FrontFileError
 from pareto_align.messages import INSTRUCTION_FILE, Instruction
-from pareto_align.report.card import fenced, model_card
+from pareto_align.report.card import began_told, fenced, model_card
 from pareto_align.report.hub import card_header
 from pareto_align.report.table import escape_markdown
 from pareto_align.report.units import (
@@ -116,7 +116,7 @@ def predicted_card(
     parts = [
         card_header(record),
         f"# {weights}\n\nA LoRA adapter{_base_told(record.base)}. A family of adapters that was trained for every "
-        f"preference on {', '.join(names)} has this one for the preference {weights}.",
+        f"preference on {', '.join(names)} has this one for the preference {weights}.{began_told(record)}",
         "## Expected\n\n" + "\n".join(lines) + "\n\nRead off between preferences that were measured, with 95 % "
         "intervals. This adapter itself was not measured.",
         *_how(record, told),
@@ -199,7 +199,7 @@ def _introduction(record: FrontRecord, row: int, merged: bool) -> str:
     others = len(record.members) - 1
     beside = f"It is one of {others + 1} members of a Pareto front" if others else "It is the member of a front"
     listed = ", ".join(map(escape_markdown, names))
-    return f"# {escape_markdown(member.id)}\n\n{what}{on}. {beside} on {listed}.{trained}"
+    return f"# {escape_markdown(member.id)}\n\n{what}{on}. {beside} on {listed}.{trained}{began_told(record)}"
 
 
 def _base_told(base: Mapping[str, Any]) -> str:

@@ -109,6 +109,30 @@ def test_what_a_run_began_as_is_measured_first_and_stays_on_the_front(family, tm
     assert front.hypervolume() > 0.5 * warmed.hypervolume() > 0
 
 
+@pytest.mark.parametrize(
+    ("start", "kind", "told"),
+    [
+        (lambda family, alone: family.path, "family", "the family of another front"),
+        (lambda family, alone: alone, "members", "members of another front"),
+        (lambda family, alone: alone[0].adapter_path, "adapter", "another adapter"),
+    ],
+)
+def test_a_front_says_what_its_run_began_as_and_not_where_that_lay(start, kind, told, family, alone, tmp_path):
+    settings = {"family": "independent"} if kind == "adapter" else {"family": None}
+    front, _ = fit(tmp_path / "run", start_from=start(family, alone), lora=None, **settings, **SHORT)
+    known = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
+    assert front.record.config["start_from"] == {"kind": kind, "digest": known["digest"]}
+    written = (front.folder / "front.json").read_text()
+    assert known["folder"] not in written
+    sentence = f"Training began from {told} (digest `{known['digest']}`), not from the untrained model."
+    cards = [front.card(), *((member.adapter_path / "README.md").read_text() for member in front)]
+    if kind == "family":
+        cards.append((front.at([0.5, 0.5]).save(tmp_path / "at") / "README.md").read_text())
+    assert len(cards) >= 2
+    assert all(sentence in card for card in cards)
+    assert "Training began" not in family.card()
+
+
 @pytest.mark.parametrize("place", [("start", None), ("evaluation", 0), ("step", 1)])
 @pytest.mark.parametrize("kind", ["independent", "gates"])
 def test_killed_before_its_first_step_or_after_it_resumes_to_the_same_front(kind, place, family, tmp_path):
