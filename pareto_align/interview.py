@@ -238,7 +238,7 @@ class Interview(Generic[ChoiceT]):
             for i in range(count):
                 for j in range(i + 1, count):
                     askable[i, j] = bool(self._prompts(i, j))
-        pair = self._users.ask(askable)
+        pair = self._users.ask(askable, self.questions - len(self.history) - 1)
         if pair is None:
             return None
         prompt = None if self._settings["show"] == "values" else self._prompts(*pair)[0]

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "report"))  # the builders that t
 from front_records import estimate, objective, record
 
 from pareto_align.errors import ConfigError, FrontFileError, PreferenceError
+from pareto_align.front.elicitation import Users
 from pareto_align.interview import Pair
 from pareto_align.result import Choice, ParetoFront
 
@@ -57,6 +58,16 @@ def test_answers_lead_to_the_members_own_user(row):
     assert f"best by {len(session.history)} answers" in choice.reason
     assert session.kinds == {"linear": pytest.approx(1.0)}
     assert choice.member.id in choice.explain()
+
+
+def test_a_question_is_chosen_for_as_many_as_are_left(monkeypatch):
+    left = []
+    ask = Users.ask
+    monkeypatch.setattr(Users, "ask", lambda self, askable, then: left.append(then) or ask(self, askable, then))
+    session = arc().elicit(questions=3, enough=0.0)
+    while session.next() is not None:
+        session.answer("same")
+    assert left == [2, 1, 0]
 
 
 def test_a_question_shows_two_answers_to_one_prompt():

@@ -37,7 +37,7 @@ def interviewed(
         m: Objectives.
         n: Members.
         seed: Of the front, the weights and the replies.
-        questions: How many he is asked.
+        questions: How many he is asked; the rule knows how many are left.
         by: Which two members are shown: those whose answer is worth most, or any.
         slips: The share of his replies that are turned round.
         repeat: Whether he may be asked about two members again.
@@ -56,9 +56,9 @@ def interviewed(
     users = Users(values, **frame, seed=seed, **settings)
     askable = np.triu(np.ones((n, n), dtype=bool), 1)
     found = [(1 - truth[users.best], users.regret())]
-    for _ in range(questions):
+    for left in reversed(range(questions)):
         pairs = np.argwhere(askable)
-        pair = users.ask(askable) if by == "worth" else tuple(pairs[rng.integers(len(pairs))])
+        pair = users.ask(askable, left) if by == "worth" else tuple(pairs[rng.integers(len(pairs))])
         assert pair is not None
         i, j = map(int, pair)
         askable[i, j] = repeat

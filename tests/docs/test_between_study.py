@@ -22,6 +22,14 @@ def test_the_table_of_questions_is_the_study_s(code, results):
     assert questions.table(results["questions"]) in (ROOT / "docs" / "eliciting.md").read_text(encoding="utf-8")
 
 
+def test_six_questions_leave_at_most_two_fifths_of_what_any_six_leave(code, results):
+    six = code.questions.SHOWN.index(6)
+    left = {(row["m"], row["kind"], row["by"]): row["regret"][six] for row in results["questions"] if not row["slips"]}
+    assert len(left) == 8
+    for (m, kind, by), regret in left.items():
+        assert by == "chance" or regret <= 0.4 * left[m, kind, "chance"]
+
+
 def test_the_truth_lies_between_the_bounds_as_often_as_they_say(results):
     for front in results["bounds"].values():
         lower, upper, truth = (np.array(front[name]) for name in ("lower", "upper", "truth"))

@@ -79,6 +79,39 @@ def test_the_question_is_the_one_whose_better_answer_is_worth_most():
     assert users.ask(np.zeros((9, 9), dtype=bool)) is None
 
 
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_a_question_is_worth_its_answer_now_and_what_it_tells_of_the_best_for_later(left):
+    values = front(7, 3, np.random.default_rng(5))
+    users = Users(values, lower=[0, 0, 0], upper=[1, 1, 1], particles=400, seed=2, lapse=0.2)
+    users.answer(1, 6, "first")
+    likely, best = users.probabilities, users.utility.argmax(axis=1)
+    first, second = np.triu_indices(7, 1)
+    by_hand = []
+    for i, j in zip(first, second, strict=True):
+        said = 0.8 / (1 + np.exp(-(users.utility[:, i] - users.utility[:, j]) / 0.1)) + 0.1
+        now = ((likely * said) @ users.utility).max() + ((likely * (1 - said)) @ users.utility).max()
+        told = 0.0  # the divergence of what he says and who is his best from independence
+        for says in (said, 1 - said):
+            for k in range(7):
+                joint = (likely * says)[best == k].sum()
+                if joint > 0:
+                    told += joint * np.log(joint / (likely[best == k].sum() * (likely @ says)))
+        assert told > -1e-12
+        by_hand.append(now + 0.3 * left * users.regret() * told)
+    np.testing.assert_allclose(users.worth(first, second, left), by_hand, atol=2e-6)
+    askable = np.ones((7, 7), dtype=bool)
+    if left:
+        assert users.ask(askable, left) == (first[np.argmax(by_hand)], second[np.argmax(by_hand)])
+
+
+def test_what_tells_nothing_is_worth_nothing_more_however_much_is_left():
+    users = Users([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1])
+    alike, different = np.array([0]), np.array([2])
+    none = users.worth(alike, np.array([1]), 0)
+    np.testing.assert_allclose(users.worth(alike, np.array([1]), 9), none, atol=1e-6)
+    assert users.worth(alike, different, 9) > users.worth(alike, different, 1) > users.worth(alike, different)
+
+
 def test_same_moves_two_alike_members_together_and_favours_nobody():
     users = Users([[1.0, 0.0], [0.0, 1.0]], lower=[0, 0], upper=[1, 1], utilities=["linear"])
     users.answer(0, 1, "same")

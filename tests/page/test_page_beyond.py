@@ -104,19 +104,21 @@ def test_the_users_of_the_page_are_those_of_python(open_page, tmp_path):
     wish = np.array([0.2, 0.6, 0.2])
     true = ((seen.means - seen.known["lower"]) / (np.subtract(seen.known["upper"], seen.known["lower"]))) @ wish
     askable = np.triu(np.ones((len(rows), len(rows)), dtype=bool), 1)
-    script = """replies => { errors ??= drawErrors(); const users = new Users(MEMBERS.map((_, k) => k), errors);
+    script = """([replies, left]) => { errors ??= drawErrors();
+        const users = new Users(MEMBERS.map((_, k) => k), errors);
         for (const reply of replies) users.answer(...reply);
-        return [users.expected, users.firsts, users.preference, users.regret, users.ask(() => true)]; }"""
-    for answers in range(7):
-        if answers in (0, 3, 6):
-            expected, firsts, preference, regret, pair = page.evaluate(script, replies)
+        return [users.expected, users.firsts, users.preference, users.regret, users.ask(() => true, left)]; }"""
+    pairs = np.triu_indices(len(rows), 1)
+    for left in reversed(range(7)):
+        if left in (0, 3, 6):
+            expected, firsts, preference, regret, pair = page.evaluate(script, [replies, left])
             np.testing.assert_allclose(expected, users.expected, atol=0.05)
             np.testing.assert_allclose(firsts, users.probability_best, atol=0.08)
             np.testing.assert_allclose(preference, users.preference[0], atol=0.05)
             assert regret == pytest.approx(users.regret(), abs=0.02)
-            worth = [users.probabilities @ users.utility[:, p].max(axis=1) for p in (pair, users.ask(askable))]
-            assert worth[0] == pytest.approx(worth[1], abs=0.02)  # as good a question
-        first, second = users.ask(askable)
+            worth = users.worth(*np.array([pair]).T, left)
+            assert worth[0] == pytest.approx(users.worth(*pairs, left).max(), abs=0.02)  # as good a question
+        first, second = users.ask(askable, left)
         replies.append([first, second, "first" if true[first] > true[second] else "second"])
         users.answer(*replies[-1])
     assert users.regret() < 0.1

@@ -1,7 +1,7 @@
 // A or B? The possible users of front/elicitation.py, drawn anew in the browser, and the questions of interview.py.
 
 const QUESTIONS = 6, ENOUGH = 0.02, TEMPERATURE = 0.1, LAPSE = 0.1, AUGMENTED = 0.01;
-const MOST_MEMBERS = 24, LIKELY = 20, LEAST_EFFECTIVE = 0.1, CONCENTRATION = 200;
+const MOST_MEMBERS = 24, LIKELY = 20, LEAST_EFFECTIVE = 0.1, INFORMATION = 0.3, CONCENTRATION = 200;
 
 /** How probable it is that what is `ahead` temperatures better is said to be better. */
 const saidBetter = ahead => (1 - LAPSE) / (1 + Math.exp(-ahead)) + LAPSE / 2;
@@ -52,19 +52,24 @@ class Users {
   /** How likely each member is the user's best. */
   get firsts() { const found = this.rows.map(() => 0); this.utility.forEach((u, p) => { found[u.indexOf(Math.max(...u))] += this.likely[p]; }); return found; }
 
-  /** The pair whose answer is worth most, of those that may be asked about; null where there is none. */
-  ask(askable) {
-    const firsts = this.firsts, order = this.rows.map((_, k) => k), { expected, likely, utility } = this;
+  /** The pair whose answer is worth most, of those that may be asked about, with so many questions left; null where there is none. */
+  ask(askable, left = 0) {
+    const firsts = this.firsts, loss = INFORMATION * left * this.regret, xlogx = x => x > 0 ? x * Math.log(x) : 0;
+    const tops = this.utility.map(u => u.indexOf(Math.max(...u))), known = sum(firsts.map(xlogx));
+    const order = this.rows.map((_, k) => k), { expected, likely, utility } = this;
     const near = order.length <= MOST_MEMBERS ? order : order.sort((a, b) => firsts[b] - firsts[a]).slice(0, LIKELY).sort((a, b) => a - b);
     let most = -Infinity, better = -Infinity, pair = null;
     near.forEach((i, at) => near.slice(at + 1).forEach(j => {
       if (!askable(i, j)) return;
-      const then = new Float64Array(this.rows.length); // what the members are worth if the first is said to be better
+      // what the members are worth, and how likely each is the best, if the first is said to be better
+      const then = new Float64Array(this.rows.length), joint = new Float64Array(this.rows.length);
       for (let p = 0; p < DRAWS; p++) {
         const u = utility[p], said = likely[p] * saidBetter((u[i] - u[j]) / TEMPERATURE);
         for (let k = 0; k < then.length; k++) then[k] += said * u[k];
+        joint[tops[p]] += said;
       }
-      const worth = Math.max(...then) + Math.max(...expected.map((e, k) => e - then[k]));
+      const other = firsts.map((f, k) => f - joint[k]), told = sum([...joint, ...other].map(xlogx)) - known - xlogx(sum([...joint])) - xlogx(sum(other));
+      const worth = Math.max(...then) + Math.max(...expected.map((e, k) => e - then[k])) + loss * told;
       if (worth < most - 1e-9) return;
       const larger = this.mean(p => Math.max(utility[p][i], utility[p][j])); // decides where no one answer changes the choice
       if (worth > most + 1e-9 || larger > better + 1e-12) [most, better, pair] = [Math.max(worth, most), larger, [i, j]];
@@ -125,7 +130,7 @@ class Interview {
     this.question = null;
     this.outcome = { best: users.rows[best], likely: users.firsts[best], regret, weights: users.preference };
     if (this.said.length >= QUESTIONS || regret < ENOUGH) return;
-    const pair = users.ask((i, j) => this.open(i, j).length > 0);
+    const pair = users.ask((i, j) => this.open(i, j).length > 0, QUESTIONS - this.said.length - 1);
     if (pair === null) return;
     const [prompt] = this.open(...pair);
     this.question = { pair: this.turns() < 0.5 ? pair.reverse() : pair, prompt }; // who stands first must not say who is better
