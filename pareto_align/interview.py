@@ -227,18 +227,19 @@ class Interview(Generic[ChoiceT]):
     def _question(self) -> tuple[int, int, int | None] | None:
         if len(self.history) >= self.questions or self.stated_regret < self._settings["enough"]:
             return None
-        count = len(self._rows)
+        count, left = len(self._rows), self.questions - len(self.history) - 1
         if self._settings["show"] == "values":
             askable = np.triu(np.ones((count, count), dtype=bool), 1)
             for said in self.history:
                 i, j = sorted(self._ids.index(name) for name in said["members"])
                 askable[i, j] = False
+            left = min(left, int(askable.sum()) - 1)  # no two are compared by their numbers twice
         else:
             askable = np.zeros((count, count), dtype=bool)
             for i in range(count):
                 for j in range(i + 1, count):
                     askable[i, j] = bool(self._prompts(i, j))
-        pair = self._users.ask(askable, self.questions - len(self.history) - 1)
+        pair = self._users.ask(askable, left)
         if pair is None:
             return None
         prompt = None if self._settings["show"] == "values" else self._prompts(*pair)[0]
@@ -317,10 +318,14 @@ class Interview(Generic[ChoiceT]):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that `ParetoFront.elicit(resume=...)` needs, ready for JSON."""
-        return {
+        state = {
             "format": FORMAT, "front": _fingerprint(self._record), "settings": dict(self._settings),
             "history": [dict(said) for said in self.history],
         }  # fmt: skip
+        if self._pending is not None:  # what was shown is what a reply is about, whoever would ask what now
+            first, second, prompt = self._pending
+            state["asked"] = {"members": [self._ids[first], self._ids[second]], "prompt": prompt}
+        return state
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `to_dict()` to a JSON file."""
@@ -357,17 +362,24 @@ class Interview(Generic[ChoiceT]):
         try:
             session = cls(record, choice, **found["settings"])
             for said in found["history"]:
-                first, second = (session._ids.index(name) for name in said["members"])
-                prompt = said["prompt"]
-                if said["answer"] not in VERDICTS or not (prompt is None or session._answers[prompt]):
+                if said["answer"] not in VERDICTS:
                     raise ValueError(said)
-                session._pending = first, second, prompt
+                session._pending = session._placed(said)
                 session.answer(said["answer"])
+            session._pending = session._placed(found["asked"]) if "asked" in found else None
         except (KeyError, TypeError, ValueError, IndexError) as error:
             if isinstance(error, ConfigError | PreferenceError):
                 raise
             raise FrontFileError(f"`resume` is damaged: {error!r:.120}") from error
         return session
+
+    def _placed(self, asked: Mapping[str, Any]) -> tuple[int, int, int | None]:
+        """The rows and the prompt of a question that was written down."""
+        first, second = map(self._ids.index, asked["members"])
+        prompt = asked["prompt"]
+        if not (prompt is None or self._answers[prompt]):
+            raise ValueError(asked)
+        return first, second, prompt
 
     def __repr__(self) -> str:
         return one_line(

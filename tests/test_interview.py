@@ -68,6 +68,12 @@ def test_a_question_is_chosen_for_as_many_as_are_left(monkeypatch):
     while session.next() is not None:
         session.answer("same")
     assert left == [2, 1, 0]
+    del left[:]
+    pairs = len(arc()) * (len(arc()) - 1) // 2
+    session = arc().elicit(questions=pairs + 5, enough=0.0, show="values")
+    while session.next() is not None:
+        session.answer("same")
+    assert left[:-1] == list(range(pairs))[::-1], "two are not compared by their numbers twice"
 
 
 def test_a_question_shows_two_answers_to_one_prompt():
@@ -136,6 +142,21 @@ def test_a_session_goes_on_where_it_was_left(tmp_path):
     assert whole.choice.reason == part.choice.reason
     with pytest.raises(ConfigError, match="no question to answer"):
         whole.answer("first")
+
+
+def test_a_question_that_is_shown_when_a_session_is_kept_is_the_one_that_is_answered():
+    front = arc()
+    session = front.elicit(seed=3)
+    shown = session.next()
+    state = json.loads(json.dumps(session.to_dict()))
+    state["asked"]["members"].reverse()  # as another version, or another machine, might not have asked
+    resumed = front.elicit(resume=state)
+    resumed.answer("first")
+    assert resumed.history[0]["members"] == list(shown.members)[::-1]
+    assert "asked" not in resumed.to_dict()
+    for wrong in ({"members": ["m1"], "prompt": 0}, {"members": state["asked"]["members"], "prompt": 99}, 3):
+        with pytest.raises(FrontFileError, match="damaged"):
+            front.elicit(resume=state | {"asked": wrong})
 
 
 def test_what_cannot_be_resumed(tmp_path):

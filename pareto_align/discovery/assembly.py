@@ -164,7 +164,9 @@ def _begun(plan: Plan, population: PolicyPopulation, folders: Sequence[Path]) ->
 def _start_told(known: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a front says of what its run began as; the folder, which lies on somebody's disk, is the run's to know."""
     began = (known or {}).get("start")
-    return {} if began is None else {"start_from": {key: began[key] for key in ("kind", "digest") if key in began}}
+    if not isinstance(began, Mapping):
+        return {}
+    return {"start_from": {key: began[key] for key in ("kind", "digest") if key in began}}
 
 
 def assemble(

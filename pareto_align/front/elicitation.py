@@ -48,6 +48,8 @@ LEAST_EFFECTIVE = 0.1
 """Effective share of the particles below which they are drawn anew around those that are left."""
 INFORMATION = 0.3
 """Share of the regret that a nat about which member is best counts for, with each question that is left."""
+MOST_LEFT = 11
+"""Questions to come that count: sessions of more than twelve were not studied, and a choice may be wanted before."""
 TIE = 1e-6
 """Worths of questions that differ by no more are the same: rounding, in single precision."""
 CONCENTRATION = 200.0
@@ -204,7 +206,7 @@ class Users:
 
         Args:
             askable: [n, n] which pairs may be asked about; the part above the diagonal is read.
-            left: How many more may be asked after this one.
+            left: How many more may be asked after this one; more than `MOST_LEFT` count as that many.
         """
         n = len(self._values)
         rows = (
@@ -235,7 +237,7 @@ class Users:
         best = self.utility.argmax(axis=1) == np.arange(n)[:, None]  # [n, P] whose best a member is
         ahead = utility[first]
         ahead -= utility[second]
-        ahead /= np.float32(self.temperature)
+        ahead /= np.float32(max(self.temperature, 1e-37))  # the least that single precision holds
         # [pairs, P] how likely it is this user, and he says "first"
         said = expit(ahead, out=ahead)
         said *= np.float32(1 - self.lapse)
@@ -252,7 +254,7 @@ class Users:
         answers = np.stack([joint, each - joint])  # [2, pairs, n]
         said_so = answers.sum(axis=2)
         told = xlogy(answers, answers).sum(axis=(0, 2)) - xlogy(said_so, said_so).sum(axis=0) - xlogy(each, each).sum()
-        return np.asarray(worth + INFORMATION * left * self.regret() * told, dtype=float)
+        return np.asarray(worth + INFORMATION * min(left, MOST_LEFT) * self.regret() * told, dtype=float)
 
     def answer(self, first: int, second: int, verdict: str) -> None:
         """Take in what the user said of two members.

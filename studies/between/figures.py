@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from questions import SHOWN
+from questions import AGREED, SHOWN
 
 HERE = Path(__file__).parent
 ASKED = {"chance": ("tab:gray", "o", "any two members"), "worth": ("tab:blue", "s", "whose answer is worth most")}
@@ -15,7 +15,10 @@ WAYS = ("nearest member", "soup", "logits, token by token", "logits, exact")
 
 
 def draw_questions(rows: list[dict[str, Any]]) -> Figure:
-    """Mean regret after some questions, of users none of whose replies are turned round, a panel each front."""
+    """Mean regret after some questions, of users none of whose replies are turned round, a panel each front.
+
+    A line ends where a session does: what is shown beyond is of longer ones.
+    """
     plain = [row for row in rows if not row["slips"]]
     fronts = sorted({(row["m"], row["members"]) for row in plain})
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -25,11 +28,11 @@ def draw_questions(rows: list[dict[str, Any]]) -> Figure:
                 continue
             color, mark, told = ASKED[row["by"]]
             line = "-" if row["kind"] == "linear" else "--"
-            error = 1.96 * np.array(row["stderr"])
-            panel.errorbar(
-                SHOWN, row["regret"], error, color=color, marker=mark, linestyle=line, markersize=4, capsize=2,
-                label=f"{told}, {row['kind']}",
-            )  # fmt: skip
+            points = np.array([SHOWN, row["regret"], 1.96 * np.array(row["stderr"])])
+            for session, label in ((points[0] <= AGREED[0], f"{told}, {row['kind']}"), (points[0] > AGREED[0], None)):
+                panel.errorbar(
+                    *points[:, session], color=color, marker=mark, linestyle=line, markersize=4, capsize=2, label=label
+                )
         panel.set_title(f"{front[0]} objectives, {front[1]} members")
         panel.set_xlabel("questions")
         panel.grid(alpha=0.3)

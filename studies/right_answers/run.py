@@ -45,6 +45,7 @@ SHORTNESS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 """Weight of conciseness in a sum with accuracy."""
 
 SUMMED = tuple((1 - w, w) for w in SHORTNESS)
+FOUR = tuple((1 - w, w) for w in SOFTNESS)
 DECOUPLED = tuple((1 - SOFTNESS[0] / lam, SOFTNESS[0] / lam) for lam in SOFTNESS)
 DRPO = {"name": "drpo", "primary": "accuracy", "lam": SOFTNESS[0]}
 METHODS: dict[str, tuple[dict[str, Any], tuple[tuple[float, float], ...]]] = {
@@ -52,10 +53,12 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[tuple[float, float], ...]]] = {
     "drpo": ({"learner": DRPO, "aggregation": "sequence"}, DECOUPLED),
     "drpo, ranked": ({"learner": DRPO | {"alone": "rank"}, "aggregation": "sequence"}, DECOUPLED),
     "drpo, by token": ({"learner": DRPO}, DECOUPLED),
+    "drpo, by token, ranked": ({"learner": DRPO | {"alone": "rank"}}, DECOUPLED),
     "drpo, 16 a prompt": (
         {"learner": DRPO, "aggregation": "sequence", "prompts_per_step": 4, "group_size": 16},
         DECOUPLED,
     ),
+    "centred, four": ({"learner": "centred"}, FOUR),
 }
 """What differs from SETTING, and the preferences over (accuracy, conciseness), of each."""
 NEAR = 0.01
@@ -128,18 +131,32 @@ def of(results: dict[str, Any], method: str) -> list[dict[str, Any]]:
     return [results["runs"][case.key] for case in cases(methods=[method]) if case.key in results["runs"]]
 
 
+RIVALS = ("drpo", "drpo, by token", "drpo, by token, ranked", "centred", "centred, four")
+"""What the methods of the other kind are held against."""
+
+
+def summed(method: str) -> bool:
+    """Whether a method trains for weighted sums."""
+    return method.startswith("centred")
+
+
 def table(results: dict[str, Any]) -> str:
-    """Accuracy and tokens of every policy, mean over the seeds, and in how many seeds it was beaten."""
-    lines = ["| method | policy | right, % | tokens | beaten in |", "|---|---|---|---|---|"]
+    """Accuracy and tokens of every policy, mean over the seeds, and in how many seeds which rivals beat it."""
+    lines = [
+        "| method | policy | right, % | tokens | beaten by " + " | by ".join(f"`{rival}`" for rival in RIVALS) + " |",
+        "|" + "---|" * (4 + len(RIVALS)),
+    ]
     for method, (_, preferences) in METHODS.items():
         known = of(results, method)
-        against = of(results, "drpo" if method == "centred" else "centred")
         for place in range(len(preferences) if known else 0):
-            name = f"weight {SHORTNESS[place]:g}" if method == "centred" else f"lam {SOFTNESS[place]:g}"
+            name = f"weight {preferences[place][1]:g}" if summed(method) else f"lam {SOFTNESS[place]:g}"
             right = 100 * np.mean([run["accuracy"][place] for run in known])
             tokens = np.mean([run["tokens"][place] for run in known])
-            lost = [beaten(run, other)[place] for run, other in zip(known, against, strict=False)]
-            lines.append(f"| {method} | {name} | {right:.1f} | {tokens:.1f} | {sum(lost)} of {len(lost)} seeds |")
+            told = []
+            for rival in RIVALS:
+                lost = [beaten(run, other)[place] for run, other in zip(known, of(results, rival), strict=False)]
+                told.append("" if summed(rival) == summed(method) else f"{sum(lost)} of {len(lost)}")
+            lines.append(f"| {method} | {name} | {right:.1f} | {tokens:.1f} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
@@ -150,12 +167,17 @@ def draw(results: dict[str, Any]) -> Any:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for method, color, mark in zip(
-        METHODS, ("tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:red"), "os^vD", strict=True
+        METHODS,
+        ("tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "black"),
+        "os^vPDX",
+        strict=True,
     ):
         if known := of(results, method):
             tokens, right = (np.array([run[name] for run in known]) for name in ("tokens", "accuracy"))
             axes.scatter(tokens, 100 * right, s=14, color=color, marker=mark, alpha=0.35, linewidths=0)
             axes.plot(tokens.mean(0), 100 * right.mean(0), color=color, marker=mark, label=method)
+    axes.set_xlim(9, 21.5)
+    axes.set_ylim(70, 96)  # far below are the sums that weigh conciseness most
     axes.set_xlabel("tokens of an answer (fewer is better)")
     axes.set_ylabel("right, %")
     axes.legend(loc="lower right")

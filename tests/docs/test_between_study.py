@@ -26,8 +26,10 @@ def test_six_questions_leave_at_most_two_fifths_of_what_any_six_leave(code, resu
     six = code.questions.SHOWN.index(6)
     left = {(row["m"], row["kind"], row["by"]): row["regret"][six] for row in results["questions"] if not row["slips"]}
     assert len(left) == 8
-    for (m, kind, by), regret in left.items():
-        assert by == "chance" or regret <= 0.4 * left[m, kind, "chance"]
+    shares = [regret / left[m, kind, "chance"] for (m, kind, by), regret in left.items() if by == "worth"]
+    assert max(shares) <= 0.4
+    told = f"six leave {min(shares):.2f} to {max(shares):.2f}.".replace("0.", ".")
+    assert told in text("studies/between/README.md")
 
 
 def test_the_truth_lies_between_the_bounds_as_often_as_they_say(results):
@@ -45,7 +47,7 @@ def test_the_figures_show_all_that_was_measured(code, results):
         code.figures.draw_missed(results["quality"]),
         code.figures.draw_bounds(results["bounds"]),
     )
-    assert [len(panel.containers) for panel in asked.axes] == [4, 4]
+    assert [len(panel.containers) for panel in asked.axes] == [8, 8]
     top = asked.axes[0].get_ylim()[1]
     assert top > max(max(row["regret"]) for row in results["questions"])
     assert [panel.get_title() for panel in missed.axes] == list(results["quality"])
@@ -97,7 +99,7 @@ def test_headroom_finds_what_there_is_and_nothing_else(code, results):
     alike, apart = results["headroom"].values()
     assert alike["trials"] == code.features.TRIALS
     assert [row["worthwhile"] for row in alike["rows"]] == [0] * len(code.features.PROMPTS)
-    assert all(row["naive"][0] > 0 for row in alike["rows"]), "one measurement always claims a gain"
+    assert all(row["naive"][0] > 0.1 for row in alike["rows"]), "one measurement always claims a gain"
     assert f"0 of {sum(alike['trials'] for _ in alike['rows']):,} trials" in text("studies/between/README.md")
     found = {row["prompts"]: row["worthwhile"] for row in apart["rows"]}
     told = f"in {found[32]} of 200 trials with 32 prompts, in {found[64]} with 64 and in all with 128"

@@ -24,11 +24,32 @@ def test_what_is_claimed_is_in_the_results(code, results):
     every = [
         min(run["accuracy"])
         for method in code.run.METHODS
-        if method != "centred"
+        if not code.run.summed(method)
         for run in code.run.of(results, method)
     ]
     assert min(every) > 0.7
     assert np.mean([run["accuracy"][-1] for run in summed]) < 0.35
+
+
+def test_the_draw_is_in_the_results(code, results):
+    """Four policies against four, five seeds."""
+    page = " ".join((STUDY / "README.md").read_text(encoding="utf-8").split())
+
+    def beats(one: str, other: str) -> int:
+        return sum(
+            sum(code.run.beaten(theirs, ours))
+            for ours, theirs in zip(code.run.of(results, one), code.run.of(results, other), strict=True)
+        )
+
+    found = {}
+    for method in ("drpo, by token", "drpo, by token, ranked"):
+        found[method] = beats(method, "centred, four"), beats("centred, four", method)
+    (won, lost), (ranked_won, ranked_lost) = found.values()
+    assert f"it beats {won} of the 20 policies of the four sums (four, five seeds) and {lost} of its own 20" in page
+    assert f"ranked as well, {ranked_won} and {ranked_lost}." in page
+    runs = zip(code.run.of(results, "centred"), code.run.of(results, "drpo, by token, ranked"), strict=True)
+    middle = [code.run.beaten(one, other)[place] for one, other in runs for place in (4, 5)]
+    assert sum(middle) == 1
 
 
 def test_the_page_has_its_table(code, results):

@@ -10,7 +10,7 @@ from pareto_align.errors import ConfigError
 from pareto_align.front.elicitation import Users, utilities_of
 from pareto_align.testing.users import interviewed
 
-USERS = 200 if ALL else 100
+USERS = 300 if ALL else 200
 
 
 def front(n, m, rng):
@@ -34,6 +34,7 @@ def test_six_questions_leave_at_most_two_fifths_of_what_random_ones_leave(m, n):
 
 
 def test_a_user_who_slips_in_a_fifth_of_his_answers_is_still_served():
+    """Of the first 100 users .066 is left, of 200 .057, of 300 .056 (standard errors .011, .007, .005)."""
     asked = {"questions": 12, "slips": 0.2, "repeat": True, "lapse": 0.2}
     regret = [interviewed(("linear", "chebyshev")[user % 2], 3, 16, user, **asked)[-1, 0] for user in range(USERS)]
     assert np.mean(regret) <= 0.06

@@ -130,6 +130,10 @@ def test_a_keyboard_answers_the_questions_and_takes_what_they_find(open_page, tm
     page = opened.page
     kept = {member.id for member, row in zip(front, front.values, strict=True) if row[2] <= 0.39}
     assert 2 < len(kept) < len(front)
+    page.evaluate(
+        """() => { window.left = []; const ask = Users.prototype.ask;
+        Users.prototype.ask = function (askable, then) { left.push(then); return ask.call(this, askable, then); } }"""
+    )
     page.focus("[data-key=ask]")
     page.keyboard.press("Enter")
     assert opened.focused() == "question"  # the button is gone, and what it asked for is read
@@ -142,6 +146,7 @@ def test_a_keyboard_answers_the_questions_and_takes_what_they_find(open_page, tm
         page.focus(f"[data-key={liked}]")
         page.keyboard.press("Enter")
     assert 2 <= len(asked) <= 6
+    assert page.evaluate("left.slice(0, 6)")[: len(asked)] == [5, 4, 3, 2, 1, 0][: len(asked)]
     assert {name for pair in asked for name in pair} <= kept
     assert said.startswith(f"By {len(asked)} answers {max(kept)} is the best for you with probability ")
     page.click("[data-key=adopt]")

@@ -1,7 +1,7 @@
 // A or B? The possible users of front/elicitation.py, drawn anew in the browser, and the questions of interview.py.
 
 const QUESTIONS = 6, ENOUGH = 0.02, TEMPERATURE = 0.1, LAPSE = 0.1, AUGMENTED = 0.01;
-const MOST_MEMBERS = 24, LIKELY = 20, LEAST_EFFECTIVE = 0.1, INFORMATION = 0.3, CONCENTRATION = 200;
+const MOST_MEMBERS = 24, LIKELY = 20, LEAST_EFFECTIVE = 0.1, INFORMATION = 0.3, TIE = 1e-6, CONCENTRATION = 200;
 
 /** How probable it is that what is `ahead` temperatures better is said to be better. */
 const saidBetter = ahead => (1 - LAPSE) / (1 + Math.exp(-ahead)) + LAPSE / 2;
@@ -70,9 +70,9 @@ class Users {
       }
       const other = firsts.map((f, k) => f - joint[k]), told = sum([...joint, ...other].map(xlogx)) - known - xlogx(sum([...joint])) - xlogx(sum(other));
       const worth = Math.max(...then) + Math.max(...expected.map((e, k) => e - then[k])) + loss * told;
-      if (worth < most - 1e-9) return;
+      if (worth < most - TIE) return;
       const larger = this.mean(p => Math.max(utility[p][i], utility[p][j])); // decides where no one answer changes the choice
-      if (worth > most + 1e-9 || larger > better + 1e-12) [most, better, pair] = [Math.max(worth, most), larger, [i, j]];
+      if (worth > most + TIE || larger > better + 1e-12) [most, better, pair] = [Math.max(worth, most), larger, [i, j]];
     }));
     return pair;
   }
