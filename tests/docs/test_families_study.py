@@ -45,6 +45,24 @@ def test_what_the_page_says_in_words(code, results):
     assert mean("bow", "centred, chebyshev", "ratio") > mean("bow", "blocks, chebyshev", "ratio")
 
 
+def test_unseen_preferences_over_five_seeds(code, results):
+    found = {}
+    for problem in code.cases.PRICED:
+        for method in ("centred, linear", "independent, linear"):
+            values = code.page.numbers(results, problem, method, "unseen")
+            assert len(values) == len(code.cases.SEEDS)
+            found[problem, method] = f"{np.mean(values):.3f}"[1:]
+    two, three, five, strings = code.cases.PRICED
+    told = " ".join((STUDY / "README.md").read_text(encoding="utf-8").split())
+    ours = [found[problem, "centred, linear"] for problem in (two, three, five)]
+    nearest = [found[problem, "independent, linear"] for problem in (two, three, five)]
+    assert f"{ours[0]} of the gain with two objectives, {ours[1]} with three and {ours[2]} with five" in told
+    assert f"policies misses {nearest[0]}, {nearest[1]} and {nearest[2]};" in told
+    assert f"`strings` it is {found[strings, 'centred, linear']} for {found[strings, 'independent, linear']}." in told
+    assert float(ours[0]) <= 0.03
+    assert all(float(one) <= float(other) / 2 for one, other in zip(ours[1:], nearest[1:], strict=True))
+
+
 @pytest.mark.parametrize("method", ["independent, linear", "centred, chebyshev"])
 def test_a_run_is_measured(code, method):
     found = code.cases.measure(code.cases.Case("tilt", method, 0), code.cases.SMOKE)
