@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ def interviewed(
     by: Literal["worth", "chance"] = "worth",
     slips: float = 0.0,
     repeat: bool = False,
+    asker: Callable[..., Any] = Users,
     **settings: Any,
 ) -> NDArray[np.float64]:
     """What a synthetic user loses with the member that was found for him, and what is said of it.
@@ -41,7 +43,8 @@ def interviewed(
         by: Which two members are shown: those whose answer is worth most, or any.
         slips: The share of his replies that are turned round.
         repeat: Whether he may be asked about two members again.
-        settings: Of `Users`, such as `lapse`.
+        asker: Makes what asks and learns: `Users`, or what has the same `ask`, `answer`, `best` and `regret`.
+        settings: Of it, such as `lapse`.
 
     Returns:
         `[questions + 1, 2]` true and stated regret after no question, one, two, ...: shares of his range of utilities.
@@ -53,7 +56,7 @@ def interviewed(
     truth = utilities_of(
         kind, values[None], rng.dirichlet(np.ones(m), size=1), **frame, ideal=values.max(0), span=np.ptp(values, axis=0)
     )[0]
-    users = Users(values, **frame, seed=seed, **settings)
+    users = asker(values, **frame, seed=seed, **settings)
     askable = np.triu(np.ones((n, n), dtype=bool), 1)
     found = [(1 - truth[users.best], users.regret())]
     for left in reversed(range(questions)):

@@ -5,6 +5,7 @@ python studies/between/run.py quality    # known fronts, trained here; adds to r
 python studies/between/run.py alarm      # known fronts, trained here; adds to results.json
 python studies/between/run.py questions  # synthetic users, a few minutes; adds to results.json
 python studies/between/run.py bounds     # known fronts, trained here; adds to results.json
+python studies/between/run.py pairwise   # the same users, asked by a Gaussian process; adds to results.json
 python studies/between/run.py headroom   # simulated answers; adds to results.json
 python studies/between/run.py told       # a known front, trained here; adds to results.json
 python studies/between/run.py cells      # a known front, trained here; adds to results.json
@@ -34,6 +35,7 @@ sys.path.insert(0, str(HERE.parent / "speed"))  # the model, and taking turns at
 
 import features  # noqa: E402
 import figures  # noqa: E402
+from pairwise import pairwise  # noqa: E402
 from questions import questions  # noqa: E402
 from subject import Subject  # noqa: E402
 from timing import alternate, compare, environment, spread  # noqa: E402
@@ -330,6 +332,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "quality": quality,
     "alarm": alarm,
     "questions": questions,
+    "pairwise": pairwise,
     "bounds": bounds,
     "headroom": features.headrooms,
     "told": features.told,

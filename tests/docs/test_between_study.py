@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "between"
 
 
-MODULES = ("questions", "figures", "features")
+MODULES = ("questions", "pairwise", "figures", "features")
 
 
 def test_the_table_of_questions_is_the_study_s(code, results):
@@ -30,6 +30,30 @@ def test_six_questions_leave_at_most_two_fifths_of_what_any_six_leave(code, resu
     assert max(shares) <= 0.4
     told = f"six leave {min(shares):.2f} to {max(shares):.2f}.".replace("0.", ".")
     assert told in text("studies/between/README.md")
+
+
+def test_a_gaussian_process_leaves_more(code, results):
+    rows, names = results["pairwise"], code.pairwise.ASKERS
+    assert [{name: row[name] for name in code.pairwise.ROWS[0]} for row in rows] == code.pairwise.ROWS
+    assert {row["users"] for row in rows} == {code.pairwise.USERS}
+    ours, other = ([row["regret"][name][0] for row in rows] for name in names)
+    assert all(a < b for a, b in zip(ours, other, strict=True))
+    told = [", ".join(f"{value:.3f}"[1:] for value in values) for values in (ours, other)]
+    assert f"leave {told[0]} where a Gaussian process leaves {told[1]}" in text("docs/eliciting.md")
+
+
+def test_a_gaussian_process_learns_from_replies(code):
+    values = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    users = code.pairwise.PairwiseUsers(values, lower=np.zeros(2), upper=np.ones(2), seed=0)
+    askable = np.triu(np.ones((3, 3), dtype=bool), 1)
+    first, second = users.ask(askable)
+    assert askable[first, second]
+    users.answer(0, 2, "first")
+    users.answer(1, 2, "first")
+    users.answer(0, 1, "first")
+    assert users.best == 0
+    askable[0] = False
+    assert users.ask(askable) == (1, 2)
 
 
 def test_the_truth_lies_between_the_bounds_as_often_as_they_say(results):
