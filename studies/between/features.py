@@ -65,8 +65,8 @@ def headrooms(smoke: bool) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- told
 
 
-@register_family("symbols")
-class Symbols(Prompted):
+@register_family("spelled")
+class Spelled(Prompted):
     """The preference before every prompt in six symbols, as many of each objective's as it has sixths of the weight."""
 
     def text(self, preference: np.ndarray) -> str:
@@ -91,7 +91,7 @@ def told(smoke: bool) -> dict[str, Any]:
     problem = Passing(**{name: getattr(known, name) for name in fields})
     asked = np.stack([np.linspace(0, 1, 7), np.linspace(1, 0, 7)], axis=1)
     found: dict[str, Any] = {"weights": asked[:, 0].round(4).tolist()}
-    for name, family in (("told in the prompt", Symbols()), ("a map, `gates`", "gates")):
+    for name, family in (("told in the prompt", Spelled()), ("a map, `gates`", "gates")):
         curves = []
         for seed in range(1 if smoke else 3):
             with tempfile.TemporaryDirectory() as folder:
