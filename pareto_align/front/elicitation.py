@@ -224,7 +224,9 @@ class Users:
         return int(first[pair]), int(second[pair])
 
     def worth(self, first: NDArray[np.intp], second: NDArray[np.intp], left: int = 0) -> Floats:
-        """[pairs] what it is worth to ask which of two members is better: a utility.
+        """[pairs] what it is worth to ask which of two members is better: the utility of the choice after the answer.
+
+        With questions left, what the answer tells of the best member comes on top.
 
         Args:
             first: [pairs] one member of each pair.
