@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from tasks import TASKS
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 RANK = 8
 
 SETTING: dict[str, Any] = {
@@ -69,16 +70,44 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
 METHODS["limited: centred, steady"] = METHODS["centred, steady"] | {"max_step_kl": 0.5}
+METHODS |= {
+    name.replace("independent", "a run each"): METHODS[name] | {"each": True}
+    for name in METHODS
+    if name.startswith("independent, linear")
+}
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
 `targets`: which layers are adapted, where that is not as the task says. `limited`: a step that moves a policy by more
 than half a nat a completion is made shorter.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
+`each`: every preference of the grid has a run of its own and each run all the tokens; their members are taken together.
 """
 
-
-SMALL, ELSEWHERE = "adding", ("all linear", "prompted")
-"""The model that adds numbers has its adapters in all linear layers anyway, and reads no words."""
+FIRST = ("independent, linear", "centred, steady")
+REAL = ("tone", "answers", "sums", "three", "within")
+TRADED = (*REAL, "adding")
+PLAN: tuple[tuple[Sequence[str], Sequence[str], Sequence[int]], ...] = (
+    (FIRST, TRADED, SEEDS),
+    (FIRST, ("otherwise",), SEEDS[:3]),
+    (FIRST, ("words",), SEEDS[:2]),
+    (
+        ("centred, linear", "blocks, linear", "independent, chebyshev", "centred, chebyshev", "discover", "soups"),
+        TRADED,
+        SEEDS[:3],
+    ),
+    (
+        ("independent, linear, rank 8", "a run each, linear, rank 8", "a run each, linear"),
+        ("adding", "tone"),
+        SEEDS[:3],
+    ),
+    (("centred, steady, then alone", "centred, linear, plain credit"), ("adding", "tone"), SEEDS[:3]),
+    ([f"all linear: {name}" for name in FIRST], REAL, (0,)),
+    (("limited: centred, steady",), TRADED, (0,)),
+    (("limited: centred, steady",), ("answers",), (1,)),
+    ([name for name in METHODS if name.startswith("prompted")], ("tone",), (0,)),
+)
+"""Which methods are run on which tasks with which seeds, the most telling first. With three seeds Student's interval is
+2.5 deviations to each side, with five 1.2, so the first two methods have five."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +133,12 @@ class Case:
 def cases(
     seeds: Sequence[int] = SEEDS, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
 ) -> Iterator[Case]:
-    """All runs, or those of some methods and tasks; method by method, so that the first two are compared first."""
-    for group in (list(METHODS)[:2], list(METHODS)[2:]):
-        for seed in seeds:
-            for task in TASKS:
-                for method in group:
-                    asked = (methods is None or method in methods) and (tasks is None or task in tasks)
-                    if asked and not (task == SMALL and method.startswith(ELSEWHERE)):
-                        yield Case(task, method, seed)
+    """The runs of PLAN, or those of some methods, tasks and seeds."""
+    for planned_methods, planned_tasks, planned_seeds in PLAN:
+        for seed, task, method in itertools.product(planned_seeds, planned_tasks, planned_methods):
+            asked = (methods is None or method in methods) and (tasks is None or task in tasks)
+            if asked and seed in seeds:
+                yield Case(task, method, seed)
 
 
 def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
@@ -126,24 +153,26 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
         `hypervolume` of the published members with its 95 % interval, and the untrained model's; `curve`, (training
         tokens, hypervolume on the select split) at every measurement; `linear` and `chebyshev`, mean worth of
         what users of that kind get (`worth`); `range`, the share of each axis between the members' ends; `values` and
-        `stderr` [n, M]; the base's `dtype`; `tokens`, `rollouts`, `seconds`; and `samples`, the first answers of each
-        member.
+        `stderr` [n, M]; `kl`, how far each policy is from the untrained model; the base's `dtype`; `tokens`,
+        `rollouts`, `seconds`; and `samples`, the first answers of each member.
     """
     import torch
     from peft import LoraConfig
 
     from pareto_align import ParetoAligner
     from pareto_align.errors import ParetoAlignWarning
+    from pareto_align.front.preferences import grid
 
     torch.set_num_threads(1)  # another number of threads rounds otherwise
     method = dict(method)
     task = TASKS[task_name]()
     if task.weighting is not None:
         method["weighting"] = {"name": task.weighting, "objectives": method["weighting"]}
-    rank, alone = method.pop("rank", RANK), dict(method.pop("alone", {}))
+    rank, alone, each = method.pop("rank", RANK), dict(method.pop("alone", {})), method.pop("each", False)
     lora = task.lora | ({"target_modules": method.pop("targets")} if "targets" in method else {})
     objectives = task.objectives()
     traded = sum(objective.role == "optimize" for objective in objectives)
+    population = 5 if traded == 2 else 8
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ParetoAlignWarning)
 
@@ -152,17 +181,21 @@ def fitted(task_name: str, seed: int, method: dict[str, Any]) -> dict[str, Any]:
                 task.model,
                 objectives,
                 tokenizer=task.tokenizer,
-                population=5 if traded == 2 else 8,
                 seed=seed,
                 output_dir=Path(folder) / name,
                 progress=False,
-                **(method | task.options | parts),
+                **({"population": population} | method | task.options | parts),
             )
             return aligner.fit(task.prompts())
 
         kept = round(method["max_tokens"] * alone.pop("share", 0))
         method["max_tokens"] -= kept
-        front = fit("run", lora=LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **lora))
+        lora_config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **lora)
+        if each:
+            places = [{"name": "grid", "preferences": [place]} for place in grid(traded, population).tolist()]
+            fronts = [fit(f"run {n}", lora=lora_config, population=1, explorer=place) for n, place in enumerate(places)]
+            return together(fronts, [found(front, method) for front in fronts])
+        front = fit("run", lora=lora_config)
         first = found(front, method)
         if not alone:
             return first
@@ -189,12 +222,51 @@ def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "preferences": [entry.preference for entry in front.record.members],
         "values": values.round(4).tolist(),
         "stderr": np.array([estimate.stderr for estimate in estimates]).round(4).tolist(),
+        "kl": _distance(front.history),
         "dtype": str(front.record.base["dtype"]),
         "tokens": cost["train_tokens"] + cost["eval_tokens"],
         "rollouts": cost["rollouts"],
         "seconds": round(sum(event.get("seconds", 0.0) for event in front.history if event["event"] == "step"), 1),
         "samples": [[sample["completion"].strip() for sample in member.samples[:4]] for member in front],
     }
+
+
+def together(fronts: Sequence[Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the members of several fronts are worth together, on the report prompts that all of them were measured on.
+
+    What was spent is the sum of all; a curve they do not have.
+    """
+    from pareto_align.front.bootstrap import bootstrap_hypervolume
+
+    record = fronts[0].record
+    axes = [i for i, objective in enumerate(record.objectives) if objective.role == "optimize"]
+    estimates = [member.estimate for front in fronts for member in front.record.members]
+    values = np.array([estimate.mean for estimate in estimates]).reshape(len(estimates), len(record.objectives))
+    zeros, ones = np.zeros(len(axes)), np.ones(len(axes))
+    volume = bootstrap_hypervolume(
+        estimates, axes, zeros, scale_lower=zeros, scale_upper=ones, bounds=[(0, 1)] * len(axes)
+    )
+    joined = {
+        name: [one for run in runs for one in run[name]]
+        for name in ("preferences", "values", "stderr", "samples", "kl")
+    }
+    return (
+        runs[0]
+        | joined
+        | {name: round(sum(run[name] for run in runs), 1) for name in ("tokens", "rollouts", "seconds")}
+        | worth(estimates, axes)
+        | {
+            "hypervolume": [round(value, 4) for value in volume],
+            "curve": [],
+            "range": np.ptp(values[:, axes], axis=0).round(3).tolist() if estimates else [0.0] * len(axes),
+        }
+    )
+
+
+def _distance(history: Sequence[dict[str, Any]], steps: int = 5) -> list[float]:
+    """Nats a completion between each policy and the untrained model, in the mean over the last steps."""
+    last = [event["kl"] for event in history if event["event"] == "step" and event.get("kl")][-steps:]
+    return np.mean(last, axis=0).round(2).tolist() if last else []
 
 
 def _curve(history: Sequence[dict[str, Any]], rollouts: int) -> list[list[float]]:

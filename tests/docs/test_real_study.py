@@ -28,7 +28,7 @@ def test_no_run_spent_more_than_a_step_over_its_tokens(code, results):
     """The step or measurement that passes the limit ends a run; further preferences and the report come after."""
     setting = results["setting"]
     for run in results["runs"].values():
-        training = max(tokens for tokens, _ in run["curve"])
+        training = max((tokens for tokens, _ in run["curve"]), default=0)
         assert training <= setting["max_tokens"] * 1.1
 
 
@@ -85,6 +85,25 @@ def test_a_run_is_measured(code):
     assert found["rollouts"] > 0
     assert len(found["values"]) == len(found["samples"]) == len(found["stderr"])
     assert [tokens for tokens, _ in found["curve"]] == sorted(tokens for tokens, _ in found["curve"])
+
+
+def test_runs_of_their_own_are_taken_together(code):
+    found = code.cases.measure(code.cases.Case("adding", "a run each, linear, rank 8", 0), code.cases.SMOKE)
+    alone = code.cases.measure(code.cases.Case("adding", "independent, linear, rank 8", 0), code.cases.SMOKE)
+    assert found["untrained"] == alone["untrained"], "measured on the same prompts"
+    assert len(found["preferences"]) == len(found["values"]) == len(found["samples"]) >= 8
+    assert found["tokens"] > 2 * alone["tokens"]
+    assert 0 <= found["hypervolume"][1] <= found["hypervolume"][0] <= found["hypervolume"][2] <= 1
+
+
+def test_what_is_planned(code):
+    """The two methods that the verdict is about with five seeds; every method on `tone`; nothing twice."""
+    cases = list(code.cases.cases())
+    assert len(cases) == len(set(cases))
+    first = [case for case in cases if case.method in code.cases.FIRST and case.task in code.cases.TRADED]
+    assert len(first) == 2 * 6 * 5
+    assert {case.method for case in cases if case.task == "tone" and case.seed == 0} == set(code.cases.METHODS)
+    assert {case.task for case in cases} == set(code.tasks.TASKS)
 
 
 def test_every_task_but_the_small_one_says_which_model(code):
