@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from pareto_align.front.preferences import Preference
 from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.handover import write_predicted_files
-from pareto_align.report.request import answer, serves_better
-from pareto_align.report.units import axes_of, decimals, interval_text, optimized
+from pareto_align.report.request import Limit, answer, serves_better
+from pareto_align.report.units import axes_of, bound_of, decimals, interval_text, listed, optimized
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -87,7 +88,7 @@ class FamilyMember(Predicted):
         target = path_of(path, "path")
         check_new(target)
         self._write(target)
-        write_predicted_files(self._record, self.preference.tolist(), self._expected(), target)
+        write_predicted_files(self._record, self.preference.tolist(), self._expected(), target, missed=self._missed())
         return target
 
     @property
@@ -121,7 +122,10 @@ class FamilyMember(Predicted):
         """A stock PEFT folder of the adapter; a temporary one, which goes with the front. `save` writes one to keep."""
         folder = self._scratch() / self.name
         if not folder.is_dir():
-            self._write(folder)
+            # a folder that was written in part, by a full disk or a Ctrl-C, must not pass for the adapter
+            with tempfile.TemporaryDirectory(dir=self._scratch()) as partial:
+                self._write(Path(partial) / self.name)
+                (Path(partial) / self.name).rename(folder)
         return folder
 
     def load_model(self, base: Any = None, **load: Any) -> PeftModel:
@@ -147,15 +151,32 @@ class FamilyMember(Predicted):
         if not self._family.preferences:
             known = "No preference was measured after training, so nothing is predicted."
         told = f"The family {self._family.name!r} has an adapter of its own for this preference. {known}"
+        if missed := self._missed():
+            told += f" It is expected to miss {listed(missed)}."
         if (better := self.better) is not None:
             told += f" It does not hold that place yet: {better}, which was measured, serves the preference better."
         return told
+
+    def _missed(self) -> list[str]:
+        """The run's limits that what is predicted does not keep, in words."""
+        limits = [
+            Limit(column, axis, bound)
+            for column, (axis, objective) in enumerate(zip(axes_of(self._record), self._record.objectives, strict=True))
+            if objective.role == "constrain" and (bound := bound_of(objective)) is not None
+        ]
+        signs = np.array([axis.sign for axis in axes_of(self._record)])
+        return [
+            str(limit)
+            for limit in limits
+            if limit.maximized.missed_by(signs * self.predicted) > self._record.objectives[limit.column].tolerance
+        ]
 
     @property
     def better(self) -> str | None:
         """The member that serves the preference better than what is expected of this adapter at most, if there is one.
 
-        Preferences are read as `front.select` reads them.
+        Preferences are read as `front.select` reads them. Where the adapter is expected to miss a limit of the run, the
+        member that serves the preference is better: members keep them.
         """
         if not self._record.members or not np.isfinite(self.predicted).all():
             return None
@@ -163,7 +184,8 @@ class FamilyMember(Predicted):
         row = answer(self._record, preference).row
         signs = np.array([axis.sign for axis in axes_of(self._record)])
         hoped = signs * self.predicted + np.nan_to_num(self.halfwidth)
-        return self._record.members[row].id if serves_better(self._record, row, hoped, preference) else None
+        better = self._missed() or serves_better(self._record, row, hoped, preference)
+        return self._record.members[row].id if better else None
 
     def to_dict(self) -> dict[str, Any]:
         """Names to numbers: {"preference", "predicted", "halfwidth"}, ready for JSON; None where nothing is known."""

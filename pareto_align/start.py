@@ -89,7 +89,7 @@ class Start:
         config = plain_lora_config(read_lora_config(folder))
         if family is not None and self._family is not None:
             shared, each = self._family.ranks
-            r = each if family.each is None else shared
+            r = each if family.each is None else shared or each  # both were given: the rank only carries the scale
             share = math.sqrt(r / config.r) if config.use_rslora else r / config.r
             config.r, config.lora_alpha = r, config.lora_alpha * share  # type: ignore[assignment]  # PEFT takes a float
         return config

@@ -95,7 +95,9 @@ def _check_asked(plan: Plan, base: Base, splits: Splits) -> None:
     longest = max((*splits.train, *splits.select, *splits.report), key=lambda row: len(row.ids))
     movable = base.use_chat_template and getattr(plan.family, "place", "user") != "user"
     hint = ' Try the family with place="user".' if movable else ""
-    told = [instruction for w in np.eye(plan.objectives.m) if (instruction := plan.family.instruction(w)) is not None]
+    m = plan.objectives.m
+    weights = np.concatenate([np.eye(m), np.full((1, m), 1 / m), plan.preferences()])  # the longest may be any of them
+    told = [instruction for w in weights if (instruction := plan.family.instruction(w)) is not None]
     try:
         ids = asked(base, [longest], told)
     except PromptError as error:
@@ -258,6 +260,10 @@ def assemble(
             ask=lambda questions: backend.anywhere("answer", [(question,) for question in questions]),
         )
 
+    if plan.family is not None:
+        plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
+    # an adapter that does not fit is refused before anything is measured
+    begun = None if start is None or checkpoint is not None else _begun(plan, population, start(preferences))
     select = measures("select")
     callbacks = list(callbacks)
     untrained = None
@@ -283,8 +289,6 @@ def assemble(
         splits.train,
         objectives if local is not None and len(settings.shards) == 1 else None,
     )
-    if plan.family is not None:
-        plan.family.setup(population, objectives.m, seed_for(settings.seed, "adapters"))
     backend.everywhere("begin", work)
     backend.populate()
     shards = Shards(backend, settings.shards, population, objectives, plan.family, settings.max_step_kl)
@@ -334,8 +338,8 @@ def assemble(
         loop.load_state(checkpoint)
         journal.resume(int(checkpoint.record["events"]), step=loop.step)
         return loop
-    if start is not None:
-        loop.begin_as(_begun(plan, population, start(preferences)))
+    if begun is not None:
+        loop.begin_as(begun)
     if folder is not None and record is None:
         prompts, not_kept = write_splits(folder, splits)
         write_run_record(folder, config, base.name, objectives, prompts, facts or {}, not_kept)

@@ -108,8 +108,11 @@ def interpolate(preferences: Floats, values: Floats, at: Floats) -> Floats:
     means = np.stack([values[owner.reshape(-1) == i].mean(0) for i in range(len(places))])
     j, m = at.shape
     if m == 2:
+        # an end may lie outside of itself by a rounding error
+        clipped = np.clip(at[:, 0], places[0, 0], places[-1, 0])
+        inner = np.where(np.abs(at[:, 0] - clipped) < 1e-8, clipped, at[:, 0])
         columns = [
-            np.interp(at[:, 0], places[:, 0], means[:, c], left=np.nan, right=np.nan) for c in range(means.shape[1])
+            np.interp(inner, places[:, 0], means[:, c], left=np.nan, right=np.nan) for c in range(means.shape[1])
         ]
         return np.stack(columns, axis=1)
     from scipy.interpolate import LinearNDInterpolator

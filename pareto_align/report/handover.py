@@ -25,6 +25,7 @@ from pareto_align.report.units import (
     axes_of,
     decimals,
     interval_texts,
+    listed,
     measured,
     number,
     optimized,
@@ -96,6 +97,8 @@ def predicted_card(
     preference: Sequence[float],
     predicted: Sequence[str],
     told: Instruction | None = None,
+    *,
+    missed: Sequence[str] = (),
 ) -> str:
     """README.md for the folder of a family's adapter at a preference at which nothing was measured.
 
@@ -104,6 +107,7 @@ def predicted_card(
         preference: [m] weights over the optimized objectives.
         predicted: [M] what is expected of the objectives, value and interval, in the user's units.
         told: What stands before every prompt, if anything does.
+        missed: Limits of the run that it is expected not to keep.
     """
     record = shown_record(record)
     axes = axes_of(record)
@@ -118,7 +122,12 @@ def predicted_card(
         f"# {weights}\n\nA LoRA adapter{_base_told(record.base)}. A family of adapters that was trained for every "
         f"preference on {', '.join(names)} has this one for the preference {weights}.{began_told(record)}",
         "## Expected\n\n" + "\n".join(lines) + "\n\nRead off between preferences that were measured, with 95 % "
-        "intervals. This adapter itself was not measured.",
+        "intervals. This adapter itself was not measured."
+        + (
+            f" **It is expected to miss {escape_markdown(listed(missed))}**, to which the run was held."
+            if missed
+            else ""
+        ),
         *_how(record, told),
     ]
     return "\n\n".join(parts) + "\n"
@@ -138,14 +147,20 @@ def _how(record: FrontRecord, told: Instruction | None, *, merged: bool = False)
 
 
 def write_predicted_files(
-    record: FrontRecord, preference: Sequence[float], predicted: Sequence[str], folder: Path
+    record: FrontRecord,
+    preference: Sequence[float],
+    predicted: Sequence[str],
+    folder: Path,
+    *,
+    missed: Sequence[str] = (),
 ) -> None:
     """Write README and generation_config.json beside a family's adapter, see `predicted_card`.
 
     Raises:
         FrontFileError: The disk does not take them.
     """
-    _write(folder / README, predicted_card(record, preference, predicted, Instruction.read(folder)))
+    card = predicted_card(record, preference, predicted, Instruction.read(folder), missed=missed)
+    _write(folder / README, card)
     _write(folder / GENERATION_FILE, json.dumps(generation_settings(record), indent=2) + "\n")
 
 

@@ -184,6 +184,41 @@ def test_constraints_are_steered_on_a_family(tmp_path):
     assert (steering[-1] > 0).any()
 
 
+def test_an_adapter_that_is_expected_to_miss_a_limit_of_the_run_says_so(tmp_path):
+    """The members keep it, so the one that is chosen for the preference serves it better."""
+    held = Objective("cap", PROBLEM.objectives()[0].reward, bounds=(0, 1), role="constrain", at_least=0.02)
+    front, _ = fit(tmp_path / "run", [*PROBLEM.objectives(), held], **SHORT, weighting="lagrangian")
+    found = front.at([0.5, 0.5])
+    found.predicted, found.halfwidth = np.array([1.0, 1.0, 0.3]), np.zeros(3)  # worth more than any member
+    assert found.better is None
+    assert "expected to miss" not in found.reason
+    found.predicted[2] = 0.01
+    assert found.better == front.select([0.5, 0.5]).member.id
+    assert "It is expected to miss cap at least 0.02." in found.reason
+    card = (found.save(tmp_path / "at") / "README.md").read_text()
+    assert "**It is expected to miss cap at least 0.02**" in card
+
+
+def test_an_adapter_that_was_written_in_part_is_written_again(run, monkeypatch):
+    """As by a full disk, or by Ctrl-C: half of a folder must not pass for the adapter."""
+    from pareto_align.policies import families
+
+    front, whole = run[0], families.write_policy
+
+    def broken(family, source, preference, target):
+        whole(family, source, preference, target)
+        (target / "adapter_config.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(families, "write_policy", broken)
+    found = front.at([0.37, 0.63])
+    with pytest.raises(KeyboardInterrupt):
+        found.adapter_path
+    monkeypatch.setattr(families, "write_policy", whole)
+    assert (found.adapter_path / "adapter_config.json").exists()
+    assert [path.name for path in found.adapter_path.parent.iterdir() if path.name.startswith("tmp")] == []
+
+
 def test_a_family_goes_back_as_a_whole(tmp_path, monkeypatch):
     """Three steps without a finite gradient: its parameters are those of the last measurement again."""
     from pareto_align.learning import OnlineLearner
@@ -283,6 +318,14 @@ def test_interpolation_is_exact_for_what_is_linear():
 def test_outside_of_what_was_measured_nothing_is_known():
     preferences = np.array([[0.8, 0.2], [0.2, 0.8]])
     assert np.isnan(interpolate(preferences, preferences, np.array([[0.9, 0.1]]))).all()
+
+
+def test_an_end_of_what_was_measured_lies_within():
+    """Places are compared by nine digits; asked for is the exact one."""
+    for ends in ([[0.8, 0.2], [2 / 3, 1 / 3], [1 / 3, 2 / 3]], [[0.95, 0.05], [0.5, 0.5], [0.05, 0.95]]):
+        preferences = np.array(ends)
+        for at in (preferences, np.nextafter(preferences, 1), np.nextafter(preferences, 0)):
+            np.testing.assert_allclose(interpolate(preferences, preferences, at), preferences, atol=1e-8)
 
 
 def test_with_few_measured_preferences_the_error_is_not_known():

@@ -192,6 +192,19 @@ def test_prompts_that_become_too_long_are_refused(tmp_path):
         aligner.fit(["a" * 250])
 
 
+def test_the_longest_that_is_said_counts_wherever_it_stands(tmp_path):
+    """At equal weights these symbols are longer than at the corners."""
+
+    class Middle(Symbols):
+        def text(self, preference):
+            return super().text(preference) + "a" * (4 if max(preference) < 0.9 else 0)
+
+    settings = SHORT | {"family": Middle()}
+    aligner = make(output_dir=tmp_path / "run", tokenizer=passing_lines(PROBLEM.tokenizer()), **settings)
+    with pytest.raises(PromptError, match="exceeds the model's context of 256"):
+        aligner.fit(["a" * 248])
+
+
 def test_a_tokenizer_that_does_not_know_the_words_is_told_of_no_other_place(tmp_path):
     """Without a chat template there is none."""
     with pytest.raises(PromptError, match="the family 'weights' says before it: the tokenizer refuses it") as caught:

@@ -75,6 +75,23 @@ def test_ranks_of_its_own_are_not_taken_for_those_of_a_block(tmp_path):
         torch.testing.assert_close(loop.family.rows([[1.0, 0.0]])[0], wanted, rtol=0, atol=1e-7)
 
 
+def test_a_family_that_shares_no_ranks_goes_on(tmp_path):
+    """`r` carries nothing but the scale there, and 0 of it would be none."""
+    front, _ = fit(tmp_path / "run", family={"name": "gates", "shared": 0, "each": 2}, **SHORT)
+    with begun(front) as loop:
+        assert loop.family.ranks == (0, 2)
+        wanted = loop.population.read_adapter(front.at([0.2, 0.8]).adapter_path)
+        torch.testing.assert_close(loop.family.rows([[0.2, 0.8]])[0], wanted, rtol=0, atol=1e-7)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_measured(alone, monkeypatch):
+    from pareto_align.evaluation.answers import Evaluator
+
+    monkeypatch.setattr(Evaluator, "measure_reference", lambda *args, **kw: pytest.fail("measured"))
+    with pytest.raises(FrontFileError, match="Take LoraConfig"), begun(alone, lora=lora(r=1, lora_alpha=2)):
+        pass
+
+
 def test_all_begin_as_one_adapter(alone):
     with begun(str(alone[0].adapter_path)) as loop:
         wanted = loop.population.read_adapter(alone[0].adapter_path)
