@@ -90,6 +90,23 @@ def test_where_a_family_does_not_hold_a_place_the_measured_member_is_named(open_
     assert held.at([0.5, 0.5]).better is None
 
 
+def test_a_family_that_is_expected_to_miss_a_limit_of_the_run_says_so(open_page, tmp_path):
+    made = on_disk(front_record(5, 2, constraint=True), tmp_path / "run")
+    best, column = made.select([0.5, 0.5]).member, made.names.index("harm")
+    values = best.values.copy()
+    values[column] = made.record.objectives[column].at_most + 0.2
+    corners = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    noise = [[1e-4] * len(values)] * 3
+    made.record.family = FamilyRecord(
+        "gates", {}, [1, 1], 3, corners, [values.tolist()] * 3, noise, n=48, adapter="family/x"
+    )
+    said = open_page(made, "#prefer=50,50").page.inner_text("#between")
+    assert "Expected not to keep harm at most" in said
+    assert f"{best.id}, which was measured, serves it better." in said
+    assert made.at([0.5, 0.5]).better == best.id
+    assert "It is expected to miss harm at most" in made.at([0.5, 0.5]).reason
+
+
 def test_the_users_of_the_page_are_those_of_python(open_page, tmp_path):
     """Before any answer and after six, with users drawn anew in between: other draws of the same crowd."""
     front = on_disk(front_record(8, 3, constraint=True), tmp_path / "run")
