@@ -25,7 +25,7 @@ from pareto_align.front.files import check_new
 from pareto_align.front.interpolation import controllability
 from pareto_align.front.origin import Origin
 from pareto_align.front.preferences import Preference
-from pareto_align.front.reading import inside
+from pareto_align.front.reading import inside, read_front_json
 from pareto_align.front.storage import FrontRecord, read_front, write_front
 from pareto_align.member import Choice, Member
 from pareto_align.messages import refuse_instructions
@@ -882,11 +882,20 @@ class ParetoFront:
             path: A folder that does not exist yet, or is empty, or this front's own.
 
         Raises:
-            FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here.
+            FrontFileError: The folder has something in it or cannot be written, or an adapter is missing here; or it is
+                this front's own, and holds members that were left out.
         """
         target = path_of(path, "path")
-        if target.resolve() != self.folder.resolve():
+        own = target.resolve() == self.folder.resolve()
+        if not own:
             check_new(target)
+        elif lost := {found.id for found in read_front_json(self.folder, verify=False).members} - {
+            found.id for found in self.record.members
+        }:
+            raise FrontFileError(
+                f"{target} holds {', '.join(sorted(lost))} as well, which this front does not: left out as damaged, or "
+                "published since. Saved there, it would delete what is left of them. Save to a new folder."
+            )
         sources = {member.id: member.adapter_path for member in self._members}
 
         def copy(member: str, folder: Path) -> None:
@@ -901,7 +910,7 @@ class ParetoFront:
             None if family is None else lambda folder: exporting.copy_adapter(family, folder),
         )
         write_card(written, target)
-        if journal.is_file() and journal.resolve() != (target / "journal.jsonl").resolve():
+        if journal.is_file() and not own:  # there it is the run's, which may go on
             shutil.copyfile(journal, target / "journal.jsonl")
         return target
 

@@ -332,6 +332,25 @@ def test_save_onto_itself_changes_nothing(front, run):
     assert again.history == front.history
 
 
+def test_save_onto_itself_leaves_the_journal_with_its_run(run):
+    """A copy in the front folder would be read ever after, and the run's goes on."""
+    front = ParetoFront.load(run)
+    front.save(front.folder)
+    assert not (front.folder / "journal.jsonl").exists()
+    assert ParetoFront.load(run).history == front.history
+
+
+def test_save_onto_itself_deletes_no_member_that_was_left_out(run, tmp_path):
+    lost = ParetoFront.load(run)[0]
+    (lost.adapter_path / "adapter_config.json").write_text("{}")
+    with pytest.warns(ParetoAlignWarning, match="was left out"):
+        front = ParetoFront.load(run)
+    with pytest.raises(FrontFileError, match=f"holds {lost.id} as well"):
+        front.save(front.folder)
+    assert lost.adapter_path.is_dir()
+    assert [member.id for member in ParetoFront.load(front.save(tmp_path / "new"))] == [m.id for m in front]
+
+
 def test_save_without_the_adapters_says_which_is_gone(front, tmp_path):
     (front["b"].adapter_path / "adapter_config.json").unlink()
     with pytest.raises(FrontFileError, match="is gone or is no PEFT adapter"):

@@ -121,7 +121,7 @@ def interpolate(preferences: Floats, values: Floats, at: Floats) -> Floats:
     plane = simplex_plane(m)
     try:
         # a preference on the border may lie outside by a rounding error
-        inner = at + 1e-9 * (places.mean(0) - at)
+        inner = at + 1e-8 * (places.mean(0) - at)  # more than the places were rounded by
         return np.asarray(LinearNDInterpolator(places @ plane, means)(inner @ plane), dtype=float)
     except (QhullError, ValueError):
         return np.full((j, means.shape[1]), np.nan)

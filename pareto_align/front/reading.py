@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pareto_align.errors import FrontFileError, ParetoAlignWarning
+from pareto_align.front.files import stamp_of
 from pareto_align.front.parsing import DamagedRecord, check_plain, parse_front, shown
 from pareto_align.front.records import SCHEMA_VERSION, FamilyRecord, FrontRecord, MemberRecord
 
@@ -45,6 +46,9 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_ENTRIES = 1000
 """Files and folders in a member's folder."""
 
+LOOKS = 5
+"""How often a front is read that a run publishes meanwhile."""
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -65,6 +69,18 @@ def read_front(path: str | Path, *, verify: bool = True) -> tuple[FrontRecord, l
             link leaves the folder.
     """
     root = front_folder(path)
+    for _ in range(LOOKS):
+        stamp = stamp_of(root / "front.json")
+        record, problems = _found(root, verify)
+        if not problems or stamp == stamp_of(root / "front.json"):
+            break  # else a run published meanwhile, and took away what the old front.json names
+    for problem in problems:
+        warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
+    return record, problems
+
+
+def _found(root: Path, verify: bool) -> tuple[FrontRecord, list[str]]:
+    """What `read_front` returns, without the warnings."""
     record = read_front_json(root, verify=verify)
     problems, members = [], []
     for member in record.members:
@@ -77,8 +93,6 @@ def read_front(path: str | Path, *, verify: bool = True) -> tuple[FrontRecord, l
     if family is not None and (damage := adapter_damage(root, family, "family", verify=verify)):
         problems.append(f"The family was left out: {damage}")
         family = None
-    for problem in problems:
-        warnings.warn(problem, ParetoAlignWarning, stacklevel=2)
     return replace(record, members=members, family=family), problems
 
 

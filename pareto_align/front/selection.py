@@ -57,7 +57,8 @@ def keeping(values: ArrayLike, limits: Sequence[Limit]) -> tuple[NDArray[np.intp
     """
     means = np.asarray(values, dtype=float)
     missed = np.stack([limit.missed_by(means) for limit in limits], axis=1)  # [n, limits]
-    span = np.array([np.ptp(means[:, limit.column]) or 1.0 for limit in limits])
+    columns = [means[~np.isnan(means[:, limit.column]), limit.column] for limit in limits]
+    span = np.array([(np.ptp(column) if column.size else 0.0) or 1.0 for column in columns])
     nearest = int(np.nan_to_num(np.maximum(missed, 0.0) / span, nan=np.inf).max(axis=1).argmin())
     return np.flatnonzero((missed <= 0).all(axis=1)), nearest
 

@@ -58,7 +58,9 @@ def prices_info(record: FrontRecord) -> PricesInfo:
     m = len(axes)
     if m < 3:
         raise ConfigError("A matrix of prices is for three objectives or more. Draw the trade-off of the two.")
-    spans = np.ptp(measured(record).values[:, columns], axis=0) if record.members else np.ones(m)
+    values = measured(record).values[:, columns]
+    values = values[~np.isnan(values).any(axis=1)]
+    spans = np.ptp(values, axis=0) if len(values) else np.ones(m)
     prices, cheapest, dearest, share = (np.full((m, m), np.nan) for _ in range(4))
     missing = [[""] * m for _ in range(m)]
     quoted = [""] * m

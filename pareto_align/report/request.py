@@ -343,7 +343,8 @@ def _by_each_answer(
     if rule == "lexicographic":
         raise ConfigError("An order is one of means: rule='lexicographic' goes with criterion='ser' only.")
     place = (known.get("ideal"), known.get("span"))
-    utility, _ = utility_of(rule, means, weights, known["lower"], known["upper"], *place)
+    complete = means[~np.isnan(means).any(axis=1)]
+    utility, _ = utility_of(rule, complete, weights, known["lower"], known["upper"], *place)
     found = []
     for row in rows:
         seen = record.members[row].estimate.take(list(optimized(record)))
@@ -396,10 +397,14 @@ def place_of(record: FrontRecord, axes: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def _shared_samples(estimates: Sequence[Estimate]) -> np.ndarray | None:
-    """[n, N, m] rewards on the prompts that all members share, or None where they were not measured on the same."""
+    """[n, N, m] rewards on the prompts that all members share, or None where they were not measured on the same.
+
+    NaN where a reward is missing. Prompts that say nothing of these objectives are left out: a benchmark's questions.
+    """
     pairings = [estimate.pairing for estimate in estimates]
     known = [pairing for pairing in pairings if pairing is not None]
     if len(known) < len(pairings) or any(not np.array_equal(ids, known[0][0]) for ids, _, _ in known):
         return None
     samples = np.stack([units for _, units, _ in known])
-    return samples if np.isfinite(samples).all() else None
+    samples = samples[:, np.isfinite(samples).any(axis=(0, 2))]
+    return samples if (np.isfinite(samples).sum(axis=1) >= 2).all() else None

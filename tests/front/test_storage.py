@@ -67,6 +67,24 @@ def assert_same(a: Estimate, b: Estimate) -> None:
     assert (a.n, a.prompt_ids) == (b.n, b.prompt_ids)
 
 
+def test_a_front_that_is_published_while_it_is_read_is_read_again(tmp_path, monkeypatch) -> None:
+    """The folders that the old front.json names are gone by then."""
+    root = tmp_path / "front"
+    write_front(root, record("a", "b"), Writer())
+    whole, calls = reading.member_damage, []
+
+    def meanwhile(*args, **kw):
+        calls.append(None)
+        if len(calls) == 1:
+            write_front(root, record("c", "d"), Writer("new"))
+        return whole(*args, **kw)
+
+    monkeypatch.setattr(reading, "member_damage", meanwhile)
+    found, problems = read_front(root)
+    assert [member.id for member in found.members] == ["c", "d"]
+    assert problems == []
+
+
 def test_round_trip(tmp_path: Path) -> None:
     original = record("a", "b")
     written = write_front(tmp_path / "front", original, Writer())

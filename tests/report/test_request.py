@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from front_records import estimate, tone_and_length
+from front_records import estimate, objective, record, tone_and_length
 
 from pareto_align.errors import ConfigError, PreferenceError
 from pareto_align.front import Estimate
 from pareto_align.front.preferences import Preference
+from pareto_align.front.selection import Limit, keeping
 from pareto_align.report.request import answer, limits_of, rows_within, serves_better
 from pareto_align.report.units import axes_of, measured
 
@@ -37,6 +38,46 @@ def test_nobody_within_limits_names_the_nearest():
     assert str(caught.value) == (
         "No member keeps tone at least 0.9 and length at most 50. The nearest is a with tone 0.8, length 60."
     )
+
+
+def test_the_nearest_is_named_though_a_member_was_not_measured_on_it():
+    """The spans are of those that were."""
+    values = np.array([[0.1, 0.0], [0.6, 0.0], [np.nan, 0.0]])
+    assert keeping(values, [Limit(0, 0.7)])[1] == 1
+    assert keeping(values[[2, 0]], [Limit(0, 0.7)])[1] == 1
+
+
+def alike(samples):
+    """A front of two objectives over the samples [n, N, 2] of members on the same prompts."""
+    return record(
+        [objective("a"), objective("b")], [Estimate.from_samples(one, tuple(range(len(one)))) for one in samples]
+    )
+
+
+def test_one_missing_reward_does_not_unpair_the_others():
+    """Members that share what is hard about prompts: the better one is surely so, whatever is missing of a third."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 0.2, size=(64, 2))
+    means = np.array([[0.60, 0.5], [0.58, 0.5], [0.3, 0.6]])
+    samples = means[:, None] + hard + rng.normal(0, 0.01, size=(3, 64, 2))
+    sure = answer(alike(samples), Preference([0.9, 0.1]), rule="linear").probability_best
+    assert sure > 0.95
+    holed = samples.copy()
+    holed[2, 5, 1] = np.nan
+    told = answer(alike(holed), Preference([0.9, 0.1]), rule="linear")
+    assert told.row == 0
+    assert told.probability_best == pytest.approx(sure, abs=0.03)
+    further = np.concatenate([samples, np.full((3, 40, 2), np.nan)], axis=1)  # questions of a benchmark
+    assert answer(alike(further), Preference([0.9, 0.1]), rule="linear").probability_best == pytest.approx(
+        sure, abs=0.03
+    )
+
+
+def test_each_answer_by_the_knee_passes_over_a_member_without_a_mean():
+    rng = np.random.default_rng(0)
+    samples = np.array([[0.9, 0.1], [0.7, 0.7], [0.1, 0.9], [0.5, np.nan]])[:, None] + rng.normal(0, 0.01, (4, 32, 2))
+    found = answer(alike(samples), Preference([0.5, 0.5]), rule="knee", criterion="esr")
+    assert found.row == 1
 
 
 def test_the_wrong_side_is_named():

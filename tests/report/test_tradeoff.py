@@ -9,6 +9,7 @@ from scipy.stats import t
 
 from pareto_align.errors import ConfigError
 from pareto_align.front.estimates import Estimate
+from pareto_align.report.prices_plot import draw_prices, prices_info
 from pareto_align.report.tradeoff_plot import cut_bands, exchange_rate, tradeoff_info
 
 
@@ -144,3 +145,13 @@ def test_wrong_names():
         tradeoff_info(tone_and_length(), "tone", "tone")
     with pytest.raises(ConfigError, match="one objective has no trade-off"):
         tradeoff_info(record([objective("a")], []))
+
+
+def test_prices_are_drawn_though_a_member_has_no_mean():
+    means = [[0.9, 0.1, 0.5], [0.5, 0.5, 0.6], [0.1, 0.9, 0.4], [np.nan, 0.2, 0.3]]
+    made = record([objective(name) for name in "abc"], [estimate(mean) for mean in means])
+    found = prices_info(made)
+    assert found.quoted[0] == "+0.1 a"
+    draw_prices(found)
+    alone = record([objective(name) for name in "abc"], [estimate(means[3])])
+    draw_prices(prices_info(alone))

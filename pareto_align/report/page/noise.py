@@ -43,7 +43,7 @@ def noise_content(record: FrontRecord) -> dict[str, Any]:
     triangle = packed[np.triu_indices(len(packed), m=n * m)]
     return {
         **told,
-        "freedom": max(prompts - 1, 1),
+        "freedom": max(int(np.isfinite(seen.samples).sum(axis=1).min()) - 1, 1),
         "rows": len(packed),
         "scale": [float(f"{unit:.6g}") for unit in scale],
         "factor": base64.b64encode(triangle.tobytes()).decode("ascii"),
