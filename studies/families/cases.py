@@ -85,7 +85,18 @@ def cases(
 
 
 def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a run, see `fitted`."""
+    return fitted(case.problem, case.seed, setting, METHODS[case.method])
+
+
+def fitted(problem_name: str, seed: int, setting: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """Fit once and write down what came out, exactly.
+
+    Args:
+        problem_name: Of PROBLEMS.
+        seed: Of model, noise and run.
+        setting: As SETTING.
+        method: As one of METHODS.
 
     Returns:
         `ratio`, the hypervolume of the K policies as training left them as a share of what K points can have;
@@ -100,24 +111,24 @@ def measure(case: Case, setting: dict[str, Any]) -> dict[str, Any]:
     from pareto_align.testing.judging import judged_fit
 
     torch.set_num_threads(1)  # another number of threads rounds otherwise
-    method = dict(METHODS[case.method])
-    rank = setting["rank"] * method.pop("rank", 1)
+    method = dict(method)
+    rank = round(setting["rank"] * method.pop("rank", 1))
     corners = method.pop("corners", None)
     if corners is not None:
         method["explorer"] = {"name": "everywhere", "corners": corners}
-    problem = problem_of(case.problem)
-    steps = setting["contexts_steps"] if case.problem in PRICED else setting["steps"]
+    problem = problem_of(problem_name)
+    steps = setting["contexts_steps"] if problem_name in PRICED else setting["steps"]
     with tempfile.TemporaryDirectory() as folder:
         fit = judged_fit(
             problem,
             Path(folder) / "run",
-            seed=case.seed,
+            seed=seed,
             population=setting["population"],
             learning_rate=setting["learning_rate"],
             group_size=setting["group_size"],
             steps=steps,
             eval_every=max(steps // 4, 1),
-            kl_coef=setting["kl_coef"] if case.problem in PRICED else 0.0,
+            kl_coef=setting["kl_coef"] if problem_name in PRICED else 0.0,
             unseen=unseen(problem.m, setting["unseen"]),
             lora=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"),
             **method,

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "families"
-MODULES = ("cases", "page", "run", "runs")
+MODULES = ("cases", "page", "run", "runs", "why")
 
 
 def test_the_results_are_of_the_one_setting_and_planned(code, results):
@@ -61,6 +61,34 @@ def test_unseen_preferences_over_five_seeds(code, results):
     assert f"`strings` it is {found[strings, 'centred, linear']} for {found[strings, 'independent, linear']}." in told
     assert float(ours[0]) <= 0.03
     assert all(float(one) <= float(other) / 2 for one, other in zip(ours[1:], nearest[1:], strict=True))
+
+
+def test_what_the_page_says_of_why_sharing_helps(code):
+    why = code.runs.read(STUDY / "why.json", code.cases.SETTING)
+    assert set(why["runs"]) <= {case.key for case in code.why.cases()}
+    assert set(why["runs"]) >= {case.key for case in code.why.cases(seeds=(0,))}, "a whole seed at the least"
+
+    def mean(variant, what="own"):
+        return float(np.mean(code.page.varied(why, variant, what)))
+
+    assert mean("family, answers 8") < mean("independent, answers 8")
+    assert mean("family, answers 128") > mean("independent, answers 128")
+    assert mean("independent, K 16") > 1.5 * mean("independent, as it is")
+    assert mean("family, K 16") < 1.5 * mean("family, as it is")
+    for steps in (10, 25, 50):
+        assert mean(f"family, steps {steps}") > mean(f"independent, steps {steps}")
+    assert mean("family, steps 200") < mean("independent, steps 200")
+    assert mean("family, rate 0.006") < mean("family, as it is")
+    assert mean("independent, rate 0.006") > mean("independent, as it is")
+    assert mean("family, nothing shared") > 5 * mean("family, as it is")
+    assert mean("family, preferences that stay", "unseen") > 2 * mean("family, as it is", "unseen")
+    for each in ("answers", "steps"):
+        assert mean(f"independent, all {each} each") < mean("family, as it is")
+
+
+def test_a_variant_is_measured(code):
+    found = code.why.measure(code.why.Case("family, preferences that stay", 0), code.cases.SMOKE)
+    assert np.isfinite([found["own"], found["unseen"]]).all()
 
 
 @pytest.mark.parametrize("method", ["independent, linear", "centred, chebyshev"])
