@@ -70,6 +70,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 METHODS |= {f"all linear: {name}": METHODS[name] | {"targets": LINEAR} for name in list(METHODS)[:2]}
 METHODS["limited: centred, steady"] = METHODS["centred, steady"] | {"max_step_kl": 0.5}
+METHODS["limited, a quarter: centred, steady"] = METHODS["centred, steady"] | {"max_step_kl": 0.25}
 METHODS |= {
     name.replace("independent", "a run each"): METHODS[name] | {"each": True}
     for name in METHODS
@@ -78,7 +79,7 @@ METHODS |= {
 """Family, weighting and explorer of each, and what differs from SETTING; the rank is RANK where no `rank` is said.
 
 `targets`: which layers are adapted, where that is not as the task says. `limited`: a step that moves a policy by more
-than half a nat a completion is made shorter.
+than half a nat, or a quarter, a completion is made shorter.
 `alone`: for the last `share` of the tokens policies of their own go on from the family's adapters, with these parts.
 `each`: every preference of the grid has a run of its own and each run all the tokens; their members are taken together.
 """
@@ -102,8 +103,10 @@ PLAN: tuple[tuple[Sequence[str], Sequence[str], Sequence[int]], ...] = (
     ),
     (("centred, steady, then alone", "centred, linear, plain credit"), ("adding", "tone"), SEEDS[:3]),
     ([f"all linear: {name}" for name in FIRST], REAL, (0,)),
-    (("limited: centred, steady",), TRADED, (0,)),
+    (("limited: centred, steady", "limited, a quarter: centred, steady"), TRADED, (0,)),
     (("limited: centred, steady",), ("answers",), (1,)),
+    (("limited: centred, steady", "limited, a quarter: centred, steady"), ("adding",), SEEDS[1:]),
+    (("independent, linear, rank 8",), ("adding",), SEEDS[3:]),
     ([name for name in METHODS if name.startswith("prompted")], ("tone",), (0,)),
 )
 """Which methods are run on which tasks with which seeds, the most telling first. With three seeds Student's interval is

@@ -14,14 +14,15 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))  # for `runs`
 
-from cases import METHODS, SEEDS, cases  # noqa: E402
+from cases import FIRST, METHODS, SEEDS, SETTING, TRADED, cases  # noqa: E402
+from figure import area  # noqa: E402
 from runs import spread  # noqa: E402
 from tasks import TASKS  # noqa: E402
 
 BASELINE = "independent, linear"
 SHOWN = ("centred, steady", "centred, linear")
 """Compared with BASELINE, seed by seed."""
-EVERYWHERE, LIMITED = "all linear: ", "limited: "
+EVERYWHERE, LIMITED = "all linear: ", "limited"
 """How the names of methods begin whose adapters are of all linear layers, and whose steps have a limit."""
 PAIRED = ("tone", "answers", "sums", "three", "within")
 """Tasks of the real model on which both were run with every seed."""
@@ -30,6 +31,7 @@ MEASURES = {
     "linear": lambda run: run["linear"],
     "chebyshev": lambda run: run["chebyshev"],
 }
+AREA = {"area": lambda run: area(run, SETTING["max_tokens"])}
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
@@ -41,7 +43,7 @@ def numbers(results: dict[str, Any], task: str, method: str, what: str) -> dict[
     """By seed, where it was run."""
     runs = results["runs"]
     keys = {seed: f"{task}/{method}/{seed}" for seed in SEEDS}
-    return {seed: MEASURES[what](runs[key]) for seed, key in keys.items() if key in runs}
+    return {seed: (MEASURES | AREA)[what](runs[key]) for seed, key in keys.items() if key in runs}
 
 
 def cell(values: dict[int, float]) -> str:
@@ -57,7 +59,7 @@ def cell(values: dict[int, float]) -> str:
 def baseline(method: str) -> str:
     """What a method is compared with: the plainest one with the same adapters, or itself without a limit."""
     if method.startswith(LIMITED):
-        return method.removeprefix(LIMITED)
+        return method.split(": ", 1)[1]
     return f"{EVERYWHERE}{BASELINE}" if method.startswith(EVERYWHERE) else BASELINE
 
 
@@ -98,6 +100,16 @@ def table(results: dict[str, Any], what: str) -> str:
         if method not in unrun(results)
     ]
     return "\n".join(lines)
+
+
+def areas(results: dict[str, Any]) -> str:
+    """The mean height of the curves of the two methods that the verdict is about, over the tokens."""
+    lines = [f"| method | {' | '.join(TRADED)} |", "|---|" + "---|" * len(TRADED)]
+    for method in FIRST:
+        runs = {task: numbers(results, task, method, "area") for task in TRADED}
+        lines.append(f"| {method} | {' | '.join(cell(runs[task]) for task in TRADED)} |")
+    more = " | ".join(difference(results, task, FIRST[1], "area") for task in TRADED)
+    return "\n".join([*lines, f"| the second less the first | {more} |"])
 
 
 def unrun(results: dict[str, Any]) -> list[str]:
@@ -173,12 +185,14 @@ def report(results: dict[str, Any]) -> str:
         measured=setting["eval_prompts"],
         cost=cost(results),
         hypervolume=table(results, "hypervolume"),
+        area=areas(results),
         linear=table(results, "linear"),
         chebyshev=table(results, "chebyshev"),
         linear_differences=differences(results, "centred, linear"),
         steady_differences=differences(results, "centred, steady"),
         everywhere_differences=differences(results, f"{EVERYWHERE}centred, steady"),
-        limited_differences=differences(results, f"{LIMITED}centred, steady"),
+        limited_differences=differences(results, f"{LIMITED}: centred, steady"),
+        quarter_differences=differences(results, f"{LIMITED}, a quarter: centred, steady"),
         unrun=", ".join(f"`{method}`" for method in unrun(results)) or "none",
         said=said(results, "tone"),
         **dict(zip(("pairs", "gap", "interval"), ahead(results), strict=True)),

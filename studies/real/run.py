@@ -1,4 +1,4 @@
-"""The study of real models: `python studies/real/run.py` trains what is missing, writes results.json and README.md.
+"""The study of real models: `python studies/real/run.py` trains what is missing and writes the results and their page.
 
 Ten to twenty minutes a run on one core; a run that is in results.json is not repeated, so it can be stopped at any
 time. `--methods`, `--tasks` and `--seeds` take a part. README.md is written from report.md and the results; `--page`
@@ -21,9 +21,11 @@ from tasks import TASKS  # noqa: E402
 
 
 def write_page(results: dict[str, Any]) -> None:
-    """README.md."""
+    """README.md and the figure."""
+    from figure import draw
     from page import report
 
+    draw(results).savefig(HERE / "curves.png", dpi=110)
     (HERE / "README.md").write_text(report(results), encoding="utf-8")
 
 

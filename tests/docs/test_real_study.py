@@ -12,7 +12,7 @@ from pareto_align.front.estimates import Estimate
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "real"
-MODULES = ("cases", "page", "run", "runs", "tasks")
+MODULES = ("cases", "figure", "page", "run", "runs", "tasks")
 
 
 def test_the_results_are_of_the_one_setting_and_planned(code, results):
@@ -60,6 +60,29 @@ def test_other_pages_say_what_the_study_has_of_pairs(code, results):
         assert re.search(rf"ahead (of independent linear policies )?in {told}", text)
 
 
+def test_the_default_is_ahead_on_the_way_where_the_page_says_so(code, results):
+    """By Student's interval of the difference of the areas."""
+    for task in ("answers", "sums", "adding"):
+        ours, theirs = (code.page.numbers(results, task, method, "area") for method in reversed(code.cases.FIRST))
+        seeds = ours.keys() & theirs.keys()
+        found = code.runs.spread([ours[seed] - theirs[seed] for seed in seeds])
+        assert len(seeds) >= 3
+        assert found.mean - found.wide > 0
+
+
+def test_what_other_pages_say_of_ranks_on_the_small_model(code, results):
+    text = " ".join((ROOT / "docs" / "choosing-a-family.md").read_text(encoding="utf-8").split())
+
+    def told(method):
+        values = code.page.numbers(results, "adding", method, "hypervolume")
+        one, two, three = (f"{values[seed]:.2f}"[1:] for seed in range(3))
+        return f"{one}, {two} and {three}"
+
+    assert f"8 ranks have {told('independent, linear, rank 8')} where the default's 32 have" in text
+    assert f"have {told('centred, steady')}, and a limit" in text
+    assert f"gives {told('limited, a quarter: centred, steady')}" in text
+
+
 def test_a_sum_is_worth_half_for_its_number_and_half_for_being_shown(code):
     said = ["7 + 5 = 12", "7+5=13", "It is 12.", "17 + 5 = 12", "", "12 and 30"]
     found = code.tasks.worked([[{"role": "assistant", "content": text}] for text in said], a=[7] * 6, b=[5] * 6)
@@ -94,6 +117,27 @@ def test_runs_of_their_own_are_taken_together(code):
     assert len(found["preferences"]) == len(found["values"]) == len(found["samples"]) >= 8
     assert found["tokens"] > 2 * alone["tokens"]
     assert 0 <= found["hypervolume"][1] <= found["hypervolume"][0] <= found["hypervolume"][2] <= 1
+
+
+def test_the_area_under_a_curve(code):
+    """From .1 to .5 in 10 tokens, and there until 20; what was measured later than that does not count."""
+    run = {"untrained": [0.1, 0.0, 0.2], "curve": [[5, 0.2], [5, 0.3], [10, 0.5]]}
+    assert code.figure.curve(run).tolist() == [[0, 0.1], [5, 0.3], [10, 0.5]]
+    assert code.figure.area(run, 10) == pytest.approx(0.3)
+    assert code.figure.area(run, 20) == pytest.approx(0.4)
+    assert code.figure.area(run, 5) == pytest.approx(0.2)
+
+
+def test_the_figure_has_a_panel_a_task_and_a_curve_a_run(code, results):
+    panels = code.figure.draw(results).axes
+    assert [axes.get_title(loc="left") for axes in panels] == list(code.cases.TRADED)
+    for axes in panels:
+        runs = [
+            key
+            for key in results["runs"]
+            if key.rsplit("/", 1)[0] in {f"{axes.get_title(loc='left')}/{method}" for method in code.cases.FIRST}
+        ]
+        assert len(axes.lines) == 2 * len(runs), "the curve, and what the report says"
 
 
 def test_what_is_planned(code):
