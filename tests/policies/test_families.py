@@ -104,7 +104,7 @@ def ready(kind, m=2, family="llama", r=3):
 def test_names_and_what_they_mean():
     ours = {"blocks", "directions", "gates", "independent", "panacea", "pblora", "rewards", "weights"}
     assert available_families() == sorted(available_families())
-    assert set(available_families()) - {"symbols", "letters"} == ours | {"turning"}  # the tests' own
+    assert set(available_families()) - {"symbols", "letters", "spelled"} == ours | {"turning"}  # tests, studies
     assert make_family(None) is make_family("independent") is make_family({"name": "independent"}) is None
     assert isinstance(make_family("blocks"), Blocks)
     found = make_family({"name": "gates", "features": "quadratic", "shared": 0})

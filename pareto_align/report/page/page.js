@@ -163,13 +163,11 @@ function showMixture() {
     : parts.length > 1 ? `${listed(names)} together serve this preference, for which none was trained.` : `${MEMBERS[parts[0].anchor.member].id} was trained for this very preference: nothing has to be mixed.`;
   const worth = parts.length > 1 || family ? ` Expected: ${listed(expected)}, read off between what was measured.` : "";
   const doubt = parts.length > 1 && !family ? kl ? " Measure it before you rely on it." : " The front was trained without a price of KL, so no formula says that a mixture is good: measure it." : "";
-  const chosen = family ? choose(state.weights, state.rule, state.limits) : {}, reach = o => Number.isFinite(halfwidth[o]) ? halfwidth[o] : 0;
-  const held = OBJECTIVES.map(({ threshold }, i) => state.limits[i] ?? threshold);
-  const missed = family ? limitsOf(held).filter(limit => missedBy(limit, mean[limit.column]) > 0) : [];
-  const broken = missed.some(({ column, bound }) => bound === OBJECTIVES[column].threshold);
-  const hoped = AXES.map(i => sign(i) * mean[i] + reach(i));
-  const less = () => state.rule in READINGS && chosen.utility.of(hoped) < chosen.score - chosen.rounding;
-  const behind = family && chosen.row !== undefined && (broken || less());
+  const chosen = family ? choose(state.weights, state.rule, state.limits) : {}, reach = o => halfwidth[o] || 0;
+  const held = OBJECTIVES.map((o, i) => state.limits[i] ?? o.threshold);
+  const missed = limitsOf(held).filter(l => family && missedBy(l, mean[l.column]) > 0);
+  const broken = missed.some(l => l.bound === OBJECTIVES[l.column].threshold), hoped = AXES.map(i => sign(i) * mean[i] + reach(i));
+  const behind = chosen.row !== undefined && (broken || state.rule in READINGS && chosen.utility.of(hoped) < chosen.score - chosen.rounding);
   const better = (behind ? ` The family does not hold that place yet: ${MEMBERS[chosen.row].id}, which was measured, serves it better.` : "")
     + (missed.length ? ` Expected not to keep ${missed.map(limitText).join(" and ")}.` : "");
   $("mixture").replaceChildren(el("p", { id: "between" }, `${who}${worth}${doubt}${better}`), ...(parts.length > 1 || family ? call : []));
