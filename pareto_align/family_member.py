@@ -19,8 +19,8 @@ from pareto_align.front.preferences import Preference
 from pareto_align.messages import Instruction
 from pareto_align.printable import one_line
 from pareto_align.report.handover import write_predicted_files
-from pareto_align.report.request import Limit, answer, serves_better
-from pareto_align.report.units import axes_of, bound_of, decimals, interval_text, listed, optimized
+from pareto_align.report.request import answer, run_limits, serves_better
+from pareto_align.report.units import axes_of, decimals, interval_text, listed, optimized
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -157,34 +157,30 @@ class FamilyMember(Predicted):
             told += f" It does not hold that place yet: {better}, which was measured, serves the preference better."
         return told
 
-    def _missed(self) -> list[str]:
-        """The run's limits that what is predicted does not keep, in words."""
-        limits = [
-            Limit(column, axis, bound)
-            for column, (axis, objective) in enumerate(zip(axes_of(self._record), self._record.objectives, strict=True))
-            if objective.role == "constrain" and (bound := bound_of(objective)) is not None
-        ]
-        signs = np.array([axis.sign for axis in axes_of(self._record)])
-        return [
-            str(limit)
-            for limit in limits
-            if limit.maximized.missed_by(signs * self.predicted) > self._record.objectives[limit.column].tolerance
-        ]
+    def _missed(self, means: np.ndarray | None = None) -> list[str]:
+        """The run's limits that means [M], maximised, do not keep, in words; by default those that are predicted."""
+        found = self._signs * self.predicted if means is None else means
+        allowed = [objective.tolerance for objective in self._record.objectives]
+        return [str(x) for x in run_limits(self._record) if x.maximized.missed_by(found) > allowed[x.column]]
+
+    @property
+    def _signs(self) -> np.ndarray:
+        return np.array([axis.sign for axis in axes_of(self._record)])
 
     @property
     def better(self) -> str | None:
         """The member that serves the preference better than what is expected of this adapter at most, if there is one.
 
-        Preferences are read as `front.select` reads them. Where the adapter is expected to miss a limit of the run, the
-        member that serves the preference is better: members keep them.
+        Preferences are read as `front.select` reads them. Where the adapter is expected to miss a limit of the run, a
+        member that keeps them all is better.
         """
         if not self._record.members or not np.isfinite(self.predicted).all():
             return None
         preference = Preference(self.preference)
         row = answer(self._record, preference).row
-        signs = np.array([axis.sign for axis in axes_of(self._record)])
-        hoped = signs * self.predicted + np.nan_to_num(self.halfwidth)
-        better = self._missed() or serves_better(self._record, row, hoped, preference)
+        hoped = self._signs * self.predicted + np.nan_to_num(self.halfwidth)
+        safer = self._missed() and not self._missed(self._record.members[row].estimate.mean)
+        better = safer or serves_better(self._record, row, hoped, preference)
         return self._record.members[row].id if better else None
 
     def to_dict(self) -> dict[str, Any]:

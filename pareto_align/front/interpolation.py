@@ -104,7 +104,8 @@ def interpolate(preferences: Floats, values: Floats, at: Floats) -> Floats:
         values: `[k, M]`.
         at: `[j, m]`.
     """
-    places, owner = np.unique(preferences.round(9), axis=0, return_inverse=True)
+    _, first, owner = np.unique(preferences.round(9), axis=0, return_index=True, return_inverse=True)
+    places = preferences[first]  # as they are: a rounded end would leave out what was measured there
     means = np.stack([values[owner.reshape(-1) == i].mean(0) for i in range(len(places))])
     j, m = at.shape
     if m == 2:
@@ -121,7 +122,7 @@ def interpolate(preferences: Floats, values: Floats, at: Floats) -> Floats:
     plane = simplex_plane(m)
     try:
         # a preference on the border may lie outside by a rounding error
-        inner = at + 1e-8 * (places.mean(0) - at)  # more than the places were rounded by
+        inner = at + 1e-9 * (places.mean(0) - at)
         return np.asarray(LinearNDInterpolator(places @ plane, means)(inner @ plane), dtype=float)
     except (QhullError, ValueError):
         return np.full((j, means.shape[1]), np.nan)

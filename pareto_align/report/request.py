@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer", "Evidence", "Limit", "answer", "evidence", "limits_of", "place_of", "recorded_rule", "rows_within",
+    "run_limits",
 ]  # fmt: skip
 
 CRITERIA = ("ser", "esr")
@@ -107,6 +108,12 @@ def limits_of(axes: Sequence[Axis], at_least: Mapping[str, float], at_most: Mapp
                 raise PreferenceError(f"`{asked}` of {name!r} must be a finite number. Found {bound!r}.")
             limits.append(Limit(names.index(name), axis, float(bound)))
     return tuple(limits)
+
+
+def run_limits(record: FrontRecord) -> list[Limit]:
+    """The limits that the run was held to."""
+    bounds = [(i, axis, bound_of(record.objectives[i])) for i, axis in enumerate(axes_of(record))]
+    return [Limit(i, axis, bound) for i, axis, bound in bounds if bound is not None]
 
 
 def rows_within(members: Measured, limits: Sequence[Limit]) -> list[int]:
@@ -307,9 +314,7 @@ def _untrained_is_better(
     if record.reference_policy is None:
         return False
     before = np.asarray(record.reference_policy.mean, dtype=float)
-    bounds = [(i, axis, bound_of(record.objectives[i])) for i, axis in enumerate(axes_of(record))]
-    held = [*limits, *(Limit(i, axis, bound) for i, axis, bound in bounds if bound is not None)]
-    if not all(limit.maximized.missed_by(before) <= 0 for limit in held):
+    if not all(limit.maximized.missed_by(before) <= 0 for limit in [*limits, *run_limits(record)]):
         return False
     return _is_better(before[list(optimized(record))], means, rule, weights, known)
 

@@ -1,7 +1,7 @@
 """Why a family learns more: `python studies/families/why.py` varies one thing at a time, writes why.json and README.md.
 
 The known front `contexts-3` under linear weights, where what a preference could have is known: a family and policies of
-their own with as many ranks in all, 8 preferences x 32 answers, 100 steps. Each variant changes one thing. Half an hour
+their own with as many ranks in all, 8 preferences x 32 answers, 100 steps. Each variant changes one thing. An hour
 on one free core; a run that is in why.json is not repeated. `--variants` and `--seeds` take a part.
 """
 

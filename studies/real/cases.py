@@ -221,7 +221,7 @@ def found(front: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "untrained": _rounded(report, "reference_hypervolume"),
         "curve": _curve(front.history, rollouts=settings["prompts_per_step"] * settings["group_size"]),
         **worth(estimates, axes),
-        "range": np.ptp(values[:, axes], axis=0).round(3).tolist() if estimates else [0.0] * len(axes),
+        "range": _range(values[:, axes]),
         "preferences": [entry.preference for entry in front.record.members],
         "values": values.round(4).tolist(),
         "stderr": np.array([estimate.stderr for estimate in estimates]).round(4).tolist(),
@@ -261,9 +261,14 @@ def together(fronts: Sequence[Any], runs: Sequence[dict[str, Any]]) -> dict[str,
         | {
             "hypervolume": [round(value, 4) for value in volume],
             "curve": [],
-            "range": np.ptp(values[:, axes], axis=0).round(3).tolist() if estimates else [0.0] * len(axes),
+            "range": _range(values[:, axes]),
         }
     )
+
+
+def _range(values: np.ndarray) -> list[float]:
+    """The share of each axis [m] between the ends of members' values [n, m]; all rewards lie in [0, 1]."""
+    return np.ptp(values, axis=0).round(3).tolist() if len(values) else [0.0] * values.shape[1]
 
 
 def _distance(history: Sequence[dict[str, Any]], steps: int = 5) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,6 +196,9 @@ def test_an_adapter_that_is_expected_to_miss_a_limit_of_the_run_says_so(tmp_path
     found.predicted[2] = 0.01
     assert found.better == front.select([0.5, 0.5]).member.id
     assert "It is expected to miss cap at least 0.02." in found.reason
+    for member in front.record.members:
+        member.estimate = replace(member.estimate, mean=np.array([*member.estimate.mean[:2], 0.0]))
+    assert found.better is None, "members that miss it as well are not safer"
     card = (found.save(tmp_path / "at") / "README.md").read_text()
     assert "**It is expected to miss cap at least 0.02**" in card
 
@@ -326,6 +330,9 @@ def test_an_end_of_what_was_measured_lies_within():
         preferences = np.array(ends)
         for at in (preferences, np.nextafter(preferences, 1), np.nextafter(preferences, 0)):
             np.testing.assert_allclose(interpolate(preferences, preferences, at), preferences, atol=1e-8)
+    for seed in range(20):
+        corners = np.random.default_rng(seed).dirichlet(np.ones(3), 3)
+        np.testing.assert_allclose(interpolate(corners, corners, corners), corners, atol=1e-7)
 
 
 def test_with_few_measured_preferences_the_error_is_not_known():

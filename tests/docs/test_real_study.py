@@ -70,6 +70,20 @@ def test_the_default_is_ahead_on_the_way_where_the_page_says_so(code, results):
         assert found.mean - found.wide > 0
 
 
+def test_what_the_page_says_of_the_small_model(code, results):
+    text = " ".join((STUDY / "README.md").read_text(encoding="utf-8").split())
+
+    def told(method):
+        values = code.page.numbers(results, "adding", method, "hypervolume")
+        found = [f"{value:.2f}"[1:] for _, value in sorted(values.items())]
+        return f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else found[0]
+
+    assert f"With 8 ranks they have {told('independent, linear, rank 8')}, where" in text
+    assert f"of 32 ranks, has {told('centred, steady')} with the same seeds" in text
+    assert f"A quarter of a nat has {told('limited, a quarter: centred, steady')} there" in text
+    assert f"has {told('a run each, linear, rank 8')} on `adding` (8 ranks, seed 0" in text
+
+
 def test_what_other_pages_say_of_ranks_on_the_small_model(code, results):
     text = " ".join((ROOT / "docs" / "choosing-a-family.md").read_text(encoding="utf-8").split())
 

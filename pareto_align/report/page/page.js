@@ -166,8 +166,8 @@ function showMixture() {
   const chosen = family ? choose(state.weights, state.rule, state.limits) : {}, reach = o => halfwidth[o] || 0;
   const held = OBJECTIVES.map((o, i) => state.limits[i] ?? o.threshold);
   const missed = limitsOf(held).filter(l => family && missedBy(l, mean[l.column]) > 0);
-  const broken = missed.some(l => l.bound === OBJECTIVES[l.column].threshold), hoped = AXES.map(i => sign(i) * mean[i] + reach(i));
-  const behind = chosen.row !== undefined && (broken || state.rule in READINGS && chosen.utility.of(hoped) < chosen.score - chosen.rounding);
+  const hoped = AXES.map(i => sign(i) * mean[i] + reach(i));
+  const behind = chosen.row !== undefined && (missed[0] && missed.every(l => missedBy(l, MEMBERS[chosen.row].mean[l.column]) <= 0) || state.rule in READINGS && chosen.utility.of(hoped) < chosen.score - chosen.rounding);
   const better = (behind ? ` The family does not hold that place yet: ${MEMBERS[chosen.row].id}, which was measured, serves it better.` : "")
     + (missed.length ? ` Expected not to keep ${missed.map(limitText).join(" and ")}.` : "");
   $("mixture").replaceChildren(el("p", { id: "between" }, `${who}${worth}${doubt}${better}`), ...(parts.length > 1 || family ? call : []));
